@@ -1,0 +1,42 @@
+# What a newcomer needs: Python 3.11 or newer, git and make. `make help` lists the commands.
+
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+STAMP := .venv/installed
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help study test cifar100 notebooks install clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+study: install  ## run the embedded study, whatever of it is not up to date, and write reports/glyphs
+	$(BIN)/dvc repro
+
+test: install  ## check the style, test the package, and run every notebook in its tiny profile
+	$(BIN)/ruff check .
+	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q --nbval notebooks/
+
+cifar100: install gpu/dvc.yaml  ## run the CIFAR-100 study (wants a GPU; fetches the images where they are missing)
+	$(BIN)/python -m eas.download cifar100 --to "$${EAS_CIFAR100:-data}"
+	$(BIN)/dvc repro gpu/dvc.yaml
+
+notebooks: install  ## run the notebooks' tiny profile in place, for fresh outputs to commit
+	$(BIN)/python notebooks/conftest.py notebooks/*.ipynb
+
+install: $(STAMP)  ## make .venv and install into it; again only when pyproject.toml has changed
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed, and '$(PYTHON)' is not: name one, as in make PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[study]'
+	@touch $@
+
+gpu/dvc.yaml: dvc.yaml
+	cp $< $@
+
+clean:  ## delete what the studies wrote to build/ (`dvc repro` brings it back from its cache)
+	rm -rf build .pytest_cache .ruff_cache

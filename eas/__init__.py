@@ -1,0 +1,1 @@
+"""Elastic Architecture Search: one supernet, one generator, a specialised network for every scenario."""

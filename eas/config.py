@@ -1,0 +1,202 @@
+"""The typed form of params.yaml: it refuses what it does not know, before any work begins."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: immutable, strictly typed, without unknown names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Section):
+    """Which images, and how the published training images are divided."""
+
+    name: Literal["glyphs", "cifar100"]
+    image_size: Annotated[int, Field(ge=8, le=64)]
+    per_typeface: Positive = 1  # glyphs only: images of a class in one typeface
+    selection: Fraction
+    calibration: Fraction
+    seed: int
+
+    @model_validator(mode="after")
+    def leave_something_to_train_on(self) -> Data:
+        if self.selection + self.calibration >= 1:
+            raise ValueError("selection + calibration must leave a part for training (sum below 1)")
+        return self
+
+
+class Space(Section):
+    """The search space: stages of pre-activation residual blocks (see eas.space.SearchSpace)."""
+
+    widths: tuple[Positive, ...] = Field(min_length=1)
+    depths: tuple[Positive, ...] = Field(min_length=1)
+    ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def ascending(self) -> Space:
+        for name in ("depths", "ratios"):
+            values = getattr(self, name)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{name} must be strictly ascending, got {list(values)}")
+        return self
+
+
+class Augment(Section):
+    """Random changes of training images, in pixels; 0 and false switch one off."""
+
+    shift: Annotated[int, Field(ge=0)] = 2
+    flip: bool = False
+    cutout: Annotated[int, Field(ge=0)] = 0
+
+
+class Training(Section):
+    """The supernet's recipe, the same for every supernet of a study."""
+
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    random_subnets: Annotated[int, Field(ge=0)]  # a step, beside the largest and the smallest
+    distinct_archs: Positive = 256  # that the random subnets are drawn from
+    warmup: Rate = 0.15  # fraction of the steps
+    momentum: Rate = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    label_smoothing: Rate = 0.0
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the teacher in a smaller subnet's loss
+    augment: Augment = Augment()
+
+
+class Dropout(Section):
+    """One setting of superclass dropout."""
+
+    variant: Literal["none", "batch", "own", "sample"]
+    rate: Rate
+
+    @property
+    def name(self) -> str:
+        return self.variant if self.variant == "none" else f"{self.variant}-{self.rate:g}"
+
+
+class DropoutChoice(Section):
+    """The settings that are trained; the one for the study is chosen on the selection split."""
+
+    candidates: tuple[Dropout, ...] = Field(min_length=1)
+    seeds: Positive  # the choice is made on that many of the study's first seeds
+
+
+class Branch(Section):
+    """Tuning of the shared supernet on one superclass's own images."""
+
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+class Generator(Section):
+    """The architecture generator and its two training signals."""
+
+    width: Positive = 64
+    embedding: Positive = 32
+    steps: Positive
+    scenarios: Positive = 256  # a step of the accuracy-model signal
+    gate_steps: Positive
+    gate_scenarios: Positive
+    gate_images: Positive
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    penalty: Annotated[float, Field(gt=0)] = 10.0  # on the squared relative distance from the budget
+
+
+class Search(Section):
+    """The opponents and the accuracy predictor that they share with the generator."""
+
+    pool: Positive  # evaluated archs that the predictor is fitted on
+    predictor_steps: Positive
+    random: Positive  # archs evaluated by random search
+    evaluations: Positive
+    population: Positive
+
+
+class Scenarios(Section):
+    """All superclasses and some unions of them, each at every budget (in million multiply-adds)."""
+
+    budgets: tuple[float | int, ...] = Field(min_length=1)
+    unions_of_two: Annotated[int, Field(ge=0)]
+    unions_of_three: Annotated[int, Field(ge=0)]
+
+
+class Evaluation(Section):
+    """How subnets are measured."""
+
+    calibration_images: Positive
+    batch_size: Positive = 2000
+
+
+class Study(Section):
+    """One study: everything that decides its results."""
+
+    name: str
+    seeds: tuple[int, ...] = Field(min_length=1)
+    data: Data
+    space: Space
+    training: Training
+    dropout: DropoutChoice
+    branch: Branch | None = None  # superclass branches are trained only where this is given
+    generator: Generator
+    search: Search
+    scenarios: Scenarios
+    evaluation: Evaluation
+
+    def key(self, *parts: str) -> str:
+        """Hash of the named sections (all of them by default): equal keys, equal results on one machine."""
+        content = self.model_dump(mode="json", include=set(parts) or None)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_study(name: str, root: str | Path = ".") -> Study:
+    """Read the study `name` from `root`/params.yaml.
+
+    Raises:
+        TypeError: `name` is not a string, or `root` not a path.
+        FileNotFoundError: there is no params.yaml under `root`.
+        ValueError: an unknown study, or a parameter that is unknown, mistyped or out of range; one line.
+    """
+    if not isinstance(name, str) or not isinstance(root, str | Path):
+        raise TypeError(f"study and root must be text, got {name!r} and {root!r}")
+    path = Path(root) / "params.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"no params.yaml in {Path(root)}: pass the repository's folder as root")
+    studies = yaml.safe_load(path.read_text()).get("studies", {})
+    if name not in studies:
+        raise ValueError(f"unknown study {name!r}; known: {', '.join(studies)}{suggestion(name, studies)}")
+    try:
+        # Validation from JSON, so that a YAML list may fill a tuple while every scalar keeps its exact type.
+        return Study.model_validate_json(json.dumps({"name": name, **studies[name]}))
+    except ValidationError as err:
+        raise ValueError(f"study {name!r}: " + "; ".join(map(describe, err.errors()))) from None
+
+
+def describe(error: dict) -> str:
+    """One line for one pydantic error: where, what, and which value was given."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown parameter {where}"
+    return f"{where}: {error['msg']} (got {error['input']!r})"
+
+
+def suggestion(name: str, known) -> str:
+    """', did you mean ...?' where a known name is close, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,243 @@
+"""Write a study's report from what its notebooks left in build/, and compare its numbers with the committed ones.
+
+    python -m eas.report render glyphs     build/glyphs/ -> reports/glyphs/ and reports/README.md
+    python -m eas.report check glyphs      reports/glyphs/metrics.json against the one in git, within tolerances
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import shutil
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+Metrics = dict[str, float | str]
+
+NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "05_specialize")
+NARRATED = NOTEBOOKS[1:4]  # these tell the results; their prose, tables and figures are the page
+GENERATED = "<!-- Written by `python -m eas.report`: changes made here are lost. -->"
+
+# What was found, a sentence a line. A sentence appears in the reports of the studies that measured all its numbers.
+FINDINGS: tuple[str, ...] = ()
+
+
+def render(study: str, root: str | Path = ".") -> Path:
+    """Write reports/<study>/ and reports/README.md under `root`; the same input gives the same bytes.
+
+    Raises:
+        FileNotFoundError: a notebook, metrics.json or comparison.csv is not in build/<study>; says which.
+    """
+    build, report = Path(root) / "build" / study, Path(root) / "reports" / study
+    notebooks = {name: read_notebook(build / f"{name}.ipynb") for name in NOTEBOOKS}
+    metrics = read_metrics(build / "metrics.json")
+    shutil.rmtree(report / "figures", ignore_errors=True)
+    (report / "figures").mkdir(parents=True)
+    for name in ("metrics.json", "comparison.csv"):
+        shutil.copyfile(build / name, report / name)
+    for name, notebook in notebooks.items():
+        nbformat.write(notebook, report / f"{name}.ipynb")
+        for file, image in figures(name, notebook).items():
+            (report / "figures" / file).write_bytes(image)
+    (report / "README.md").write_text(page(study, metrics, notebooks), encoding="utf-8")
+    (report.parent / "README.md").write_text(entry(report.parent), encoding="utf-8")
+    return report
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """An executed notebook, its relative links made to hold from reports/<study>/, one folder further down.
+
+    Raises:
+        FileNotFoundError: it has not been run.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro` first")
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"(\]\(|src=\")\.\./", r"\1../../", cell.source)
+    return notebook
+
+
+def read_metrics(path: Path) -> Metrics:
+    """The headline numbers, a flat mapping.
+
+    Raises:
+        FileNotFoundError: there are none yet.
+        ValueError: it is not a flat mapping of numbers and text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro` first")
+    return flat(json.loads(path.read_text(encoding="utf-8")), path)
+
+
+def flat(metrics: object, where: object) -> Metrics:
+    """`metrics` itself, if it is a mapping of names to numbers and text; else ValueError."""
+    if not isinstance(metrics, dict) or not all(isinstance(value, int | float | str) for value in metrics.values()):
+        raise ValueError(f"{where} must map names to numbers or text, without nesting")
+    return metrics
+
+
+# -------------------------------------------------------------------- a study's page
+
+
+def page(study: str, metrics: Metrics, notebooks: dict[str, NotebookNode]) -> str:
+    """README.md of a study: headline numbers, then prose, tables and figures of the notebooks that tell the results."""
+    links = ", ".join(f"[{name}]({name}.ipynb)" for name in notebooks)
+    parts = [GENERATED, f"# Study {study}", *bullets(metrics)]
+    parts += [f"The executed notebooks, code included: {links}.", "## Headline numbers", table(metrics)]
+    parts.append("Every comparison behind them: [comparison.csv](comparison.csv).")
+    for name in NARRATED:
+        parts += narrate(name, notebooks[name])
+    return "\n\n".join(parts) + "\n"
+
+
+def table(metrics: Metrics) -> str:
+    """The metrics as a Markdown table."""
+    rows = [f"| {name} | {number(value)} |" for name, value in metrics.items()]
+    return "\n".join(["| | |", "|---|---:|", *rows])
+
+
+def number(value: float | str) -> str:
+    """Four significant digits are all that a headline needs."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def narrate(name: str, notebook: NotebookNode) -> list[str]:
+    """The Markdown of a notebook without its code: prose and outputs in order, headings one level down."""
+    parts, shown = [], 0
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            parts.append(lower_headings(cell.source.strip()))
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                shown += 1
+                parts.append(f"![{name}, figure {shown}](figures/{name}-{shown}.png)")
+            elif text := as_text(output):
+                parts.append(text)
+    parts.append(f"*The code is in [{name}.ipynb]({name}.ipynb).*")
+    return [part for part in parts if part]
+
+
+def as_text(output: NotebookNode) -> str:
+    """An output as Markdown: what was displayed as such stays so, prints and plain representations are fenced."""
+    data = output.get("data", {})
+    if "text/markdown" in data:
+        return data["text/markdown"].strip()
+    plain = output.get("text", data.get("text/plain", "")).strip("\n")
+    return f"```text\n{plain}\n```" if plain else ""
+
+
+def lower_headings(markdown: str) -> str:
+    """One more # before every heading, not before a # inside a code block."""
+    blocks = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(b if b.startswith("```") else re.sub(r"^(#{1,5} )", r"#\1", b, flags=re.MULTILINE) for b in blocks)
+
+
+def figures(name: str, notebook: NotebookNode) -> dict[str, bytes]:
+    """A notebook's PNG outputs in order, by file name: NN_name-1.png and so on."""
+    outputs = (output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
+    images = [base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data]
+    return {f"{name}-{index}.png": image for index, image in enumerate(images, start=1)}
+
+
+# -------------------------------------------------------------------- the entry
+
+
+def entry(reports: Path) -> str:
+    """reports/README.md: what was found, in every study that has results."""
+    parts = [GENERATED, "# What was found"]
+    for path in sorted(reports.glob("*/metrics.json")):
+        study = path.parent.name
+        parts += [f"## [{study}]({study}/README.md)", *bullets(read_metrics(path))]
+    return "\n\n".join(parts) + "\n"
+
+
+def bullets(metrics: Metrics) -> list[str]:
+    """One list of the findings whose numbers were all measured, or nothing."""
+    found = [f"- {text.format(**metrics)}" for text in FINDINGS if fields(text) <= metrics.keys()]
+    return ["\n".join(found)] if found else []
+
+
+def fields(text: str) -> set[str]:
+    """The names in braces of a format string."""
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+# -------------------------------------------------------------------- the check
+
+
+def check(study: str, root: str | Path = ".") -> list[str]:
+    """Print a study's numbers beside the committed ones; returns the names of those that are off.
+
+    Raises:
+        FileNotFoundError: no metrics in the report or in git.
+        ValueError: reports/tolerances.yaml has no tolerance for the study, or names a number that is missing.
+    """
+    root = Path(root)
+    tolerances = (yaml.safe_load((root / "reports" / "tolerances.yaml").read_text()) or {}).get(study)
+    if not tolerances:
+        raise ValueError(f"reports/tolerances.yaml lists no numbers of the study {study}")
+    path = f"reports/{study}/metrics.json"
+    sides = {"committed": committed(path, root), "fresh": read_metrics(root / path)}
+    for side, metrics in sides.items():
+        if missing := [name for name in tolerances if name not in metrics]:
+            raise ValueError(f"{path} ({side}) lacks {', '.join(missing)}")
+    width = max(map(len, tolerances))
+    print(f"{'':{width}}  committed      fresh  tolerance")
+    off = []
+    for name, tolerance in tolerances.items():
+        old, new = (metrics[name] for metrics in sides.values())
+        if not within(old, new, tolerance):
+            off.append(name)
+        print(f"{name:{width}}  {number(old):>9}  {number(new):>9}  {tolerance:>9g}{'  OFF' * (name in off)}")
+    return off
+
+
+def within(old: float | str, new: float | str, tolerance: float) -> bool:
+    """Whether two numbers differ by at most the tolerance, or two texts not at all."""
+    if isinstance(old, str) or isinstance(new, str):
+        return old == new
+    return abs(old - new) <= tolerance  # false for NaN
+
+
+def committed(path: str, root: Path) -> Metrics:
+    """The metrics in the last commit.
+
+    Raises:
+        FileNotFoundError: the last commit has no such file, or this is no git repository.
+    """
+    shown = subprocess.run(["git", "show", f"HEAD:./{path}"], cwd=root, capture_output=True, text=True)
+    if shown.returncode:
+        raise FileNotFoundError(f"no committed {path} to compare with: {shown.stderr.strip()}")
+    return flat(json.loads(shown.stdout), f"the committed {path}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The commands `render` and `check`; an error is one line."""
+    parser = argparse.ArgumentParser(prog="python -m eas.report", description=__doc__.partition("\n")[0])
+    parser.add_argument("command", choices=["render", "check"])
+    parser.add_argument("study")
+    options = parser.parse_args(arguments)
+    try:
+        off = check(options.study) if options.command == "check" else []
+        if options.command == "render":
+            print(f"wrote {render(options.study)}")
+    except (OSError, ValueError) as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    if off:
+        print(f"off by more than the tolerance: {', '.join(off)}", file=sys.stderr)
+    return 1 if off else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""One training loop for supernets: sandwich rule, in-place distillation, and whatever decides which classes count."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from eas.config import Training
+from eas.data import Split, batches, save_tensors
+from eas.dropout import mask_logits, masked_cross_entropy, soft_targets
+from eas.layers import Statistics
+from eas.supernet import Supernet
+
+ClassesThatCount = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+class Diverged(RuntimeError):
+    """The loss stopped being a number; the last good checkpoint is kept."""
+
+
+def train(
+    supernet: Supernet,
+    split: Split,
+    dropout: ClassesThatCount,
+    recipe: Training,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    label: str = "supernet",
+    compute: Callable[..., Tensor] | None = None,
+) -> list[dict[str, float]]:
+    """Train `supernet` in place on its own device (where `split` must be); returns one row an epoch.
+
+    Every step trains the largest, the smallest and `recipe.random_subnets` of `recipe.distinct_archs` random subnets on
+    the same images (sandwich rule, Yu & Huang 2019); the largest one's prediction, renormalised over the classes that count, is the
+    others' teacher [related code: superclass dropout with distillation].
+
+    With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
+    the same result; use another name when the recipe changes. `compute`, a step function of this supernet, recipe and
+    batch size, may be passed again to save a GPU its captures.
+
+    Raises:
+        Diverged: the loss is NaN or infinite; says where, and leaves the last good checkpoint.
+    """
+    device, space = split.labels.device, supernet.space
+    optimizer = make_optimizer(supernet, recipe)
+    history = load_checkpoint(checkpoint, supernet, optimizer) if checkpoint else []
+    steps = max(1, len(split) // recipe.batch_size)
+    compute = compute or step_function(supernet, recipe, min(recipe.batch_size, len(split)))
+    sample = space.sample(recipe.distinct_archs, torch.Generator().manual_seed(seed))
+    epochs = tqdm(range(len(history), recipe.epochs), label, recipe.epochs, initial=len(history), mininterval=1)
+    for epoch in epochs:
+        # Seeded per epoch, so that a resumed run draws what an uninterrupted one would have drawn.
+        generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
+        arch_generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        start, total = time.perf_counter(), torch.zeros((), device=device)
+        for step, (images, labels) in enumerate(batches(split, recipe.batch_size, recipe.augment, generator)):
+            set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
+            picked = torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)
+            archs = torch.cat([space.largest[None], sample[picked], space.smallest[None]])
+            optimizer.zero_grad(set_to_none=False)
+            total += compute(images, labels, *dropout(labels, generator), archs)
+            optimizer.step()
+        loss = total.item() / steps
+        if not math.isfinite(loss):
+            kept = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
+            raise Diverged(f"{label}: loss is {loss} in epoch {epoch + 1}; try a lower learning rate{kept}")
+        rate = steps * min(recipe.batch_size, len(split)) / (time.perf_counter() - start)
+        history.append({"epoch": epoch + 1, "loss": loss, "images_per_second": rate})
+        epochs.set_postfix(loss=f"{loss:.3f}")
+        if checkpoint:
+            save_checkpoint(checkpoint, supernet, optimizer, history)
+    return history
+
+
+# -------------------------------------------------------------------- one step
+
+
+def step_function(supernet: Supernet, recipe: Training, batch: int) -> Callable[..., Tensor]:
+    """How a step's gradients are computed on the supernet's device; each call adds to `.grad`, returns the mean loss."""
+    for parameter in supernet.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    if supernet.mean.is_cuda:
+        return GraphedStep(supernet, recipe, batch)
+    return lambda *arguments: sliced_step(supernet, recipe, *arguments)
+
+
+def sliced_step(
+    supernet: Supernet, recipe: Training, images: Tensor, labels: Tensor, kept: Tensor, weight: Tensor, archs: Tensor
+) -> Tensor:
+    """Every arch in turn, as slices: the least arithmetic. The first arch teaches the others."""
+    targets = soft_targets(labels, kept, recipe.label_smoothing)
+    total = torch.zeros((), device=images.device)
+    for index, arch in enumerate(archs):
+        loss, logits = subnet_step(supernet, arch, images, targets, kept, weight)
+        total += loss
+        if index == 0:
+            targets = distilled(targets, logits, kept, recipe.distillation)
+    return total / len(archs)
+
+
+def subnet_step(
+    supernet: Supernet, arch: Tensor, images: Tensor, targets: Tensor, kept: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Forward and backward of one subnet; returns its loss and logits, detached. bfloat16 on a GPU."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda, cache_enabled=False):
+        logits = supernet(images, arch, Statistics())
+    loss = masked_cross_entropy(logits, targets, kept, weight)
+    loss.backward()
+    return loss.detach(), logits.detach()
+
+
+class GraphedStep:
+    """The sliced step on a GPU: one CUDA graph for each arch.
+
+    A subnet is hundreds of small kernels, so that launching them one by one takes longer than running them. A graph
+    launches them at once, but belongs to one arch: it is captured when the arch first comes up.
+    """
+
+    def __init__(self, supernet: Supernet, recipe: Training, batch: int):
+        self.supernet, self.recipe = supernet, recipe
+        device, space, classes = supernet.mean.device, supernet.space, supernet.classifier.out_features
+        side = space.image_size
+        self.images = torch.zeros(batch, space.in_channels, side, side, device=device)
+        self.images = self.images.to(memory_format=torch.channels_last)
+        self.targets = torch.zeros(batch, classes, device=device)
+        self.kept = torch.ones(batch, classes, dtype=torch.bool, device=device)
+        self.weight = torch.ones(batch, device=device)
+        self.loss = torch.zeros((), device=device)
+        self.logits = torch.zeros(batch, classes, device=device)
+        self.pool = torch.cuda.graph_pool_handle()
+        self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
+
+    def __call__(self, images: Tensor, labels: Tensor, kept: Tensor, weight: Tensor, archs: Tensor) -> Tensor:
+        """As sliced_step."""
+        self.images.copy_(images)
+        self.kept.copy_(kept)
+        self.weight.copy_(weight)
+        self.targets.copy_(soft_targets(labels, kept, self.recipe.label_smoothing))
+        self.loss.zero_()
+        for index, arch in enumerate(archs.tolist()):
+            self.graph(tuple(arch)).replay()
+            if index == 0:
+                self.targets.copy_(distilled(self.targets, self.logits, kept, self.recipe.distillation))
+        return self.loss / len(archs)
+
+    def graph(self, arch: tuple[int, ...]) -> torch.cuda.CUDAGraph:
+        if arch not in self.graphs:
+            self.graphs[arch] = self.capture(torch.tensor(arch))
+        return self.graphs[arch]
+
+    def capture(self, arch: Tensor) -> torch.cuda.CUDAGraph:
+        """Record one subnet's forward and backward; the warm-up that capturing needs leaves no trace."""
+        kept = [self.loss, *(parameter.grad for parameter in self.supernet.parameters())]
+        copies = [tensor.clone() for tensor in kept]
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.run(arch)
+            graph.capture_begin(pool=self.pool)  # torch.cuda.graph() would collect garbage each time: far slower
+            self.run(arch)
+            graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch._foreach_copy_(kept, copies)
+        return graph
+
+    def run(self, arch: Tensor) -> None:
+        loss, logits = subnet_step(self.supernet, arch, self.images, self.targets, self.kept, self.weight)
+        self.loss += loss
+        self.logits.copy_(logits)
+
+
+def distilled(hard: Tensor, teacher: Tensor, kept: Tensor, share: float) -> Tensor:
+    """Targets [n, classes]: `share` of the teacher's softmax over the kept classes, the rest hard."""
+    return (1 - share) * hard + share * mask_logits(teacher.detach(), kept).softmax(-1)
+
+
+# -------------------------------------------------------------------- optimiser and checkpoints
+
+
+def make_optimizer(supernet: nn.Module, recipe: Training) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; norms and biases are not decayed."""
+    decayed = [p for p in supernet.parameters() if p.ndim > 1]
+    others = [p for p in supernet.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Training, progress: float) -> None:
+    """Linear warm-up, then linear decay to zero; `progress` in [0, 1)."""
+    up = progress / recipe.warmup if recipe.warmup else 1.0
+    down = (1 - progress) / (1 - recipe.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * max(0.01, min(up, down))
+
+
+def save_checkpoint(path: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
+    """Weights, momentum and history in one safetensors file."""
+    momentum = {f"momentum.{i}": state["momentum_buffer"] for i, state in enumerate(optimizer.state.values())}
+    weights = {f"weights.{name}": tensor for name, tensor in supernet.state_dict().items()}
+    rows = torch.tensor([list(row.values()) for row in history], dtype=torch.float64)
+    save_tensors({**weights, **momentum, "history": rows}, path, {"columns": ",".join(history[0])})
+
+
+def load_checkpoint(path: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """Restore what save_checkpoint wrote; an empty history where there is no file."""
+    if not path.is_file():
+        return []
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        columns = file.metadata()["columns"].split(",")
+    supernet.load_state_dict({n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, parameter in enumerate(parameters):
+        optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
+    return [dict(zip(columns, row, strict=True)) for row in tensors["history"].tolist()]

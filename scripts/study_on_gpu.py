@@ -1,0 +1,86 @@
+"""Run a study's heavy steps on a GPU machine, within a time limit, resumable across calls.
+
+    python scripts/study_on_gpu.py cifar100 --minutes 9 --bundle OUT
+
+needs torch, pydantic, pandas and safetensors, and CIFAR-100 under data/ (or in the folder that EAS_CIFAR100 names).
+Every step skips what build/<study>/ already holds; no step is begun after the limit. What was made is packed into OUT:
+unpack it into build/<study>/ of a clone, and the pipeline's notebooks find it there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch  # noqa: E402
+
+from eas import data, study  # noqa: E402
+from eas.config import Study, load_study  # noqa: E402
+
+Step = tuple[Callable, tuple]
+
+
+def steps(config: Study, folder: Path) -> Iterator[Step]:
+    """The heavy steps in order; later ones may depend on what earlier ones wrote, so this is a generator."""
+    for setting, seed in study.first_runs(config):
+        yield study.train_supernet, (config, folder, setting, seed)
+    chosen = study.settings_of(config, folder)["eas"]
+    for seed in config.seeds:
+        yield study.train_supernet, (config, folder, chosen, seed)
+    jobs = study.supernet_jobs(config, folder)
+    for job in jobs:
+        yield study.measure_pool, job
+    for job in jobs[: len(config.seeds)]:
+        yield study.fit_gates, job
+    for seed in config.seeds if config.branch else ():
+        yield study.train_branches, (config, folder, chosen, seed)
+
+
+def pack(folder: Path, bundle: Path) -> None:
+    """One archive for each subfolder; branches, the largest files, by themselves."""
+    for name in ("supernets", "generators"):
+        if (folder / name).is_dir():
+            with tarfile.open(bundle / f"{name}.tar.gz", "w:gz", compresslevel=1) as archive:
+                archive.add(folder / name, name, filter=lambda i: None if Path(i.name).name.startswith("branches") else i)
+    for path in (folder / "supernets").glob("branches-*.safetensors"):
+        (bundle / path.name).write_bytes(path.read_bytes())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("study")
+    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--bundle", type=Path, required=True)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    config, folder = load_study(options.study), Path("build") / options.study
+    if not (folder / "dataset.safetensors").is_file():
+        data.save(data.build(config)[0], folder / "dataset.safetensors")
+    for function, arguments in steps(config, folder):
+        if time.perf_counter() - start > options.minutes * 60:
+            print("time is up: call again with the same folder to go on")
+            break
+        record = function(*arguments)
+        what = " ".join(str(getattr(a, "name", a)) for a in arguments[2:])
+        print(f"{time.perf_counter() - start:6.1f} s {function.__name__} {what} {brief(record)}", flush=True)
+    pack(folder, options.bundle)
+
+
+def brief(record: dict) -> str:
+    """What a reader of the log wants to see of a record."""
+    short = {k: round(v, 4) for k, v in record.items() if isinstance(v, float)}
+    for row in record.get("accuracy", [])[:1] + record.get("accuracy", [])[-1:]:
+        short[row["subnet"]] = round(row["top1"], 2)
+    if torch.cuda.is_available():
+        short["peak_GB"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return str(short)
+
+
+if __name__ == "__main__":
+    main()
