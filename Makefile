@@ -1,9 +1,9 @@
 # What a newcomer needs: Python 3.11 or newer, git and make. `make help` lists the commands.
 
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
+BIN := .venv/bin
 STAMP := .venv/installed
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help study test cifar100 notebooks install clean
@@ -28,12 +28,14 @@ notebooks: install  ## run the notebooks' tiny profile in place, for fresh outpu
 
 install: $(STAMP)  ## make .venv and install into it; again only when pyproject.toml has changed
 
-$(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "error: Python 3.11 or newer is needed, and '$(PYTHON)' is not: name one, as in make PYTHON=python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[study]'
 	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: '$(PYTHON)' is not Python 3.11 or newer: name one, as in make study PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
 
 gpu/dvc.yaml: dvc.yaml
 	cp $< $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -17,15 +18,15 @@ def device() -> torch.device:
     return torch.device(os.environ.get("EAS_DEVICE", "cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str) -> list[Any]:
+def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, gpu: bool = True) -> list[Any]:
     """[function(*a) for a in arguments], with a progress bar over the jobs; the first error ends it.
 
     On a CPU every job has one thread: small networks gain nothing from a second one, and results do not depend on the
-    number of cores. `function` must be importable.
+    number of cores. `function` must be importable; `gpu=False` says that it makes no use of a GPU.
     """
     arguments = list(arguments)
-    if device().type == "cuda":
-        return [function(*each) for each in tqdm(arguments, label)]
+    if gpu and device().type == "cuda":
+        return [in_turn(function, each) for each in tqdm(arguments, label)]
     workers = min(len(arguments), len(os.sched_getaffinity(0))) or 1
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
@@ -37,6 +38,13 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str) -> l
             pool.shutdown(cancel_futures=True)
             raise
         return [future.result() for future in futures]
+
+
+def in_turn(function: Callable, arguments: Sequence[Any]) -> Any:
+    result = function(*arguments)
+    gc.collect()  # a training's CUDA graphs hold memory that only this gives back
+    torch.cuda.empty_cache()
+    return result
 
 
 def one_thread() -> None:

@@ -335,7 +335,7 @@ def new_generator(study: Study, space: SearchSpace, hierarchy: Hierarchy, *, bli
 def fit_models(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
     """Fit both accuracy models of one supernet on its pool, and train a generator on each; returns the record.
 
-    Writes model_aware, model_unaware, and the generators `model` and `blind`, each as safetensors.
+    Writes model_aware, model (unaware of the scenario), and the generators `model` and `blind`, each as safetensors.
     """
     out = generator_folder(folder, supernet_name, seed)
     key = study.key() + f"-{setting.name}-{seed}"
@@ -346,14 +346,14 @@ def fit_models(study: Study, folder: Path, supernet_name: str, setting: Dropout,
     space = new_supernet(study, dataset).space
     torch.manual_seed(seed)
     record = {"key": key, "supernet": supernet_name, "seed": seed}
-    for name, blind in (("aware", False), ("unaware", True)):
+    for name, blind in (("_aware", False), ("", True)):
         model, start = AccuracyModel(space, len(dataset.hierarchy.classes), aware=not blind), time.perf_counter()
         steps = study.search.predictor_steps
-        record[f"r2_{name}"] = fit_accuracy_model(
+        record[f"r2{name}"] = fit_accuracy_model(
             model, pool["archs"], pool["kept"], pool["accuracy"], steps=steps, seed=seed
         )
-        record[f"seconds_model_{name}"] = time.perf_counter() - start
-        save_tensors(model.state_dict(), out / f"model_{name}.safetensors")
+        record[f"seconds_model{name}"] = time.perf_counter() - start
+        save_tensors(model.state_dict(), out / f"model{name}.safetensors")
         generator = "blind" if blind else "model"
         record |= fit_generator(study, dataset, space, ModelSignal(space, model), out, generator, seed)
     return write_record(out / "generator_blind.safetensors", record)
@@ -392,7 +392,7 @@ def fit_generator(
 
 # -------------------------------------------------------------------- comparison: archs first, then their accuracy
 
-METHODS = ("generator", "generator_blind", "uniform", "random", "ofa_evolution", "ofa_evolution_aware", "evolution", "evolution_aware")
+SIGNALS = ("model", "gates")
 
 
 def load_generator(study: Study, folder: Path, dataset: Dataset, supernet: str, seed: int, name: str) -> Generator:
@@ -418,37 +418,165 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
         return record
     dataset = data.load(study, folder / "dataset.safetensors")
     space, wanted = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
-    classes = wanted.kept.sum(-1)
-    models = {}
-    for name in ("aware", "unaware"):
-        models[name] = AccuracyModel(space, len(dataset.hierarchy.classes), aware=name == "aware")
-        models[name].load_state_dict(load_file(out / f"model_{name}.safetensors"))
-    generators = {name: load_generator(study, folder, dataset, supernet_name, seed, name) for name in ("model", "blind")}
-    if (out / "generator_gates.safetensors").is_file():
-        generators["gates"] = load_generator(study, folder, dataset, supernet_name, seed, "gates")
+    kept, budgets = wanted.kept, wanted.budgets
+    generators = {n: load_generator(study, folder, dataset, supernet_name, seed, n) for n in (*SIGNALS, "blind")}
     effort = {"evaluations": study.search.evaluations, "population": study.search.population, "seed": seed}
-
-    def one_by_one(model: AccuracyModel) -> tuple[Tensor, list[float]]:
-        found, seconds = [], []
-        for kept, budget in zip(wanted.kept, wanted.budgets.tolist(), strict=True):
-            start = time.perf_counter()
-            found.append(search.ofa_evolution(space, model, kept, budget, **effort))
-            seconds.append(time.perf_counter() - start)
-        return torch.stack(found), seconds
-
+    methods = {f"generator_{n}": (lambda g=g: g.generate(kept, budgets)) for n, g in generators.items()}
+    methods["uniform"] = lambda: search.uniform(space, budgets, kept.sum(-1))
     proposals, seconds = {}, {}
     with torch.inference_mode():
-        batched = {f"generator_{name}": (lambda g=g: g.generate(wanted.kept, wanted.budgets)) for name, g in generators.items()}
-        batched["uniform"] = lambda: search.uniform(space, wanted.budgets, classes)
-        for suffix, model in (("", "unaware"), ("_aware", "aware")):
-            batched[f"evolution{suffix}"] = lambda m=models[model]: search.evolution(space, m, wanted.kept, wanted.budgets, **effort)
-        for name, method in batched.items():
+        for suffix in ("", "_aware"):
+            model = AccuracyModel(space, len(dataset.hierarchy.classes), aware=suffix == "_aware")
+            model.load_state_dict(load_file(out / f"model{suffix}.safetensors"))
+            methods[f"evolution{suffix}"] = lambda m=model: search.evolution(space, m, kept, budgets, **effort)
+            found, taken = one_by_one(lambda k, b, m=model: search.ofa_evolution(space, m, k, b, **effort), wanted)
+            proposals[f"ofa_evolution{suffix}"], seconds[f"ofa_evolution{suffix}"] = found, taken
+        for name, method in methods.items():
             method()  # warm up: the first call of any torch function is slow
             start = time.perf_counter()
             proposals[name] = method()
             seconds[name] = [(time.perf_counter() - start) / len(wanted)] * len(wanted)
-        for suffix, model in (("", "unaware"), ("_aware", "aware")):
-            name = f"ofa_evolution{suffix}"
-            proposals[name], seconds[name] = one_by_one(models[model])
     save_tensors({name: archs.clone() for name, archs in proposals.items()}, path)
     return write_record(path, {"key": key, "supernet": supernet_name, "seed": seed, "seconds": seconds})
+
+
+def one_by_one(method: Callable[[Tensor, float], Tensor], wanted: Scenarios) -> tuple[Tensor, list[float]]:
+    """Archs and seconds of a method that serves one scenario at a time."""
+    found, seconds = [], []
+    for kept, budget in zip(wanted.kept, wanted.budgets.tolist(), strict=True):
+        start = time.perf_counter()
+        found.append(method(kept, budget))
+        seconds.append(time.perf_counter() - start)
+    return torch.stack(found), seconds
+
+
+def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
+    """What needs measuring on the selection split: random search, and each generator signal's accuracy.
+
+    Writes selected.safetensors: random, int64 [scenarios, decisions]; the record holds its seconds and the signals'
+    mean superclass top-1.
+    """
+    out = generator_folder(folder, supernet_name, seed)
+    path, key = out / "selected.safetensors", study.key() + f"-{setting.name}-{seed}"
+    if (record := finished(path, key)) is not None:
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    wanted, proposals = scenarios(study, dataset.hierarchy), load_file(out / "proposals.safetensors")
+    calibration = calibration_images(study, dataset)
+    record = {"key": key, "supernet": supernet_name, "seed": seed}
+    for name in SIGNALS:
+        top1 = measure_archs(supernet, proposals[f"generator_{name}"], wanted.kept, calibration, dataset.selection)
+        record[f"selection_top1_{name}"] = top1.mean().item()
+    start, best = time.perf_counter(), torch.empty(len(wanted), supernet.space.decisions, dtype=torch.long)
+    rng = torch.Generator().manual_seed(seed)
+    most_classes = wanted.kept.sum(-1).max()[None]
+    for budget in wanted.budgets.unique():
+        rows = (wanted.budgets == budget).nonzero()[:, 0]
+        archs = search.random_archs(supernet.space, budget[None], most_classes, study.search.random, rng)[0]
+        logits = [evaluation.subnet_logits(supernet, arch, calibration, dataset.selection) for arch in archs]
+        top1 = [evaluation.superclass_top1(each, dataset.selection.labels, wanted.kept[rows]) for each in logits]
+        best[rows] = archs[torch.stack(top1).argmax(0)]
+    record["seconds"] = (time.perf_counter() - start) / len(wanted)
+    save_tensors({"random": best}, path)
+    return write_record(path, record)
+
+
+def measure_archs(supernet: Supernet, archs: Tensor, kept: Tensor, calibration: data.Split, split: data.Split) -> Tensor:
+    """Superclass top-1 in percent of every (arch, scenario) pair, float [n]; an arch that occurs twice is run once.
+
+    `archs` int64 [n, decisions], `kept` bool [n, classes].
+    """
+    distinct, member = archs.unique(dim=0, return_inverse=True)
+    top1 = torch.empty(len(archs))
+    for index, arch in enumerate(distinct):
+        rows = (member == index).nonzero()[:, 0]
+        images = split.only(kept[rows].any(0))
+        logits = evaluation.subnet_logits(supernet, arch, calibration, images)
+        top1[rows] = evaluation.superclass_top1(logits, images.labels, kept[rows])
+    return top1
+
+
+def choose_signal(study: Study, folder: Path) -> str:
+    """The generator's training signal with the best mean accuracy on the selection split, over supernets and seeds."""
+    paths = [generator_folder(folder, name, seed) / "selected.json" for _, _, name, _, seed in supernet_jobs(study, folder)]
+    records = pd.DataFrame([json.loads(path.read_text()) for path in paths])
+    return max(SIGNALS, key=lambda name: records[f"selection_top1_{name}"].mean())
+
+
+def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int, signal: str) -> dict:
+    """The one look at the test split: top-1 of every method for every scenario, and the swap test.
+
+    Writes measured.safetensors: for every method float [scenarios]; swap [budgets, superclasses, superclasses], the
+    accuracy for the last one of the generated arch of the one before.
+    """
+    out = generator_folder(folder, supernet_name, seed)
+    path, key = out / "measured.safetensors", study.key() + f"-{setting.name}-{seed}-{signal}"
+    if (record := finished(path, key)) is not None:
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    wanted, calibration = scenarios(study, dataset.hierarchy), calibration_images(study, dataset)
+    archs = final_archs(folder, supernet_name, seed, signal)
+    top1 = {}
+    together = measure_archs(
+        supernet, torch.cat(list(archs.values())), wanted.kept.repeat(len(archs), 1), calibration, dataset.test
+    )
+    top1 = dict(zip(archs, together.split(len(wanted)), strict=True))
+    singles = len(dataset.hierarchy.superclasses)
+    by_budget = archs["generator"].view(len(wanted.budgets.unique()), -1, supernet.space.decisions)[:, :singles]
+    pairs = by_budget.repeat_interleave(singles, 1).flatten(0, 1)
+    kept = wanted.kept[:singles].repeat(len(pairs) // singles, 1)
+    swap = measure_archs(supernet, pairs, kept, calibration, dataset.test)
+    top1["swap"] = swap.view(len(by_budget), singles, singles)
+    if study.branch and supernet_name == "eas":
+        top1["generator_branch"] = measure_branches(study, folder, supernet, dataset, archs["generator"], setting, seed)
+    save_tensors(top1, path)
+    return write_record(path, {"key": key, "supernet": supernet_name, "seed": seed, "signal": signal})
+
+
+def final_archs(folder: Path, supernet: str, seed: int, signal: str) -> dict[str, Tensor]:
+    """Every method's archs, int64 [scenarios, decisions]; 'generator' is the one trained with the chosen signal."""
+    out = generator_folder(folder, supernet, seed)
+    archs = load_file(out / "proposals.safetensors") | load_file(out / "selected.safetensors")
+    trained = {name: archs.pop(f"generator_{name}") for name in SIGNALS}
+    return {"generator": trained[signal]} | archs
+
+
+def measure_branches(
+    study: Study, folder: Path, supernet: Supernet, dataset: Dataset, archs: Tensor, setting: Dropout, seed: int
+) -> Tensor:
+    """Test top-1 of the generated archs with each superclass's own weights, float [scenarios]; NaN for unions.
+
+    A branch is calibrated on the images that it was tuned on: its norms have only seen the superclass.
+    """
+    wanted = scenarios(study, dataset.hierarchy)
+    path = folder / "supernets" / f"branches-{setting.name}-{seed}.safetensors"
+    top1 = torch.full((len(wanted),), float("nan"))
+    for index, name in enumerate(dataset.hierarchy.superclasses):
+        branch = load_branch(supernet, path, index)
+        rows = torch.tensor([row for row, scenario in enumerate(wanted.names) if scenario == name])
+        own = dataset.train.only(wanted.kept[rows[0]])
+        top1[rows] = measure_archs(branch, archs[rows], wanted.kept[rows], own, dataset.test)
+    return top1
+
+
+def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
+    """The comparison table: one row for every method, supernet, seed and scenario."""
+    dataset, rows = data.load(study, folder / "dataset.safetensors"), []
+    space, wanted = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
+    classes = wanted.kept.sum(-1)
+    for _, _, supernet, _, seed in supernet_jobs(study, folder):
+        out = generator_folder(folder, supernet, seed)
+        archs, top1 = final_archs(folder, supernet, seed, signal), load_file(out / "measured.safetensors")
+        seconds = json.loads((out / "proposals.json").read_text())["seconds"]
+        seconds |= {"generator": seconds[f"generator_{signal}"]}
+        seconds["random"] = [json.loads((out / "selected.json").read_text())["seconds"]] * len(wanted)
+        if "generator_branch" in top1:
+            archs["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
+        for method, found in archs.items():
+            columns = {"method": method, "supernet": supernet, "seed": seed, "scenario": wanted.names}
+            columns |= {"classes_kept": classes, "budget_madds": wanted.budgets.long()}
+            columns |= {"madds": space.madds(found, classes), "top1": top1[method].double().round(decimals=4)}
+            rows.append(pd.DataFrame(columns | {"search_seconds": seconds[method]}).dropna())
+    return pd.concat(rows, ignore_index=True)

@@ -136,6 +136,7 @@ class GraphedStep:
         self.loss = torch.zeros((), device=device)
         self.logits = torch.zeros(batch, classes, device=device)
         self.pool = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream()  # one for all captures: memory freed on a stream is reused on that stream only
         self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
 
     def __call__(self, images: Tensor, labels: Tensor, kept: Tensor, weight: Tensor, archs: Tensor) -> Tensor:
@@ -160,14 +161,14 @@ class GraphedStep:
         """Record one subnet's forward and backward; the warm-up that capturing needs leaves no trace."""
         kept = [self.loss, *(parameter.grad for parameter in self.supernet.parameters())]
         copies = [tensor.clone() for tensor in kept]
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        graph = torch.cuda.CUDAGraph()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             self.run(arch)
             graph.capture_begin(pool=self.pool)  # torch.cuda.graph() would collect garbage each time: far slower
             self.run(arch)
             graph.capture_end()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         torch._foreach_copy_(kept, copies)
         return graph
 

@@ -20,26 +20,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-from eas import data, study  # noqa: E402
+from eas import data, jobs, study  # noqa: E402
 from eas.config import Study, load_study  # noqa: E402
 
-Step = tuple[Callable, tuple]
+Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, whether it uses the GPU
 
 
 def steps(config: Study, folder: Path) -> Iterator[Step]:
-    """The heavy steps in order; later ones may depend on what earlier ones wrote, so this is a generator."""
+    """The heavy steps in order; later ones depend on what earlier ones wrote, so this is a generator."""
     for setting, seed in study.first_runs(config):
-        yield study.train_supernet, (config, folder, setting, seed)
+        yield study.train_supernet, [(config, folder, setting, seed)], True
     chosen = study.settings_of(config, folder)["eas"]
     for seed in config.seeds:
-        yield study.train_supernet, (config, folder, chosen, seed)
-    jobs = study.supernet_jobs(config, folder)
-    for job in jobs:
-        yield study.measure_pool, job
-    for job in jobs[: len(config.seeds)]:
-        yield study.fit_gates, job
-    for seed in config.seeds if config.branch else ():
-        yield study.train_branches, (config, folder, chosen, seed)
+        yield study.train_supernet, [(config, folder, chosen, seed)], True
+        if config.branch:
+            yield study.train_branches, [(config, folder, chosen, seed)], True
+    every = study.supernet_jobs(config, folder)
+    for function in (study.measure_pool, study.fit_gates):
+        yield from ((function, [job], True) for job in every)
+    yield study.fit_models, every, False
+    yield study.propose, every, False
+    yield from ((study.select, [job], True) for job in every)
+    signal = study.choose_signal(config, folder)
+    yield from ((study.measure_test, [(*job, signal)], True) for job in every)
 
 
 def pack(folder: Path, bundle: Path) -> None:
@@ -62,14 +65,22 @@ def main() -> None:
     config, folder = load_study(options.study), Path("build") / options.study
     if not (folder / "dataset.safetensors").is_file():
         data.save(data.build(config)[0], folder / "dataset.safetensors")
-    for function, arguments in steps(config, folder):
-        if time.perf_counter() - start > options.minutes * 60:
+    try:
+        work(steps(config, folder), options.minutes * 60 - (time.perf_counter() - start))
+    finally:  # whatever happens, what is finished comes back
+        pack(folder, options.bundle)
+
+
+def work(todo: Iterator[Step], seconds: float) -> None:
+    """Run steps until they or the seconds are used up."""
+    start = time.perf_counter()
+    for function, arguments, gpu in todo:
+        if time.perf_counter() - start > seconds:
             print("time is up: call again with the same folder to go on")
             break
-        record = function(*arguments)
-        what = " ".join(str(getattr(a, "name", a)) for a in arguments[2:])
-        print(f"{time.perf_counter() - start:6.1f} s {function.__name__} {what} {brief(record)}", flush=True)
-    pack(folder, options.bundle)
+        records = jobs.run(function, arguments, function.__name__, gpu=gpu)
+        what = " ".join(str(getattr(a, "name", a)) for a in arguments[0][2:])
+        print(f"{time.perf_counter() - start:6.1f} s {function.__name__} {what} {brief(records[0])}", flush=True)
 
 
 def brief(record: dict) -> str:
@@ -78,7 +89,7 @@ def brief(record: dict) -> str:
     for row in record.get("accuracy", [])[:1] + record.get("accuracy", [])[-1:]:
         short[row["subnet"]] = round(row["top1"], 2)
     if torch.cuda.is_available():
-        short["peak_GB"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        short["reserved_GB"] = round(torch.cuda.memory_reserved() / 1e9, 2)
     return str(short)
 
 
