@@ -81,7 +81,7 @@ def soft_targets(labels: Tensor, kept: Tensor, smoothing: float) -> Tensor:
 def masked_cross_entropy(logits: Tensor, targets: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy over the kept classes, averaged over the samples that count.
 
-    Logits [..., n, classes], targets the same (0 outside the kept classes), kept [n, classes], weight [n]; returns [...].
+    Logits [..., n, classes], targets likewise (0 outside the kept classes), kept [n, classes], weight [n]; [...] out.
     """
     log_probability = mask_logits(logits, kept).log_softmax(-1)
     # -inf * 0 is NaN: the classes that do not count are taken out before the product.

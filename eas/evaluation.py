@@ -13,7 +13,7 @@ from eas.supernet import Supernet
 
 @torch.inference_mode()
 def calibrate(supernet: Supernet, arch: Tensor, calibration: Split) -> CalibratedStatistics:
-    """Batch-norm statistics of one arch, from one pass over all calibration images (uint8, on the supernet's device)."""
+    """Batch-norm statistics of one arch, from one pass over all calibration images, on the supernet's device."""
     statistics = CalibratedStatistics(len(calibration))
     supernet(as_input(calibration.images), arch, statistics)
     return statistics

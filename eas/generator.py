@@ -29,7 +29,14 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, space: SearchSpace, classes: int, anchors: Tensor, *, width: int = 64, embedding: int = 32, blind: bool = False
+        self,
+        space: SearchSpace,
+        classes: int,
+        anchors: Tensor,
+        *,
+        width: int = 64,
+        embedding: int = 32,
+        blind: bool = False,
     ):
         super().__init__()
         self.space, self.blind = space, blind
@@ -74,7 +81,7 @@ class Generator(nn.Module):
 
 
 def check_scenarios(space: SearchSpace, kept: Tensor, budgets: Tensor) -> None:
-    """Raise ValueError for an empty set of classes or a budget that no arch fits; it states the smallest possible one."""
+    """Raise ValueError for an empty set of classes or a budget that no arch fits; it states the smallest possible."""
     count = kept.sum(-1)
     if not count.all():
         raise ValueError(f"scenario {int((count == 0).nonzero()[0])} keeps no class: name at least one")
@@ -89,7 +96,7 @@ def check_scenarios(space: SearchSpace, kept: Tensor, budgets: Tensor) -> None:
 
 # -------------------------------------------------------------------- decoding
 
-MULTIPLIERS = 16  # candidates a round
+PRICES = 16  # candidates a round
 
 
 def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, classes_kept: Tensor) -> Tensor:
@@ -101,16 +108,15 @@ def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, cl
     """
     scale = space.block_madds.double().mean()
     cost = (space.block_madds / scale).to(width)
-    fixed = space.madds(space.smallest, classes_kept) - space._total(space.block_madds, space.smallest)
-    room = ((budgets - fixed) / scale).to(width)
+    room = ((budgets - space.fixed_madds(classes_kept)) / scale).to(width)
     # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
     low = torch.zeros_like(room)
     high = (width.amax((1, 2)) - width.amin((1, 2)) + depth.amax((1, 2)) - depth.amin((1, 2))) * 2
     high = high / cost.diff(dim=1).min() + 1 if cost.shape[1] > 1 else high + 1
     best = space.smallest.expand(len(room), -1)
-    for powers in (torch.linspace(-8, 0, MULTIPLIERS), None):
+    for powers in (torch.linspace(-8, 0, PRICES), None):
         if powers is None:
-            prices = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, MULTIPLIERS)
+            prices = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, PRICES)
         else:
             prices = high[:, None] * 10**powers
             prices[:, 0] = 0
@@ -126,7 +132,7 @@ def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, cl
 
 
 def priced(space: SearchSpace, depth: Tensor, width: Tensor, cost: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
-    """The best archs [scenarios, prices, decisions] when a unit of cost takes `prices` from the score, and their cost."""
+    """The best archs [scenarios, prices, decisions] when a unit of cost takes a price from the score; their cost."""
     value, choice = (width[:, None] - prices[..., None, None] * cost).max(-1)  # [scenarios, prices, blocks]
     paid = cost.gather(1, choice.flatten(0, 1).T).T.view_as(value)
     kept = torch.tensor(space.depths) - 1
@@ -139,28 +145,29 @@ def priced(space: SearchSpace, depth: Tensor, width: Tensor, cost: Tensor, price
 def fill(space: SearchSpace, archs: Tensor, width: Tensor, budgets: Tensor, classes_kept: Tensor) -> Tensor:
     """Widen blocks, or add the next block of a stage, while the budget allows: each time the change scored best."""
     archs = space.canonical(archs)
-    step = torch.arange(space.blocks)
-    position, stage = step % space.blocks_per_stage, step // space.blocks_per_stage
-    addable = torch.tensor(space.depths).diff(append=torch.tensor([0])) == 1  # only gapless depths grow by one block
-    rows = torch.arange(len(archs))
+    depth, choice = archs.split([space.stages, space.blocks], -1)
+    position = torch.arange(space.blocks) % space.blocks_per_stage
+    stage = (torch.arange(space.blocks) // space.blocks_per_stage).expand(len(archs), -1)
+    depths = torch.tensor(space.depths)
+    addable = depths.diff(append=depths[-1:]) == 1  # only a depth whose successor is one block more can grow by one
+    left = (budgets - space.madds(archs, classes_kept)).double()
+    table = space.block_madds.double()
     while True:
-        kept = space.depth(archs)[:, stage]  # [scenarios, blocks]
-        active, next_one = position < kept, (position == kept) & addable[archs[:, stage]]
-        now = archs[:, space.stages :]
-        paid = space.block_madds[step, now] * active
-        extra = space.block_madds - paid[..., None]
-        left = budgets - space.madds(archs, classes_kept)
-        possible = (extra > 0) & (extra <= left[:, None, None]) & (active | next_one)[..., None]
-        if not possible.any():
-            return archs
-        gain = width - width.gather(-1, now[..., None]) * active[..., None]
-        move = gain.masked_fill(~possible, float("-inf")).flatten(1).argmax(1)
-        block, choice = move // len(space.ratios), move % len(space.ratios)
-        doing = possible.flatten(1).any(1)
-        archs = archs.clone()
-        grows = doing & next_one[rows, block]
-        archs[rows[doing], space.stages + block[doing]] = choice[doing]
-        archs[rows[grows], stage[block[grows]]] += 1
+        level = depth.gather(1, stage)
+        active = position < depths[level]
+        paid = table.expand(len(archs), -1, -1).gather(2, choice[..., None]) * active[..., None]
+        extra = table - paid
+        open_ = active | ((position == depths[level]) & addable[level])
+        possible = (extra > 0) & (extra <= left[:, None, None]) & open_[..., None]
+        gain = width - width.gather(-1, choice[..., None]) * active[..., None]
+        best, move = gain.masked_fill(~possible, float("-inf")).flatten(1).max(1, keepdim=True)
+        if not (doing := best > float("-inf")).any():
+            return torch.cat([depth, choice], -1)
+        block = move // len(space.ratios)
+        grows = doing & ~active.gather(1, block)
+        choice = choice.scatter(1, block, torch.where(doing, move % len(space.ratios), choice.gather(1, block)))
+        depth = depth.scatter_add(1, stage.gather(1, block), grows.long())
+        left = left - (extra.flatten(1).gather(1, move) * doing)[:, 0]
 
 
 # -------------------------------------------------------------------- training
@@ -185,7 +192,12 @@ class GateSignal:
     """
 
     def __init__(self, supernet: Supernet, split: Split, images: int, generator: torch.Generator):
-        self.supernet, self.split, self.images, self.generator = supernet.requires_grad_(False), split, images, generator
+        self.supernet, self.split, self.images, self.generator = (
+            supernet.requires_grad_(False),
+            split,
+            images,
+            generator,
+        )
 
     def __call__(self, depth: Tensor, width: Tensor, kept: Tensor) -> Tensor:
         """Loss [scenarios]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -28,7 +29,9 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
     if gpu and device().type == "cuda":
         return [in_turn(function, each) for each in tqdm(arguments, label)]
     workers = min(len(arguments), len(os.sched_getaffinity(0))) or 1
-    context = multiprocessing.get_context("spawn")
+    # Workers are forked from a server that has done the slow imports, and no work, so that no thread is lost in a fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["eas.comparison"])
     with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
         futures = [pool.submit(function, *each) for each in arguments]
         try:
@@ -49,5 +52,5 @@ def in_turn(function: Callable, arguments: Sequence[Any]) -> Any:
 
 def one_thread() -> None:
     """How a worker process begins; only the bar over the jobs is shown."""
-    os.environ["TQDM_DISABLE"] = "1"
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
     torch.set_num_threads(1)

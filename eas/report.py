@@ -1,7 +1,7 @@
 """Write a study's report from what its notebooks left in build/, and compare its numbers with the committed ones.
 
-    python -m eas.report render glyphs     build/glyphs/ -> reports/glyphs/ and reports/README.md
-    python -m eas.report check glyphs      reports/glyphs/metrics.json against the one in git, within tolerances
+python -m eas.report render glyphs     build/glyphs/ -> reports/glyphs/ and reports/README.md
+python -m eas.report check glyphs      reports/glyphs/metrics.json against the one in git, within tolerances
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class AccuracyModel(nn.Module):
         )
 
     def forward(self, features: Tensor, kept: Tensor) -> Tensor:
-        """Scores [n] from arch features [n, features] (see SearchSpace.features) and classes kept, bool [n, classes]."""
+        """Scores [n] from features [n, features] (see SearchSpace.features) and classes kept, bool [n, classes]."""
         kept = kept.to(self.class_embedding)
         classes = (kept @ self.class_embedding) / kept.sum(-1, keepdim=True)
         if not self.aware:
@@ -46,7 +46,9 @@ class AccuracyModel(nn.Module):
         return self(*flat).view(shape)
 
 
-def fit_accuracy_model(model: AccuracyModel, archs: Tensor, kept: Tensor, accuracy: Tensor, *, steps: int, seed: int) -> float:
+def fit_accuracy_model(
+    model: AccuracyModel, archs: Tensor, kept: Tensor, accuracy: Tensor, *, steps: int, seed: int
+) -> float:
     """Fit on measured archs [n, decisions], scenarios bool [s, classes], accuracy [n, s]; returns the held-out R^2.
 
     A tenth of the archs is held out. Each scenario's mean accuracy is taken out first: it says nothing about archs and
@@ -77,7 +79,7 @@ def fit_accuracy_model(model: AccuracyModel, archs: Tensor, kept: Tensor, accura
 
 
 def uniform(space: SearchSpace, budgets: Tensor, classes_kept: Tensor) -> Tensor:
-    """Uniform scaling: the costliest of the archs with one depth and one ratio for all that fits, then filled evenly."""
+    """Uniform scaling: the costliest fitting arch with one depth and one ratio for all, then filled evenly."""
     depth, ratio = (torch.arange(len(options)) for options in (space.depths, space.ratios))
     grid = torch.cartesian_prod(depth, ratio)
     family = torch.cat([grid[:, :1].expand(-1, space.stages), grid[:, 1:].expand(-1, space.blocks)], 1)
@@ -136,7 +138,14 @@ def evolution(
 
 
 def ofa_evolution(
-    space: SearchSpace, model: AccuracyModel, kept: Tensor, budget: float, *, evaluations: int, population: int, seed: int
+    space: SearchSpace,
+    model: AccuracyModel,
+    kept: Tensor,
+    budget: float,
+    *,
+    evaluations: int,
+    population: int,
+    seed: int,
 ) -> Tensor:
     """OFA's evolutionary search as it is run: one scenario, candidate after candidate, until each one fits.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,8 +38,8 @@ def train(
     """Train `supernet` in place on its own device (where `split` must be); returns one row an epoch.
 
     Every step trains the largest, the smallest and `recipe.random_subnets` of `recipe.distinct_archs` random subnets on
-    the same images (sandwich rule, Yu & Huang 2019); the largest one's prediction, renormalised over the classes that count, is the
-    others' teacher [related code: superclass dropout with distillation].
+    the same images (sandwich rule, Yu & Huang 2019); the largest one's prediction, renormalised over the classes that
+    count, is the others' teacher [related code: superclass dropout with distillation].
 
     With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
     the same result; use another name when the recipe changes. `compute`, a step function of this supernet, recipe and
@@ -60,7 +59,7 @@ def train(
         # Seeded per epoch, so that a resumed run draws what an uninterrupted one would have drawn.
         generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
         arch_generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        start, total = time.perf_counter(), torch.zeros((), device=device)
+        total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches(split, recipe.batch_size, recipe.augment, generator)):
             set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
             picked = torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)
@@ -72,8 +71,7 @@ def train(
         if not math.isfinite(loss):
             kept = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
             raise Diverged(f"{label}: loss is {loss} in epoch {epoch + 1}; try a lower learning rate{kept}")
-        rate = steps * min(recipe.batch_size, len(split)) / (time.perf_counter() - start)
-        history.append({"epoch": epoch + 1, "loss": loss, "images_per_second": rate})
+        history.append({"epoch": epoch + 1, "loss": loss})
         epochs.set_postfix(loss=f"{loss:.3f}")
         if checkpoint:
             save_checkpoint(checkpoint, supernet, optimizer, history)
@@ -84,7 +82,7 @@ def train(
 
 
 def step_function(supernet: Supernet, recipe: Training, batch: int) -> Callable[..., Tensor]:
-    """How a step's gradients are computed on the supernet's device; each call adds to `.grad`, returns the mean loss."""
+    """How a step's gradients are computed on the supernet's device; a call adds to `.grad`, returns the mean loss."""
     for parameter in supernet.parameters():
         parameter.grad = torch.zeros_like(parameter)
     if supernet.mean.is_cuda:
@@ -136,7 +134,9 @@ class GraphedStep:
         self.loss = torch.zeros((), device=device)
         self.logits = torch.zeros(batch, classes, device=device)
         self.pool = torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream()  # one for all captures: memory freed on a stream is reused on that stream only
+        self.stream = (
+            torch.cuda.Stream()
+        )  # one for all captures: memory freed on a stream is reused on that stream only
         self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
 
     def __call__(self, images: Tensor, labels: Tensor, kept: Tensor, weight: Tensor, archs: Tensor) -> Tensor:

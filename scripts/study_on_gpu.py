@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-from eas import data, jobs, study  # noqa: E402
+from eas import comparison, data, jobs, study  # noqa: E402
 from eas.config import Study, load_study  # noqa: E402
 
 Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, whether it uses the GPU
@@ -36,13 +36,13 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
         if config.branch:
             yield study.train_branches, [(config, folder, chosen, seed)], True
     every = study.supernet_jobs(config, folder)
-    for function in (study.measure_pool, study.fit_gates):
+    for function in (comparison.measure_pool, comparison.fit_gates):
         yield from ((function, [job], True) for job in every)
-    yield study.fit_models, every, False
-    yield study.propose, every, False
-    yield from ((study.select, [job], True) for job in every)
-    signal = study.choose_signal(config, folder)
-    yield from ((study.measure_test, [(*job, signal)], True) for job in every)
+    yield comparison.fit_models, every, False
+    yield comparison.propose, every, False
+    yield from ((comparison.select, [job], True) for job in every)
+    signal = comparison.choose_signal(config, folder)
+    yield from ((comparison.measure_test, [(*job, signal)], True) for job in every)
 
 
 def pack(folder: Path, bundle: Path) -> None:
@@ -50,7 +50,9 @@ def pack(folder: Path, bundle: Path) -> None:
     for name in ("supernets", "generators"):
         if (folder / name).is_dir():
             with tarfile.open(bundle / f"{name}.tar.gz", "w:gz", compresslevel=1) as archive:
-                archive.add(folder / name, name, filter=lambda i: None if Path(i.name).name.startswith("branches") else i)
+                archive.add(
+                    folder / name, name, filter=lambda i: None if Path(i.name).name.startswith("branches") else i
+                )
     for path in (folder / "supernets").glob("branches-*.safetensors"):
         (bundle / path.name).write_bytes(path.read_bytes())
 

@@ -1,0 +1,338 @@
+"""From a study's tables to its numbers: intervals over seeds, regret, the split-half test, metrics.json."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from eas.space import SearchSpace
+
+Method = tuple[str, str]  # a method and the supernet it was applied to
+Kind = Literal["single", "union"]
+
+OTHER_WEIGHTS = ("generator_branch", "ofa_finetuned")  # tuned beyond the shared supernet: no rivals in choosing archs
+SCENARIO = ["seed", "scenario", "budget_madds"]
+
+
+# -------------------------------------------------------------------- intervals over seeds
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and its two-sided 95 % confidence bounds."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Student's t interval of one value per seed; the bounds of a single seed are NaN: it says nothing about others."""
+    row = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    mean, count = row.mean().item(), len(row)
+    if count < 2:
+        return Interval(mean, math.nan, math.nan)
+    margin = t_quantile(0.975, count - 1) * row.std().item() / math.sqrt(count)
+    return Interval(mean, mean - margin, mean + margin)
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """The t for which `t_distribution` is the probability (0.5 or more), by bisection; saves a dependency on scipy."""
+    low, high = 0.0, 1e4
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if t_distribution(middle, freedom) < probability else (low, middle)
+    return middle
+
+
+def t_distribution(t: float, freedom: int) -> float:
+    """Student's cumulative distribution, exact for whole degrees of freedom (Abramowitz & Stegun, 26.7.3-4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    odd, cosine, total = freedom % 2, math.cos(angle), 0.0
+    term = cosine if odd else 1.0
+    for k in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine**2 * (k + 1) / (k + 2)
+    total *= math.sin(angle)
+    return 0.5 + ((angle + total) / math.pi if odd else total / 2)
+
+
+def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Columns `by`, mean, low, high: the mean of `value` for each seed, then its interval over the seeds."""
+    each = frame.groupby([*by, "seed"], sort=False)[value].mean().reset_index()
+    rows = [(*key, *interval(values)) for key, values in each.groupby(by, sort=False)[value]]
+    return pd.DataFrame(rows, columns=[*by, *Interval._fields])
+
+
+# -------------------------------------------------------------------- the comparison of methods
+
+
+def only(comparison: pd.DataFrame, kind: Kind | None) -> pd.DataFrame:
+    """The rows of single superclasses or of unions; all of them without a kind."""
+    if kind is None:
+        return comparison
+    return comparison[comparison.scenario.str.contains("+", regex=False) == (kind == "union")]
+
+
+def regret(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, seed, scenario, budget_madds, regret: the best other method's top-1 minus the generator's.
+
+    Methods that bring weights of their own are left out. Negative where the generator beats all others. The best of
+    several noisy opponents, picked on the very test images, is better than any of them will be again: with k equally
+    good archs the mean is not 0 but about the largest of k noise terms. Read it as an upper bound, and
+    `paired_difference` for one opponent without that bias.
+    """
+    keys = ["supernet", *SCENARIO]
+    generated = comparison[comparison.method == "generator"].set_index(keys).top1
+    others = comparison[~comparison.method.isin(["generator", *OTHER_WEIGHTS])]
+    return (others.groupby(keys).top1.max() - generated).dropna().rename("regret").reset_index()
+
+
+def mean_regret(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, mean, low, high: the regret over all scenarios, with its interval over seeds."""
+    return over_seeds(regret(comparison), ["supernet"], "regret")
+
+
+def paired_difference(comparison: pd.DataFrame, a: Method, b: Method, kind: Kind | None = None) -> Interval:
+    """Top-1 of `a` minus that of `b` in points, over the scenarios and seeds that both were measured on.
+
+    Both see the same images with the same seed, so this is far narrower than the intervals of the two.
+
+    Raises:
+        ValueError: no scenario was measured for both.
+    """
+    rows = only(comparison, kind)
+    sides = [rows[(rows.method == method) & (rows.supernet == supernet)] for method, supernet in (a, b)]
+    difference = (sides[0].set_index(SCENARIO).top1 - sides[1].set_index(SCENARIO).top1).dropna()
+    if difference.empty:
+        raise ValueError(f"no {kind or 'scenario'} was measured for both {'/'.join(a)} and {'/'.join(b)}")
+    return interval(difference.groupby(level="seed").mean())
+
+
+def headline(comparison: pd.DataFrame) -> pd.DataFrame:
+    """One row for each supernet and method: what it reaches, how it uses the budget, and what it costs.
+
+    Top-1, its bounds, the budget's use and the share within budget are in percent; times_generator is the median time
+    of a scenario in times of the generator's for the same supernet.
+    """
+    rows = []
+    for (supernet, method), group in comparison.groupby(["supernet", "method"], sort=False):
+        row = {"supernet": supernet, "method": method}
+        for kind, prefix in (("single", ""), ("union", "union_")):
+            found = interval(only(group, kind).groupby("seed").top1.mean())
+            row |= {f"{prefix}top1": found.mean, f"{prefix}low": found.low, f"{prefix}high": found.high}
+        row["budget_use"] = (group.madds / group.budget_madds).mean() * 100
+        row["within_budget"] = (group.madds <= group.budget_madds).mean() * 100
+        rows.append(row | {"seconds": group.search_seconds.median()})
+    table = pd.DataFrame(rows)
+    generator = table[table.method == "generator"].set_index("supernet").seconds
+    return table.assign(times_generator=table.seconds / table.supernet.map(generator))
+
+
+# -------------------------------------------------------------------- is there anything superclass-specific to find?
+
+
+def half_accuracy(own: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, seed: int = 0) -> Tensor:
+    """Superclass top-1 in percent on both halves of the images, float64 [repeats, 2, archs, superclasses].
+
+    `own` bool [archs, images]: right among the image's own superclass; `labels` int64 [images]; `parent` int64
+    [classes]. Every repeat splits the images anew, class by class.
+
+    Raises:
+        ValueError: a superclass has fewer than two images.
+    """
+    member = torch.nn.functional.one_hot(parent[labels])  # [images, superclasses]
+    if member.sum(0).min() < 2:
+        raise ValueError("every superclass needs at least two images to be split in halves")
+    rng = torch.Generator().manual_seed(seed)
+    keys = labels + torch.rand(repeats, len(labels), dtype=torch.float64, generator=rng)
+    second = torch.zeros(keys.shape, dtype=torch.bool)
+    second.scatter_(1, keys.argsort(-1)[:, 1::2], True)  # every other one of the images sorted by class
+    halves = torch.stack([~second, second], 1)[..., None] * member  # [repeats, 2, images, superclasses]
+    right = torch.einsum("ai,rhis->rhas", own.float(), halves.float()).double()
+    return right / halves.sum(2)[:, :, None] * 100
+
+
+def effects(accuracy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What makes up an accuracy [..., archs, superclasses] beside its mean: arch, superclass, and their interaction.
+
+    [..., archs, 1], [..., 1, superclasses] and [..., archs, superclasses], each summing to zero along its dimensions.
+    """
+    mean = accuracy.mean((-2, -1), keepdim=True)
+    arch, superclass = accuracy.mean(-1, keepdim=True) - mean, accuracy.mean(-2, keepdim=True) - mean
+    return arch, superclass, accuracy - mean - arch - superclass
+
+
+def split_half(own: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, seed: int = 0) -> pd.DataFrame:
+    """Does what one half of the images says about archs hold on the other half? One row a repeat; see `half_accuracy`.
+
+    - arch_correlation, interaction_correlation: of the effect's estimates on the two halves; 0 is noise
+    - arch_variance, interaction_variance: what the two estimates share (their covariance, in squared points): noise
+      adds nothing on average, and it may come out negative
+    - gain: points of top-1 won on one half by the best arch of every superclass over the best one arch for all,
+      both chosen on the other half; mean of both directions
+
+    An arch that helps hard superclasses more than easy ones counts as interaction, although one order of archs suits
+    all: the gain tells the two apart. Repeats share their images: take the interval over seeds, not over repeats.
+    """
+    accuracy = half_accuracy(own, labels, parent, repeats, seed)
+    arch, _, interaction = effects(accuracy)
+    columns = {}
+    for name, effect in (("arch", arch), ("interaction", interaction)):
+        first, second = effect.flatten(-2).unbind(1)
+        shared = (first * second).mean(-1)  # effects have mean zero
+        columns[f"{name}_correlation"] = shared / (first.square().mean(-1) * second.square().mean(-1)).sqrt()
+        columns[f"{name}_variance"] = shared
+    first, second = accuracy.unbind(1)
+    columns["gain"] = (gain_of_choosing(first, second) + gain_of_choosing(second, first)) / 2
+    return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+
+
+def gain_of_choosing(chosen_on: Tensor, judged_on: Tensor) -> Tensor:
+    """Top-1 of the best arch of every superclass minus that of the best one for all, [...].
+
+    `chosen_on` and `judged_on`: accuracy [..., archs, superclasses].
+    """
+
+    def judge(score: Tensor) -> Tensor:
+        best = (score == score.amax(-2, keepdim=True)).double()  # ties, frequent on few images, share the choice
+        return (judged_on * best / best.sum(-2, keepdim=True)).sum(-2).mean(-1)
+
+    return judge(chosen_on) - judge(chosen_on.mean(-1, keepdim=True))
+
+
+def swap_cost(swap: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, mean, low, high: points that a superclass loses with an arch generated for another one.
+
+    The own arch's top-1 minus the mean of the others', at the same budget; the interval is over seeds.
+    """
+    keys, own = ["supernet", "seed", "budget_madds", "used_for"], swap.arch_of == swap.used_for
+    cost = swap[own].groupby(keys).top1.mean() - swap[~own].groupby(keys).top1.mean()
+    return over_seeds(cost.rename("cost").reset_index(), ["supernet"], "cost")
+
+
+def relative_widths(archs: Tensor, space: SearchSpace) -> Tensor:
+    """Width of every block as a fraction of its stage's, NaN where the block is absent, float [..., blocks]."""
+    widths = torch.tensor(space.ratios)[archs[..., space.stages :]]
+    return widths.masked_fill(~space.active(archs), math.nan)
+
+
+def block_names(space: SearchSpace) -> list[str]:
+    """'1.1', '1.2', ...: stage and block, counted from one."""
+    return [f"{s + 1}.{b + 1}" for s in range(space.stages) for b in range(space.blocks_per_stage)]
+
+
+def archs_differ(archs: Tensor, names: Sequence[str], space: SearchSpace) -> pd.DataFrame:
+    """One row for each name (of a superclass): mean blocks kept in every stage, mean relative width of every block.
+
+    `archs` int64 [n, decisions]; `names` [n], each as often as it has archs (budgets, seeds). The width's mean is over
+    the archs that keep the block, NaN if none does.
+    """
+    depth = pd.DataFrame(space.depth(archs).numpy(), columns=[f"depth {s + 1}" for s in range(space.stages)])
+    blocks = [f"width {name}" for name in block_names(space)]
+    width = pd.DataFrame(relative_widths(archs, space).numpy(), columns=blocks)
+    return pd.concat([depth, width], axis=1).groupby(list(names), sort=False).mean().rename_axis("superclass")
+
+
+# -------------------------------------------------------------------- supernets
+
+
+def accuracy_table(records: Iterable[dict]) -> pd.DataFrame:
+    """The records of supernets as columns setting, seed, subnet, madds, top1, flat_top1 (selection split)."""
+    return pd.DataFrame([{k: r[k] for k in ("setting", "seed")} | row for r in records for row in r["accuracy"]])
+
+
+def dropout_gain(records: Iterable[dict]) -> pd.DataFrame:
+    """Columns setting, subnet, mean, low, high: points that superclass dropout adds to 'none', seed by seed.
+
+    In a study with branches, 'none' has trained longer, by what the branches cost: the gain is then understated.
+    """
+    keys = ["subnet", "seed"]
+    top1 = accuracy_table(records).groupby(["setting", *keys], sort=False).top1.mean().reset_index()
+    none = top1[top1.setting == "none"].set_index(keys).top1.rename("none")
+    gain = top1[top1.setting != "none"].join(none, on=keys).dropna()
+    return over_seeds(gain.assign(gain=gain.top1 - gain.none), ["setting", "subnet"], "gain")
+
+
+# -------------------------------------------------------------------- metrics.json
+
+
+def metrics(
+    comparison: pd.DataFrame,
+    *,
+    records: Sequence[dict] = (),
+    chosen: str | None = None,
+    halves: pd.DataFrame | None = None,
+    swap: pd.DataFrame | None = None,
+    timing: pd.DataFrame | None = None,
+) -> dict[str, float | None]:
+    """The numbers of a study by name, four significant digits, None for what a single seed cannot tell.
+
+    `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
+    columns supernet and seed beside its own; what is not given is left out.
+    """
+    numbers = accuracy_numbers(comparison) | generator_numbers(comparison) | supernet_differences(comparison)
+    if records and chosen:
+        gain = dropout_gain(records)
+        numbers |= spread("dropout_gain", gain[gain.setting == chosen], "subnet")
+    if halves is not None:
+        for name in ("arch_correlation", "arch_variance", "interaction_correlation", "interaction_variance", "gain"):
+            numbers |= spread(f"split_half_{name}", over_seeds(halves, ["supernet"], name), "supernet")
+    if swap is not None:
+        numbers |= spread("swap_cost", swap_cost(swap), "supernet")
+    if timing is not None:
+        numbers |= timing_numbers(timing)
+    return {re.sub(r"\W+", "_", name).lower(): rounded(value) for name, value in numbers.items()}
+
+
+def spread(name: str, table: pd.DataFrame, by: str) -> dict[str, float]:
+    """<name>_mean_<by>, <name>_low_<by> and <name>_high_<by> of every row."""
+    return {f"{name}_{bound}_{row[by]}": row[bound] for _, row in table.iterrows() for bound in Interval._fields}
+
+
+def accuracy_numbers(comparison: pd.DataFrame) -> dict[str, float]:
+    """Mean top-1 of every method and supernet, for single superclasses and for unions."""
+    numbers = {}
+    for row in headline(comparison).itertuples():
+        numbers[f"top1_{row.method}_{row.supernet}"] = row.top1
+        if not math.isnan(row.union_top1):  # branches serve no unions
+            numbers[f"union_top1_{row.method}_{row.supernet}"] = row.union_top1
+    return numbers
+
+
+def generator_numbers(comparison: pd.DataFrame) -> dict[str, float]:
+    """The generator's regret and how it uses its budgets, in percent, for every supernet."""
+    numbers = spread("regret", mean_regret(comparison), "supernet")
+    for supernet, rows in comparison[comparison.method == "generator"].groupby("supernet", sort=False):
+        use = rows.madds / rows.budget_madds * 100
+        numbers |= {f"budget_use_mean_{supernet}": use.mean(), f"budget_use_min_{supernet}": use.min()}
+        numbers[f"within_budget_{supernet}"] = (rows.madds <= rows.budget_madds).mean() * 100
+    return numbers
+
+
+def supernet_differences(comparison: pd.DataFrame) -> dict[str, float]:
+    """Top-1 with the supernet 'eas' minus that with 'ofa', for every method that was applied to both."""
+    methods = [name for name, rows in comparison.groupby("method", sort=False) if {"eas", "ofa"} <= set(rows.supernet)]
+    rows = [{"method": m} | paired_difference(comparison, (m, "eas"), (m, "ofa"))._asdict() for m in methods]
+    return spread("eas_minus_ofa", pd.DataFrame(rows, columns=["method", *Interval._fields]), "method")
+
+
+def timing_numbers(timing: pd.DataFrame) -> dict[str, float]:
+    """Milliseconds of the generator for its scenarios, and every other method's time in times of the generator's.
+
+    A method that was timed on several numbers of scenarios is compared on the largest.
+    """
+    generator = timing[timing.method == "generator"]
+    numbers = {f"generator_ms_{row.scenarios}_scenarios": row.seconds_total * 1e3 for row in generator.itertuples()}
+    seconds = timing.sort_values("scenarios").groupby("method", sort=False).seconds_per_scenario.last()
+    ratios = (seconds / seconds["generator"]).drop("generator")
+    return numbers | {f"times_generator_{method}": ratio for method, ratio in ratios.items()}
+
+
+def rounded(value: float) -> float | None:
+    """Four significant digits; None where there is no number, as JSON has no NaN."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -1,0 +1,465 @@
+"""A study's generators and opponents: archs are proposed and selected first, then measured on the test split, once.
+
+Files, under a study's folder, in generators/<supernet>-<seed>/, each with its record (.json) beside it:
+    pool            random archs measured on the selection split
+    model, model_aware, generator_<signal>   accuracy models fitted on the pool; generators
+    proposals, selected   every method's arch for every scenario
+    measured        their accuracy on the test split
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from eas import data, evaluation, jobs, search
+from eas.config import Dropout, Study
+from eas.data import Dataset, Hierarchy, save_tensors
+from eas.generator import GateSignal, Generator, ModelSignal, train_generator
+from eas.search import AccuracyModel, fit_accuracy_model
+from eas.space import SearchSpace
+from eas.study import (
+    Scenarios,
+    calibration_images,
+    finished,
+    load_branch,
+    load_supernet,
+    new_supernet,
+    read_timing,
+    run_branches,
+    scenario_sampler,
+    scenarios,
+    supernet_jobs,
+    supernet_path,
+    timed,
+    train_supernets,
+    write_record,
+)
+from eas.supernet import Supernet
+
+# -------------------------------------------------------------------- the pool and what is fitted on it
+
+
+def generator_folder(folder: Path, supernet: str, seed: int) -> Path:
+    return folder / "generators" / f"{supernet}-{seed}"
+
+
+def measure_pool(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
+    """Measure random archs on the selection split: what accuracy models are fitted on.
+
+    Writes pool.safetensors: archs [pool, decisions]; kept [s, classes], superclasses first, then unions that the
+    comparison does not use; accuracy [pool, s] in percent; own [pool, images], whether each selection image is
+    classified right among its superclass; labels [images].
+    """
+    path = generator_folder(folder, supernet_name, seed) / "pool.safetensors"
+    key = study.key() + f"-{setting.name}-{seed}"
+    if (record := finished(path, key)) is not None:
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    rng = torch.Generator().manual_seed(seed)
+    archs = pool_archs(study, supernet.space, dataset.hierarchy, rng)
+    kept = pool_scenarios(study, dataset.hierarchy, rng)
+    parent, calibration = dataset.hierarchy.parent, calibration_images(study, dataset)
+    accuracy, own, start = [], [], time.perf_counter()
+    for arch in tqdm(archs, f"pool {supernet_name}-{seed}", mininterval=1):
+        logits = evaluation.subnet_logits(supernet, arch, calibration, dataset.selection)
+        accuracy.append(evaluation.superclass_top1(logits, dataset.selection.labels, kept))
+        own.append(evaluation.own_superclass_correct(logits, dataset.selection.labels, parent))
+    seconds = (time.perf_counter() - start) / len(archs)
+    timed(folder, f"pool-{path.parent.name}", key, {"seconds_per_arch": seconds})
+    tensors = {"archs": archs, "kept": kept, "accuracy": torch.stack(accuracy), "own": torch.stack(own)}
+    save_tensors(tensors | {"labels": dataset.selection.labels}, path)
+    return write_record(path, {"key": key, "supernet": supernet_name, "seed": seed})
+
+
+POOL_UNIONS = 30
+
+
+def pool_archs(study: Study, space: SearchSpace, hierarchy: Hierarchy, rng: torch.Generator) -> Tensor:
+    """Random archs that use budgets spread over the study's range, as the scenarios will ask for."""
+    low, high = min(study.scenarios.budgets) * 1e6, max(study.scenarios.budgets) * 1e6
+    budgets = torch.linspace(low, high, study.search.pool, dtype=torch.float64)
+    classes = torch.full((len(budgets),), len(hierarchy.classes) // len(hierarchy.superclasses))
+    return search.random_archs(space, budgets, classes, 1, rng)[:, 0]
+
+
+def pool_scenarios(study: Study, hierarchy: Hierarchy, rng: torch.Generator) -> Tensor:
+    """Every superclass, then some training unions, bool [scenarios, classes]."""
+    singles = torch.stack([hierarchy.kept([name]) for name in hierarchy.superclasses])
+    unions, _ = scenario_sampler(study, hierarchy)(POOL_UNIONS, rng)
+    return torch.cat([singles, unions])
+
+
+def read_pool(study: Study, folder: Path, supernet: str, seed: int) -> dict[str, Tensor]:
+    path = generator_folder(folder, supernet, seed) / "pool.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run notebooks/03_generator for the study {study.name} first")
+    return load_file(path)
+
+
+def new_generator(study: Study, space: SearchSpace, hierarchy: Hierarchy, *, blind: bool) -> Generator:
+    anchors = torch.tensor(study.scenarios.budgets) * 1e6
+    shape = {"width": study.generator.width, "embedding": study.generator.embedding}
+    return Generator(space, len(hierarchy.classes), anchors, blind=blind, **shape)
+
+
+def fit_models(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
+    """Fit both accuracy models of one supernet on its pool, and train a generator on each; returns the record.
+
+    Writes model_aware, model (unaware of the scenario), and the generators `model` and `blind`, each as safetensors.
+    """
+    out = generator_folder(folder, supernet_name, seed)
+    key = study.key() + f"-{setting.name}-{seed}"
+    if (record := finished(out / "generator_blind.safetensors", key)) is not None:
+        return record
+    pool = read_pool(study, folder, supernet_name, seed)
+    dataset = data.load(study, folder / "dataset.safetensors")
+    space = new_supernet(study, dataset).space
+    torch.manual_seed(seed)
+    record, seconds = {"key": key, "supernet": supernet_name, "seed": seed}, {}
+    for name, blind in (("_aware", False), ("", True)):
+        start = time.perf_counter()
+        model = AccuracyModel(space, len(dataset.hierarchy.classes), aware=not blind)
+        steps = study.search.predictor_steps
+        record[f"r2{name}"] = fit_accuracy_model(
+            model, pool["archs"], pool["kept"], pool["accuracy"], steps=steps, seed=seed
+        )
+        seconds[f"model{name}"] = time.perf_counter() - start
+        save_tensors(model.state_dict(), out / f"model{name}.safetensors")
+        generator = "blind" if blind else "model"
+        start = time.perf_counter()
+        signal = ModelSignal(space, model)
+        record[f"loss_{generator}"] = fit_generator(study, dataset, space, signal, out, generator, seed)
+        seconds[f"generator_{generator}"] = time.perf_counter() - start
+    timed(folder, f"fit-{out.name}", key, seconds)
+    return write_record(out / "generator_blind.safetensors", record)
+
+
+def fit_gates(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
+    """Train the generator `gates` of one supernet by relaxed gates through it; returns the record."""
+    out = generator_folder(folder, supernet_name, seed)
+    key = study.key() + f"-{setting.name}-{seed}"
+    if (record := finished(out / "generator_gates.safetensors", key)) is not None:
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors")
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    rng = torch.Generator().manual_seed(seed)
+    signal = GateSignal(supernet, dataset.train.to(jobs.device()), study.generator.gate_images, rng)
+    torch.manual_seed(seed)
+    record = {"key": key, "supernet": supernet_name, "seed": seed}
+    start = time.perf_counter()
+    record["loss_gates"] = fit_generator(study, dataset, supernet.space, signal, out, "gates", seed)
+    timed(folder, f"gates-{out.name}", key, {"generator_gates": time.perf_counter() - start})
+    return write_record(out / "generator_gates.safetensors", record)
+
+
+def fit_generator(
+    study: Study, dataset: Dataset, space: SearchSpace, signal: Callable, out: Path, name: str, seed: int
+) -> list[float]:
+    """Train one generator and write generator_<name>.safetensors; returns its losses."""
+    recipe, gates = study.generator, name == "gates"
+    steps, count = (recipe.gate_steps, recipe.gate_scenarios) if gates else (recipe.steps, recipe.scenarios)
+    generator = new_generator(study, space, dataset.hierarchy, blind=name == "blind")
+    draw = scenario_sampler(study, dataset.hierarchy)
+    label = f"{out.name} {name}"
+    history = train_generator(generator, signal, draw, recipe, steps=steps, scenarios=count, seed=seed, label=label)
+    save_tensors(generator.state_dict(), out / f"generator_{name}.safetensors")
+    return [round(loss, 6) for loss in history]
+
+
+# -------------------------------------------------------------------- comparison: archs first, then their accuracy
+
+SIGNALS = ("model", "gates")
+
+
+def load_generator(study: Study, folder: Path, dataset: Dataset, supernet: str, seed: int, name: str) -> Generator:
+    """A trained generator: 'model', 'gates' or 'blind'."""
+    path = generator_folder(folder, supernet, seed) / f"generator_{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run notebooks/03_generator for the study {study.name} first")
+    space = new_supernet(study, dataset).space
+    generator = new_generator(study, space, dataset.hierarchy, blind=name == "blind")
+    generator.load_state_dict(load_file(path))
+    return generator.eval()
+
+
+def load_model(study: Study, folder: Path, dataset: Dataset, supernet: str, seed: int, *, aware: bool) -> AccuracyModel:
+    """A fitted accuracy model."""
+    model = AccuracyModel(new_supernet(study, dataset).space, len(dataset.hierarchy.classes), aware=aware)
+    name = "model_aware" if aware else "model"
+    model.load_state_dict(load_file(generator_folder(folder, supernet, seed) / f"{name}.safetensors"))
+    return model.eval()
+
+
+def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
+    """Every method's arch for every scenario, and its time; looks at the selection split only.
+
+    Writes proposals.safetensors: one int64 [scenarios, decisions] for each method; the wall times, by
+    method and scenario, are kept apart. A method that serves all scenarios in one batch is timed as a whole and the
+    time is shared out.
+    """
+    out = generator_folder(folder, supernet_name, seed)
+    path, key = out / "proposals.safetensors", study.key() + f"-{setting.name}-{seed}"
+    if (record := finished(path, key)) is not None:
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors")
+    space, wanted = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
+    kept, budgets = wanted.kept, wanted.budgets
+    generators = {n: load_generator(study, folder, dataset, supernet_name, seed, n) for n in (*SIGNALS, "blind")}
+    effort = {"evaluations": study.search.evaluations, "population": study.search.population, "seed": seed}
+    methods = {f"generator_{n}": (lambda g=g: g.generate(kept, budgets)) for n, g in generators.items()}
+    methods["uniform"] = lambda: search.uniform(space, budgets, kept.sum(-1))
+    proposals, seconds = {}, {}
+    with torch.inference_mode():
+        for suffix in ("", "_aware"):
+            model = load_model(study, folder, dataset, supernet_name, seed, aware=bool(suffix))
+            methods[f"evolution{suffix}"] = lambda m=model: search.evolution(space, m, kept, budgets, **effort)
+            found, taken = one_by_one(lambda k, b, m=model: search.ofa_evolution(space, m, k, b, **effort), wanted)
+            proposals[f"ofa_evolution{suffix}"], seconds[f"ofa_evolution{suffix}"] = found, taken
+        for name, method in methods.items():
+            method()  # warm up: the first call of any torch function is slow
+            start = time.perf_counter()
+            proposals[name] = method()
+            seconds[name] = [(time.perf_counter() - start) / len(wanted)] * len(wanted)
+    save_tensors({name: archs.clone() for name, archs in proposals.items()}, path)
+    timed(folder, f"search-{out.name}", key, seconds)
+    return write_record(path, {"key": key, "supernet": supernet_name, "seed": seed})
+
+
+def one_by_one(method: Callable[[Tensor, float], Tensor], wanted: Scenarios) -> tuple[Tensor, list[float]]:
+    """Archs and seconds of a method that serves one scenario at a time."""
+    found, seconds = [], []
+    for kept, budget in zip(wanted.kept, wanted.budgets.tolist(), strict=True):
+        start = time.perf_counter()
+        found.append(method(kept, budget))
+        seconds.append(time.perf_counter() - start)
+    return torch.stack(found), seconds
+
+
+def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
+    """What needs measuring on the selection split: random search, and each generator signal's accuracy.
+
+    Writes selected.safetensors: random, int64 [scenarios, decisions]; the record holds the signals' mean superclass
+    top-1.
+    """
+    out = generator_folder(folder, supernet_name, seed)
+    path, key = out / "selected.safetensors", study.key() + f"-{setting.name}-{seed}"
+    if (record := finished(path, key)) is not None:
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    wanted, proposals = scenarios(study, dataset.hierarchy), load_file(out / "proposals.safetensors")
+    calibration = calibration_images(study, dataset)
+    record = {"key": key, "supernet": supernet_name, "seed": seed}
+    for name in SIGNALS:
+        top1 = measure_archs(supernet, proposals[f"generator_{name}"], wanted.kept, calibration, dataset.selection)
+        record[f"selection_top1_{name}"] = top1.mean().item()
+    start, best = time.perf_counter(), torch.empty(len(wanted), supernet.space.decisions, dtype=torch.long)
+    rng = torch.Generator().manual_seed(seed)
+    most_classes = wanted.kept.sum(-1).max()[None]
+    for budget in wanted.budgets.unique():
+        rows = (wanted.budgets == budget).nonzero()[:, 0]
+        archs = search.random_archs(supernet.space, budget[None], most_classes, study.search.random, rng)[0]
+        logits = [evaluation.subnet_logits(supernet, arch, calibration, dataset.selection) for arch in archs]
+        top1 = [evaluation.superclass_top1(each, dataset.selection.labels, wanted.kept[rows]) for each in logits]
+        best[rows] = archs[torch.stack(top1).argmax(0)]
+    timed(folder, f"random-{out.name}", key, {"random": (time.perf_counter() - start) / len(wanted)})
+    save_tensors({"random": best}, path)
+    return write_record(path, record)
+
+
+def measure_archs(
+    supernet: Supernet, archs: Tensor, kept: Tensor, calibration: data.Split, split: data.Split
+) -> Tensor:
+    """Superclass top-1 in percent of every (arch, scenario) pair, float [n]; an arch that occurs twice is run once.
+
+    `archs` int64 [n, decisions], `kept` bool [n, classes].
+    """
+    distinct, member = archs.unique(dim=0, return_inverse=True)
+    top1 = torch.empty(len(archs))
+    for index, arch in enumerate(distinct):
+        rows = (member == index).nonzero()[:, 0]
+        images = split.only(kept[rows].any(0))
+        logits = evaluation.subnet_logits(supernet, arch, calibration, images)
+        top1[rows] = evaluation.superclass_top1(logits, images.labels, kept[rows])
+    return top1
+
+
+def choose_signal(study: Study, folder: Path) -> str:
+    """The generator's training signal with the best mean accuracy on the selection split, over supernets and seeds."""
+    paths = [
+        generator_folder(folder, name, seed) / "selected.json" for _, _, name, _, seed in supernet_jobs(study, folder)
+    ]
+    records = pd.DataFrame([json.loads(path.read_text()) for path in paths])
+    return max(SIGNALS, key=lambda name: records[f"selection_top1_{name}"].mean())
+
+
+def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int, signal: str) -> dict:
+    """The one look at the test split: top-1 of every method for every scenario, and the swap test.
+
+    Writes measured.safetensors: for every method float [scenarios]; swap [budgets, superclasses, superclasses], the
+    accuracy for the last one of the generated arch of the one before.
+    """
+    out = generator_folder(folder, supernet_name, seed)
+    path, key = out / "measured.safetensors", study.key() + f"-{setting.name}-{seed}-{signal}"
+    if (record := finished(path, key)) is not None:
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    wanted, calibration = scenarios(study, dataset.hierarchy), calibration_images(study, dataset)
+    archs = final_archs(folder, supernet_name, seed, signal)
+    top1 = {}
+    together = measure_archs(
+        supernet, torch.cat(list(archs.values())), wanted.kept.repeat(len(archs), 1), calibration, dataset.test
+    )
+    top1 = dict(zip(archs, together.split(len(wanted)), strict=True))
+    singles = len(dataset.hierarchy.superclasses)
+    by_budget = archs["generator"].view(len(wanted.budgets.unique()), -1, supernet.space.decisions)[:, :singles]
+    pairs = by_budget.repeat_interleave(singles, 1).flatten(0, 1)
+    kept = wanted.kept[:singles].repeat(len(pairs) // singles, 1)
+    swap = measure_archs(supernet, pairs, kept, calibration, dataset.test)
+    top1["swap"] = swap.view(len(by_budget), singles, singles)
+    if study.branch and supernet_name == "eas":
+        top1["generator_branch"] = measure_branches(study, folder, supernet, dataset, archs["generator"], setting, seed)
+    save_tensors(top1, path)
+    return write_record(path, {"key": key, "supernet": supernet_name, "seed": seed, "signal": signal})
+
+
+def final_archs(folder: Path, supernet: str, seed: int, signal: str) -> dict[str, Tensor]:
+    """Every method's archs, int64 [scenarios, decisions]; 'generator' is the one trained with the chosen signal."""
+    out = generator_folder(folder, supernet, seed)
+    archs = load_file(out / "proposals.safetensors") | load_file(out / "selected.safetensors")
+    trained = {name: archs.pop(f"generator_{name}") for name in SIGNALS}
+    return {"generator": trained[signal]} | archs
+
+
+def measure_branches(
+    study: Study, folder: Path, supernet: Supernet, dataset: Dataset, archs: Tensor, setting: Dropout, seed: int
+) -> Tensor:
+    """Test top-1 of the generated archs with each superclass's own weights, float [scenarios]; NaN for unions.
+
+    A branch is calibrated on the images that it was tuned on: its norms have only seen the superclass.
+    """
+    wanted = scenarios(study, dataset.hierarchy)
+    path = folder / "supernets" / f"branches-{setting.name}-{seed}.safetensors"
+    top1 = torch.full((len(wanted),), float("nan"))
+    for index, name in enumerate(dataset.hierarchy.superclasses):
+        branch = load_branch(supernet, path, index)
+        rows = torch.tensor([row for row, scenario in enumerate(wanted.names) if scenario == name])
+        own = dataset.train.only(wanted.kept[rows[0]])
+        top1[rows] = measure_archs(branch, archs[rows], wanted.kept[rows], own, dataset.test)
+    return top1
+
+
+def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
+    """The comparison table: one row for every method, supernet, seed and scenario."""
+    dataset, rows = data.load(study, folder / "dataset.safetensors"), []
+    space, wanted = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
+    classes = wanted.kept.sum(-1)
+    for _, _, supernet, _, seed in supernet_jobs(study, folder):
+        out = generator_folder(folder, supernet, seed)
+        archs, top1 = final_archs(folder, supernet, seed, signal), load_file(out / "measured.safetensors")
+        seconds = read_timing(folder, f"search-{out.name}") | read_timing(folder, f"random-{out.name}")
+        seconds["generator"] = seconds[f"generator_{signal}"]
+        if "generator_branch" in top1:
+            archs["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
+        for method, found in archs.items():
+            columns = {"method": method, "supernet": supernet, "seed": seed, "scenario": wanted.names}
+            columns |= {"classes_kept": classes, "budget_madds": wanted.budgets.long()}
+            columns |= {"madds": space.madds(found, classes), "top1": top1[method].double().round(decimals=4)}
+            rows.append(pd.DataFrame(columns | {"search_seconds": seconds[method]}).dropna())
+    return pd.concat(rows, ignore_index=True)
+
+
+REPEATS = 100  # of the generator, whose median is the headline
+
+
+def time_search(study: Study, folder: Path, seed: int) -> pd.DataFrame:
+    """Wall times of every method for all single superclasses at all budgets, in one process and one thread.
+
+    Columns method, scenarios, seconds_total, seconds_per_scenario: medians over repeats after a warm-up. Random search
+    is the time that `select` took, the measuring of its archs included.
+    """
+    dataset = data.load(study, folder / "dataset.safetensors")
+    space, every = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
+    rows = [i for i, union in enumerate(every.is_union) if not union]
+    wanted = Scenarios([every.names[i] for i in rows], every.kept[rows], every.budgets[rows])
+    generator = load_generator(study, folder, dataset, "eas", seed, choose_signal(study, folder))
+    model = load_model(study, folder, dataset, "eas", seed, aware=True)
+    effort = {"evaluations": study.search.evaluations, "population": study.search.population, "seed": seed}
+    methods = {
+        "generator": (lambda: generator.generate(wanted.kept, wanted.budgets), REPEATS),
+        "uniform": (lambda: search.uniform(space, wanted.budgets, wanted.kept.sum(-1)), 10),
+        "evolution_aware": (lambda: search.evolution(space, model, wanted.kept, wanted.budgets, **effort), 3),
+        "ofa_evolution_aware": (
+            lambda: one_by_one(lambda k, b: search.ofa_evolution(space, model, k, b, **effort), wanted),
+            1,
+        ),
+    }
+    with torch.inference_mode():
+        seconds = {name: median_seconds(method, repeats) for name, (method, repeats) in methods.items()}
+    seconds["random"] = read_timing(folder, f"random-eas-{seed}")["random"] * len(wanted)
+    kept = timed(folder, f"methods-{seed}", study.key(), seconds)
+    table = pd.DataFrame({"method": list(seconds), "scenarios": len(wanted)})
+    table["seconds_total"] = [kept[name] for name in seconds]
+    return table.assign(seconds_per_scenario=table.seconds_total / len(wanted))
+
+
+def median_seconds(method: Callable[[], object], repeats: int) -> float:
+    """Median wall time of a call, in seconds; what runs once is not warmed up."""
+    taken = []
+    for _ in range(repeats + (repeats > 1)):
+        start = time.perf_counter()
+        method()
+        taken.append(time.perf_counter() - start)
+    return sorted(taken[repeats > 1 :])[repeats // 2]
+
+
+def swap_table(study: Study, folder: Path) -> pd.DataFrame:
+    """The swap test: supernet, seed, budget_madds, arch_of, used_for, top1 for all ordered pairs of superclasses."""
+    dataset, tables = data.load(study, folder / "dataset.safetensors"), []
+    names = dataset.hierarchy.superclasses
+    budgets = [int(b * 1e6) for b in sorted(study.scenarios.budgets)]
+    index = pd.MultiIndex.from_product([budgets, names, names], names=["budget_madds", "arch_of", "used_for"])
+    for _, _, supernet, _, seed in supernet_jobs(study, folder):
+        swap = load_file(generator_folder(folder, supernet, seed) / "measured.safetensors")["swap"]
+        tables.append(pd.DataFrame({"top1": swap.flatten()}, index).reset_index().assign(supernet=supernet, seed=seed))
+    return pd.concat(tables, ignore_index=True).round(4)[["supernet", "seed", *index.names, "top1"]]
+
+
+def run_generators(study: Study, folder: Path) -> None:
+    """All steps from trained supernets to trained generators, for every supernet and seed."""
+    every = supernet_jobs(study, folder)
+    jobs.run(measure_pool, every, "pools of measured archs")
+    jobs.run(fit_models, every, "accuracy models, generators", gpu=False)
+    jobs.run(fit_gates, every, "generators by gates")
+
+
+def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
+    """All steps from trained generators to the comparison table."""
+    every = supernet_jobs(study, folder)
+    jobs.run(propose, every, "archs of every method", gpu=False)
+    jobs.run(select, every, "selection split")
+    signal = choose_signal(study, folder)
+    jobs.run(measure_test, [(*job, signal) for job in every], "test split")
+    return comparison(study, folder, signal)
+
+
+def prepare(study: Study, folder: Path, root: str | Path) -> None:
+    """Make, for the tiny study only, what the notebooks before would have made, so that each one runs alone."""
+    if study.name != "tiny":
+        return
+    if not (folder / "dataset.safetensors").is_file():
+        data.save(data.build(study, root)[0], folder / "dataset.safetensors")
+    train_supernets(study, folder)
+    run_branches(study, folder)
+    run_generators(study, folder)

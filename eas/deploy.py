@@ -1,0 +1,138 @@
+"""From a scenario to a specialised network, to a file, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eas.data import Hierarchy, Split, save_tensors
+from eas.evaluation import calibrate
+from eas.generator import Generator
+from eas.supernet import PreResNet, Supernet, extract
+
+FORMAT = "eas-specialized-1"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a specialised network is: everything but its weights, as plain data."""
+
+    classes: tuple[str, ...]  # in the order of the logits
+    budget_madds: float
+    madds: int
+    parameters: int
+    image_size: int
+    in_channels: int
+    widths: tuple[int, ...]
+    inner: tuple[tuple[int, ...], ...]  # inner channels of the blocks, stage by stage
+    arch: tuple[int, ...]
+    synthetic: bool  # whether it learned from synthetic images
+
+
+def specialize(
+    supernet: Supernet,
+    generator: Generator,
+    hierarchy: Hierarchy,
+    names: Sequence[str],
+    budget_madds: float,
+    calibration: Split,
+    *,
+    synthetic: bool,
+) -> tuple[PreResNet, Card]:
+    """The specialised network for the named superclasses and classes under a budget, calibrated, in eval mode.
+
+    The generator picks the arch in one forward pass; the classifier keeps the rows of the scenario's classes;
+    `calibration` holds images of all classes (shared weights) on the supernet's device.
+
+    Raises:
+        ValueError: an unknown name, no name, or a budget below the smallest arch; the message says what is possible.
+    """
+    kept = hierarchy.kept(names)
+    arch = generator.generate(kept[None], torch.tensor([budget_madds], dtype=torch.float64))[0]
+    classes = kept.nonzero()[:, 0].tolist()
+    network = extract(supernet, arch, classes, calibrate(supernet, arch, calibration))
+    space = supernet.space
+    card = Card(
+        classes=tuple(hierarchy.classes[i] for i in classes),
+        budget_madds=float(budget_madds),
+        madds=int(space.madds(arch, len(classes))),
+        parameters=int(space.parameters(arch, len(classes))),
+        image_size=space.image_size,
+        in_channels=space.in_channels,
+        widths=space.widths,
+        inner=tuple(map(tuple, space.describe(arch))),
+        arch=tuple(arch.tolist()),
+        synthetic=synthetic,
+    )
+    return network, card
+
+
+def save(network: PreResNet, card: Card, path: str | Path) -> Path:
+    """Write `path`.safetensors (weights) and `path`.json (the card, with the weights' SHA-256); returns the former."""
+    weights = Path(f"{path}.safetensors")
+    save_tensors(network.state_dict(), weights)
+    content = {"format": FORMAT, "sha256": sha256(weights), **asdict(card)}
+    beside = Path(f"{path}.json.part")
+    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.rename(f"{path}.json")
+    return weights
+
+
+def load(path: str | Path) -> tuple[PreResNet, Card]:
+    """Read what `save` wrote; the network is in eval mode on the CPU.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: a file is damaged, or is not a specialised network.
+    """
+    weights, text = Path(f"{path}.safetensors"), Path(f"{path}.json")
+    for file in (weights, text):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: a specialised network is a .safetensors and a .json file")
+    try:
+        content = json.loads(text.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{text} is damaged: it is not JSON") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise ValueError(f"{text} is not the card of a specialised network ({FORMAT})")
+    if content.pop("sha256", None) != sha256(weights):
+        raise ValueError(f"{weights} is damaged, or belongs to another card: its SHA-256 differs from {text}")
+    try:
+        card = Card(**{name: as_tuple(value) for name, value in content.items()})
+        network = PreResNet(card.in_channels, card.widths, card.inner, len(card.classes))
+        network.load_state_dict(load_file(weights))
+    except (TypeError, RuntimeError, SafetensorError) as err:
+        raise ValueError(f"{weights} does not fit its card: {str(err).splitlines()[0]}") from None
+    return network.eval(), card
+
+
+def as_tuple(value):
+    """JSON's lists as tuples, all the way down."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list) else value
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@torch.inference_mode()
+def predict(network: PreResNet, card: Card, images: Tensor) -> list[str]:
+    """Class names for uint8 images [n, channels, size, size].
+
+    Raises:
+        ValueError: images of another type or shape than the network was made for.
+    """
+    expected = (card.in_channels, card.image_size, card.image_size)
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
+        raise ValueError(
+            f"images must be uint8 [n, {', '.join(map(str, expected))}], got {images.dtype} {list(images.shape)}"
+        )
+    return [card.classes[i] for i in network(images.float() / 255).argmax(1).tolist()]
