@@ -1,10 +1,10 @@
 """A study's generators and opponents: archs are proposed and selected first, then measured on the test split, once.
 
-Files, under a study's folder, in generators/<supernet>-<seed>/, each with its record (.json) beside it:
-    pool            random archs measured on the selection split
-    model, model_aware, generator_<signal>   accuracy models fitted on the pool; generators
-    proposals, selected   every method's arch for every scenario
-    measured        their accuracy on the test split
+Files, under a study's folder, as safetensors, with their records (.json) beside them:
+    generators/<supernet>-<seed>/   pool: random archs measured on the selection split; model, model_aware: accuracy
+                                    models fitted on it; generator_<signal>
+    comparison/<supernet>-<seed>/   proposals, selected: every method's arch for every scenario; measured: their
+                                    accuracy on the test split
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from eas import data, evaluation, jobs, search
+from eas import analysis, data, evaluation, jobs, search
 from eas.config import Dropout, Study
 from eas.data import Dataset, Hierarchy, save_tensors
 from eas.generator import GateSignal, Generator, ModelSignal, train_generator
@@ -97,6 +97,10 @@ def pool_scenarios(study: Study, hierarchy: Hierarchy, rng: torch.Generator) -> 
     singles = torch.stack([hierarchy.kept([name]) for name in hierarchy.superclasses])
     unions, _ = scenario_sampler(study, hierarchy)(POOL_UNIONS, rng)
     return torch.cat([singles, unions])
+
+
+def comparison_folder(folder: Path, supernet: str, seed: int) -> Path:
+    return folder / "comparison" / f"{supernet}-{seed}"
 
 
 def read_pool(study: Study, folder: Path, supernet: str, seed: int) -> dict[str, Tensor]:
@@ -207,7 +211,7 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
     method and scenario, are kept apart. A method that serves all scenarios in one batch is timed as a whole and the
     time is shared out.
     """
-    out = generator_folder(folder, supernet_name, seed)
+    out = comparison_folder(folder, supernet_name, seed)
     path, key = out / "proposals.safetensors", study.key() + f"-{setting.name}-{seed}"
     if (record := finished(path, key)) is not None:
         return record
@@ -251,7 +255,7 @@ def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, see
     Writes selected.safetensors: random, int64 [scenarios, decisions]; the record holds the signals' mean superclass
     top-1.
     """
-    out = generator_folder(folder, supernet_name, seed)
+    out = comparison_folder(folder, supernet_name, seed)
     path, key = out / "selected.safetensors", study.key() + f"-{setting.name}-{seed}"
     if (record := finished(path, key)) is not None:
         return record
@@ -297,7 +301,7 @@ def measure_archs(
 def choose_signal(study: Study, folder: Path) -> str:
     """The generator's training signal with the best mean accuracy on the selection split, over supernets and seeds."""
     paths = [
-        generator_folder(folder, name, seed) / "selected.json" for _, _, name, _, seed in supernet_jobs(study, folder)
+        comparison_folder(folder, name, seed) / "selected.json" for _, _, name, _, seed in supernet_jobs(study, folder)
     ]
     records = pd.DataFrame([json.loads(path.read_text()) for path in paths])
     return max(SIGNALS, key=lambda name: records[f"selection_top1_{name}"].mean())
@@ -309,7 +313,7 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     Writes measured.safetensors: for every method float [scenarios]; swap [budgets, superclasses, superclasses], the
     accuracy for the last one of the generated arch of the one before.
     """
-    out = generator_folder(folder, supernet_name, seed)
+    out = comparison_folder(folder, supernet_name, seed)
     path, key = out / "measured.safetensors", study.key() + f"-{setting.name}-{seed}-{signal}"
     if (record := finished(path, key)) is not None:
         return record
@@ -336,7 +340,7 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
 
 def final_archs(folder: Path, supernet: str, seed: int, signal: str) -> dict[str, Tensor]:
     """Every method's archs, int64 [scenarios, decisions]; 'generator' is the one trained with the chosen signal."""
-    out = generator_folder(folder, supernet, seed)
+    out = comparison_folder(folder, supernet, seed)
     archs = load_file(out / "proposals.safetensors") | load_file(out / "selected.safetensors")
     trained = {name: archs.pop(f"generator_{name}") for name in SIGNALS}
     return {"generator": trained[signal]} | archs
@@ -366,7 +370,7 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
     space, wanted = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
     classes = wanted.kept.sum(-1)
     for _, _, supernet, _, seed in supernet_jobs(study, folder):
-        out = generator_folder(folder, supernet, seed)
+        out = comparison_folder(folder, supernet, seed)
         archs, top1 = final_archs(folder, supernet, seed, signal), load_file(out / "measured.safetensors")
         seconds = read_timing(folder, f"search-{out.name}") | read_timing(folder, f"random-{out.name}")
         seconds["generator"] = seconds[f"generator_{signal}"]
@@ -381,6 +385,11 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
 
 
 REPEATS = 100  # of the generator, whose median is the headline
+
+
+def measure_time(study: Study, folder: Path) -> pd.DataFrame:
+    """time_search for the first seed, in a process with one thread."""
+    return jobs.run(time_search, [(study, folder, study.seeds[0])], "times", gpu=False)[0]
 
 
 def time_search(study: Study, folder: Path, seed: int) -> pd.DataFrame:
@@ -431,9 +440,26 @@ def swap_table(study: Study, folder: Path) -> pd.DataFrame:
     budgets = [int(b * 1e6) for b in sorted(study.scenarios.budgets)]
     index = pd.MultiIndex.from_product([budgets, names, names], names=["budget_madds", "arch_of", "used_for"])
     for _, _, supernet, _, seed in supernet_jobs(study, folder):
-        swap = load_file(generator_folder(folder, supernet, seed) / "measured.safetensors")["swap"]
+        swap = load_file(comparison_folder(folder, supernet, seed) / "measured.safetensors")["swap"]
         tables.append(pd.DataFrame({"top1": swap.flatten()}, index).reset_index().assign(supernet=supernet, seed=seed))
     return pd.concat(tables, ignore_index=True).round(4)[["supernet", "seed", *index.names, "top1"]]
+
+
+def fit_records(study: Study, folder: Path) -> list[dict]:
+    """What fitting left behind for every supernet and seed: losses of the generators, R^2 of the accuracy models."""
+    outs = [generator_folder(folder, supernet, seed) for _, _, supernet, _, seed in supernet_jobs(study, folder)]
+    files = ("generator_blind.json", "generator_gates.json")
+    return [{k: v for file in files for k, v in json.loads((out / file).read_text()).items()} for out in outs]
+
+
+def split_half_table(study: Study, folder: Path, hierarchy: Hierarchy) -> pd.DataFrame:
+    """The split-half test (analysis.split_half) for all supernets and seeds, in two columns before its own."""
+    tables = []
+    for _, _, supernet, _, seed in supernet_jobs(study, folder):
+        pool = read_pool(study, folder, supernet, seed)
+        halves = analysis.split_half(pool["own"], pool["labels"], hierarchy.parent)
+        tables.append(halves.assign(supernet=supernet, seed=seed))
+    return pd.concat(tables, ignore_index=True)
 
 
 def run_generators(study: Study, folder: Path) -> None:

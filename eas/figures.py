@@ -31,7 +31,7 @@ METHODS = (
     *("generator", "ofa_evolution", "uniform", "random", "evolution", "generator_blind"),
     *("ofa_evolution_aware", "evolution_aware", "generator_branch", "ofa_finetuned"),
 )
-SUBNETS = {"largest": "^", "random": "o", "smallest": "v"}
+SUBNETS = ("largest", "random", "smallest")
 
 
 def style() -> None:
@@ -148,19 +148,24 @@ def learning_curves(records: Sequence[dict]) -> Figure:
 
 
 def subnet_accuracy(records: Sequence[dict]) -> Figure:
-    """Selection top-1 of the measured subnets over their cost, by setting of superclass dropout."""
+    """Selection top-1 of the measured subnets over their cost, by setting of superclass dropout, bars over seeds.
+
+    No lines: archs of the same cost may lie points apart. Settings stand side by side at the cost that they share.
+    """
     table = analysis.over_seeds(analysis.accuracy_table(records), ["setting", "subnet", "madds"], "top1")
+    settings = looks(table.setting)
     figure, ((axis,),) = panels()
-    for setting, look in looks(table.setting).items():
-        line = table[table.setting == setting].sort_values("madds")
-        draw_line(axis, line.madds / 1e6, line, label=setting, **look)
+    shifts = (np.arange(len(settings)) - (len(settings) - 1) / 2) * (table.madds.max() - table.madds.min()) / 1e6 / 150
+    for shift, (setting, look) in zip(shifts, settings.items(), strict=True):
+        line = table[table.setting == setting]
+        look = look | {"linestyle": "", "elinewidth": 1, "alpha": 0.9}
+        axis.errorbar(line.madds / 1e6 + shift, line["mean"], line.high - line["mean"], label=setting, **look)
     for name in ("smallest", "largest"):
-        subnet = table[table.subnet == name]
-        axis.annotate(
-            name, (subnet.madds.iloc[0] / 1e6, subnet["mean"].min()), (0, -16), textcoords="offset points", ha="center"
-        )
+        madds = table[table.subnet == name].madds.iloc[0] / 1e6
+        axis.axvline(madds, color="0.8", linewidth=1, zorder=0)
+        axis.text(madds, 1.01, name, ha="center", transform=axis.get_xaxis_transform())
     axis.set(xlabel=MADDS, ylabel=f"selection {TOP1}")
-    axis.legend(title=f"superclass dropout\n({BAND})")
+    axis.legend(title=f"superclass dropout\n({BAND.replace('bands', 'bars')})", loc="lower right")
     return figure
 
 

@@ -16,7 +16,6 @@ matplotlib.use("Agg")  # before any figure: no window
 plt = figures.plt
 
 STUDIES = ("glyphs", "cifar100")
-UNITS = {"superclass top-1 (%)", "multiply-adds (M)", "selection superclass top-1 (%)"}
 SPACE = SearchSpace(16, 1, widths=(8, 16, 32), depths=(1, 2, 3, 4), ratios=(0.25, 0.5, 0.75, 1.0))
 ARCHS = SPACE.sample(20, torch.Generator().manual_seed(0))
 
