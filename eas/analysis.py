@@ -269,8 +269,8 @@ def metrics(
     halves: pd.DataFrame | None = None,
     swap: pd.DataFrame | None = None,
     timing: pd.DataFrame | None = None,
-) -> dict[str, float | None]:
-    """The numbers of a study by name, four significant digits, None for what a single seed cannot tell.
+) -> dict[str, float]:
+    """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
     columns supernet and seed beside its own; what is not given is left out.
@@ -286,7 +286,8 @@ def metrics(
         numbers |= spread("swap_cost", swap_cost(swap), "supernet")
     if timing is not None:
         numbers |= timing_numbers(timing)
-    return {re.sub(r"\W+", "_", name).lower(): rounded(value) for name, value in numbers.items()}
+    finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+    return {re.sub(r"\W+", "_", name).lower(): float(f"{value:.4g}") for name, value in finite.items()}
 
 
 def spread(name: str, table: pd.DataFrame, by: str) -> dict[str, float]:
@@ -331,8 +332,3 @@ def timing_numbers(timing: pd.DataFrame) -> dict[str, float]:
     seconds = timing.sort_values("scenarios").groupby("method", sort=False).seconds_per_scenario.last()
     ratios = (seconds / seconds["generator"]).drop("generator")
     return numbers | {f"times_generator_{method}": ratio for method, ratio in ratios.items()}
-
-
-def rounded(value: float) -> float | None:
-    """Four significant digits; None where there is no number, as JSON has no NaN."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -28,6 +28,7 @@ from eas.search import AccuracyModel, fit_accuracy_model
 from eas.space import SearchSpace
 from eas.study import (
     Scenarios,
+    branches_path,
     calibration_images,
     finished,
     load_branch,
@@ -354,7 +355,7 @@ def measure_branches(
     A branch is calibrated on the images that it was tuned on: its norms have only seen the superclass.
     """
     wanted = scenarios(study, dataset.hierarchy)
-    path = folder / "supernets" / f"branches-{setting.name}-{seed}.safetensors"
+    path = branches_path(folder, setting, seed)
     top1 = torch.full((len(wanted),), float("nan"))
     for index, name in enumerate(dataset.hierarchy.superclasses):
         branch = load_branch(supernet, path, index)
@@ -470,13 +471,18 @@ def run_generators(study: Study, folder: Path) -> None:
     jobs.run(fit_gates, every, "generators by gates")
 
 
-def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
-    """All steps from trained generators to the comparison table."""
+def run_selection(study: Study, folder: Path) -> None:
+    """Every method's archs, and all that is chosen on the selection split."""
     every = supernet_jobs(study, folder)
     jobs.run(propose, every, "archs of every method", gpu=False)
     jobs.run(select, every, "selection split")
+
+
+def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
+    """All steps from trained generators to the comparison table."""
+    run_selection(study, folder)
     signal = choose_signal(study, folder)
-    jobs.run(measure_test, [(*job, signal) for job in every], "test split")
+    jobs.run(measure_test, [(*job, signal) for job in supernet_jobs(study, folder)], "test split")
     return comparison(study, folder, signal)
 
 
@@ -489,3 +495,4 @@ def prepare(study: Study, folder: Path, root: str | Path) -> None:
     train_supernets(study, folder)
     run_branches(study, folder)
     run_generators(study, folder)
+    run_selection(study, folder)

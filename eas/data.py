@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,6 +19,14 @@ from eas import config
 from eas.config import Augment, Study, suggestion
 
 SPLITS = ("train", "selection", "calibration", "test")
+
+ABOUT = {  # what every page that shows a data set says about it
+    "glyphs": "*Images: **glyphs**, a synthetic data set. Characters of ten writing systems (the superclasses), "
+    "rendered from the DejaVu typefaces with random distortion and noise; the test images use typefaces kept out of "
+    "training. What holds here need not hold on photographs.*",
+    "cifar100": "*Images: **CIFAR-100** (Krizhevsky 2009), real photographs of 32 x 32 pixels: 100 classes in 20 "
+    "superclasses of 5.*",
+}
 
 CIFAR100_FOLDER = "cifar-100-python"
 CIFAR100_SUPERCLASSES = {
@@ -202,6 +211,18 @@ def build(study: Study, root: str | Path = ".") -> tuple[Dataset, dict[str, Tens
     pixels = splits["train"].images.double() / 255
     mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
     return Dataset(hierarchy(study.data.name), test=test, mean=tuple(mean), std=tuple(std), **splits), indices
+
+
+def split_table(dataset: Dataset, indices: dict[str, Tensor]) -> pd.DataFrame:
+    """The splits as data: published (train or test), index (among those images), split, class, superclass."""
+    names, parents = np.array(dataset.hierarchy.classes), np.array(dataset.hierarchy.superclasses)
+    parents = parents[dataset.hierarchy.parent]
+    tables = []
+    for split in SPLITS:
+        labels = getattr(dataset, split).labels
+        columns = {"published": "test" if split == "test" else "train", "index": indices[split], "split": split}
+        tables.append(pd.DataFrame(columns | {"class": names[labels], "superclass": parents[labels]}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def save(dataset: Dataset, path: str | Path) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from eas.data import Hierarchy, Split, save_tensors
+from eas import search
+from eas.comparison import choose_signal, load_generator, load_model, measure_archs
+from eas.config import Study
+from eas.data import Dataset, Hierarchy, Split, as_input, save_tensors
 from eas.evaluation import calibrate
 from eas.generator import Generator
+from eas.study import branches_path, calibration_images, load_branch, load_supernet, settings_of, supernet_path
 from eas.supernet import PreResNet, Supernet, extract
 
 FORMAT = "eas-specialized-1"
@@ -73,6 +79,74 @@ def specialize(
         synthetic=synthetic,
     )
     return network, card
+
+
+# -------------------------------------------------------------------- from a study's files
+
+
+@dataclass(frozen=True)
+class Specializer:
+    """A study's supernet `eas` and generator, ready to serve any scenario; make one with `load_specializer`."""
+
+    study: Study
+    dataset: Dataset
+    supernet: Supernet
+    generator: Generator
+    model: search.AccuracyModel  # for the opponents of `compare`
+    branches: Path | None
+
+    def specialize(self, names: Sequence[str], budget_madds: float) -> tuple[PreResNet, Card]:
+        """As the function `specialize`; with the superclass's own weights where it is one and the study has branches.
+
+        A branch is calibrated on the images that it was tuned on, shared weights on images of all classes.
+        """
+        supernet, calibration = self.supernet, calibration_images(self.study, self.dataset)
+        superclasses = self.dataset.hierarchy.superclasses
+        if self.branches and len(names) == 1 and names[0] in superclasses:
+            supernet = load_branch(copy.deepcopy(supernet), self.branches, superclasses.index(names[0]))
+            calibration = self.dataset.train.only(self.dataset.hierarchy.kept(names))
+        synthetic = self.study.data.name == "glyphs"
+        parts = (supernet, self.generator, self.dataset.hierarchy, names, budget_madds, calibration)
+        return specialize(*parts, synthetic=synthetic)
+
+    def compare(self, names: Sequence[str], budget_madds: float) -> pd.DataFrame:
+        """What to expect of the generator and of opponents: columns method, madds, top1 (selection split)."""
+        kept = self.dataset.hierarchy.kept(names)[None]
+        budget, space = torch.tensor([budget_madds], dtype=torch.float64), self.supernet.space
+        effort = {"evaluations": self.study.search.evaluations, "population": self.study.search.population, "seed": 0}
+        archs = {"generator": self.generator.generate(kept, budget)}
+        archs["uniform"] = search.uniform(space, budget, kept.sum(1))
+        with torch.inference_mode():
+            archs["evolution_aware"] = search.evolution(space, self.model, kept, budget, **effort)
+        every, calibration = torch.cat(list(archs.values())), calibration_images(self.study, self.dataset)
+        top1 = measure_archs(self.supernet, every, kept.expand(len(every), -1), calibration, self.dataset.selection)
+        return pd.DataFrame({"method": archs.keys(), "madds": space.madds(every, kept.sum()), "top1": top1})
+
+
+def load_specializer(study: Study, folder: Path, dataset: Dataset, seed: int) -> Specializer:
+    """The parts that one seed of a study left in `folder`, on the CPU.
+
+    Raises:
+        FileNotFoundError: a part is missing; the message says which notebook makes it.
+    """
+    setting = settings_of(study, folder)["eas"]
+    generator = load_generator(study, folder, dataset, "eas", seed, choose_signal(study, folder))
+    model = load_model(study, folder, dataset, "eas", seed, aware=True)
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed)).cpu()
+    branches = branches_path(folder, setting, seed) if study.branch else None
+    return Specializer(study, dataset, supernet, generator, model, branches)
+
+
+def top1(network: PreResNet, card: Card, hierarchy: Hierarchy, split: Split) -> float:
+    """Superclass top-1 of a specialised network in percent, on the images of its classes."""
+    chosen = split.only(hierarchy.kept(card.classes))
+    rows = torch.tensor([hierarchy.classes.index(name) for name in card.classes])
+    with torch.inference_mode():
+        said = rows[network(as_input(chosen.images)).argmax(1)]
+    return (said == chosen.labels).double().mean().item() * 100
+
+
+# -------------------------------------------------------------------- files
 
 
 def save(network: PreResNet, card: Card, path: str | Path) -> Path:

@@ -114,6 +114,21 @@ def contact_sheet(images: Tensor, labels: Tensor, hierarchy: Hierarchy, per_supe
     return figure
 
 
+def predictions(images: Tensor, truth: Sequence[str], said: Sequence[str], across: int = 12) -> Figure:
+    """Images (uint8 [n, channels, side, side]) with their class; a wrong answer follows in brackets, and a frame."""
+    rows = -(-len(images) // across)
+    figure, axes = panels(rows, across, height=rows * (WIDTH / across + 0.25))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, right, answer in zip(axes.flat, images, truth, said, strict=False):
+        axis.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+        wrong = right != answer
+        axis.set_title(f"{label(right)} ({label(answer)})" if wrong else label(right), fontsize=8, fontweight="normal")
+        axis.axis("on" if wrong else "off")
+        axis.set(xticks=[], yticks=[])
+    return figure
+
+
 def class_counts(dataset: Dataset) -> Figure:
     """How many classes a superclass has, and how many images of it are in every split."""
     parent, names = dataset.hierarchy.parent, dataset.hierarchy.superclasses

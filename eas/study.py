@@ -174,6 +174,10 @@ def supernet_path(folder: Path, setting: Dropout, seed: int) -> Path:
     return folder / "supernets" / f"{setting.name}-{seed}.safetensors"
 
 
+def branches_path(folder: Path, setting: Dropout, seed: int) -> Path:
+    return folder / "supernets" / f"branches-{setting.name}-{seed}.safetensors"
+
+
 def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> dict:
     """Train one supernet and measure it on the selection split; returns its record (history, accuracy)."""
     path = supernet_path(folder, setting, seed)
@@ -276,7 +280,7 @@ def supernet_jobs(study: Study, folder: Path) -> list[tuple[Study, Path, str, Dr
 
 def train_branches(study: Study, folder: Path, setting: Dropout, seed: int) -> dict:
     """Tune the shared supernet on every superclass's own images in turn; all branches go into one file, as bfloat16."""
-    path = folder / "supernets" / f"branches-{setting.name}-{seed}.safetensors"
+    path = branches_path(folder, setting, seed)
     key = study.key("data", "space", "training", "branch") + f"-{setting.name}-{seed}"
     if (record := finished(path, key)) is not None:
         return record
