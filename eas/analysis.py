@@ -97,6 +97,20 @@ def mean_regret(comparison: pd.DataFrame) -> pd.DataFrame:
     return over_seeds(regret(comparison), ["supernet"], "regret")
 
 
+def regret_to_best_method(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, method, mean, low, high: the regret to the one other method that is best on average.
+
+    Hardly biased, unlike `mean_regret`: one of a few methods is picked, by its mean over all scenarios and seeds.
+    """
+    rows = []
+    shared = comparison[~comparison.method.isin(["generator", *OTHER_WEIGHTS])]
+    for supernet, others in shared.groupby("supernet", sort=False):
+        best = others.groupby("method").top1.mean().idxmax()
+        difference = paired_difference(comparison, (best, supernet), ("generator", supernet))
+        rows.append({"supernet": supernet, "method": best} | difference._asdict())
+    return pd.DataFrame(rows, columns=["supernet", "method", *Interval._fields])
+
+
 def paired_difference(comparison: pd.DataFrame, a: Method, b: Method, kind: Kind | None = None) -> Interval:
     """Top-1 of `a` minus that of `b` in points, over the scenarios and seeds that both were measured on.
 
@@ -275,7 +289,8 @@ def metrics(
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
     columns supernet and seed beside its own; what is not given is left out.
     """
-    numbers = accuracy_numbers(comparison) | generator_numbers(comparison) | supernet_differences(comparison)
+    numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
+    numbers |= opponent_differences(comparison) | supernet_differences(comparison) | branch_differences(comparison)
     if records and chosen:
         gain = dropout_gain(records)
         numbers |= spread("dropout_gain", gain[gain.setting == chosen], "subnet")
@@ -308,11 +323,38 @@ def accuracy_numbers(comparison: pd.DataFrame) -> dict[str, float]:
 def generator_numbers(comparison: pd.DataFrame) -> dict[str, float]:
     """The generator's regret and how it uses its budgets, in percent, for every supernet."""
     numbers = spread("regret", mean_regret(comparison), "supernet")
+    numbers |= spread("regret_to_best_method", regret_to_best_method(comparison), "supernet")
     for supernet, rows in comparison[comparison.method == "generator"].groupby("supernet", sort=False):
         use = rows.madds / rows.budget_madds * 100
         numbers |= {f"budget_use_mean_{supernet}": use.mean(), f"budget_use_min_{supernet}": use.min()}
         numbers[f"within_budget_{supernet}"] = (rows.madds <= rows.budget_madds).mean() * 100
     return numbers
+
+
+def opponent_differences(comparison: pd.DataFrame) -> dict[str, float]:
+    """The generator's top-1 minus that of every other method on the same supernet."""
+    numbers = {}
+    for method in comparison.method.unique():
+        if method not in ("generator", *OTHER_WEIGHTS):
+            supernets = [s for s, rows in comparison.groupby("supernet", sort=False) if method in set(rows.method)]
+            rows = [
+                {"supernet": s} | paired_difference(comparison, ("generator", s), (method, s))._asdict()
+                for s in supernets
+            ]
+            numbers |= spread(f"generator_minus_{method}", pd.DataFrame(rows), "supernet")
+    return numbers
+
+
+def branch_differences(comparison: pd.DataFrame) -> dict[str, float]:
+    """Top-1 with superclass branches, on `eas`, minus without them and minus OFA's way on its own supernet."""
+    branch, rivals = ("generator_branch", "eas"), {"generator": ("generator", "eas"), "ofa": ("ofa_evolution", "ofa")}
+    measured = set(zip(comparison.method, comparison.supernet, strict=True))
+    rows = [
+        {"rival": name} | paired_difference(comparison, branch, rival)._asdict()
+        for name, rival in rivals.items()
+        if {branch, rival} <= measured
+    ]
+    return spread("branch_minus", pd.DataFrame(rows), "rival")
 
 
 def supernet_differences(comparison: pd.DataFrame) -> dict[str, float]:
@@ -327,8 +369,8 @@ def timing_numbers(timing: pd.DataFrame) -> dict[str, float]:
 
     A method that was timed on several numbers of scenarios is compared on the largest.
     """
-    generator = timing[timing.method == "generator"]
-    numbers = {f"generator_ms_{row.scenarios}_scenarios": row.seconds_total * 1e3 for row in generator.itertuples()}
-    seconds = timing.sort_values("scenarios").groupby("method", sort=False).seconds_per_scenario.last()
-    ratios = (seconds / seconds["generator"]).drop("generator")
+    timing = timing.sort_values("scenarios").groupby("method", sort=False).last()
+    generator = timing.loc["generator"]
+    ratios = (timing.seconds_per_scenario / generator.seconds_per_scenario).drop("generator")
+    numbers = {"timed_scenarios": generator.scenarios, "generator_ms": generator.seconds_total * 1e3}
     return numbers | {f"times_generator_{method}": ratio for method, ratio in ratios.items()}

@@ -74,6 +74,7 @@ class Training(Section):
     warmup: Rate = 0.15  # fraction of the steps
     momentum: Rate = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    zero_init: bool = True  # every block begins as its shortcut
     label_smoothing: Rate = 0.0
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the teacher in a smaller subnet's loss
     augment: Augment = Augment()
@@ -141,7 +142,6 @@ class Evaluation(Section):
     """How subnets are measured."""
 
     calibration_images: Positive
-    batch_size: Positive = 2000
 
 
 class Study(Section):

@@ -20,9 +20,15 @@ def calibrate(supernet: Supernet, arch: Tensor, calibration: Split) -> Calibrate
 
 
 @torch.inference_mode()
-def subnet_logits(supernet: Supernet, arch: Tensor, calibration: Split, split: Split, batch: int = 2000) -> Tensor:
-    """Logits [n, classes] of one calibrated arch on the images of `split`."""
+def subnet_logits(
+    supernet: Supernet, arch: Tensor, calibration: Split, split: Split, batch: int | None = None
+) -> Tensor:
+    """Logits [n, classes] of one calibrated arch on the images of `split`.
+
+    A batch that fits the processor's cache is twice as fast on a CPU; a GPU wants a large one.
+    """
     statistics = FixedStatistics(calibrate(supernet, arch, calibration).recorded)
+    batch = batch or (2000 if split.images.is_cuda else 250)
     return torch.cat([supernet(as_input(images), arch, statistics) for images in split.images.split(batch)])
 
 

@@ -27,7 +27,39 @@ NARRATED = NOTEBOOKS[1:4]  # these tell the results; their prose, tables and fig
 GENERATED = "<!-- Written by `python -m eas.report`: changes made here are lost. -->"
 
 # What was found, a sentence a line. A sentence appears in the reports of the studies that measured all its numbers.
-FINDINGS: tuple[str, ...] = ()
+FINDINGS = (
+    "**Accuracy.** Superclass top-1 on test, mean over superclasses and budgets: {top1_generator_eas:.1f} % for the "
+    "generator on the supernet trained with superclass dropout (`eas`), {top1_generator_ofa:.1f} % on the one trained "
+    "without (`ofa`); {top1_ofa_evolution_ofa:.1f} % for OFA's way (`ofa`, accuracy model and evolution).",
+    "**With superclass branches** the generator reaches {top1_generator_branch_eas:.1f} %: "
+    "{branch_minus_mean_ofa:+.2f} points over OFA's way at equal cost of training and equal budgets "
+    "[{branch_minus_low_ofa:+.2f}, {branch_minus_high_ofa:+.2f}], and {branch_minus_mean_generator:+.2f} over the "
+    "same archs with shared weights.",
+    "**Superclass dropout** ({dropout_chosen}, the best on the selection split) changes the generator's top-1 by "
+    "{eas_minus_ofa_mean_generator:+.2f} points [{eas_minus_ofa_low_generator:+.2f}, "
+    "{eas_minus_ofa_high_generator:+.2f}] against the supernet without it.",
+    "**Speed.** Archs for {timed_scenarios:.0f} scenarios in one batch, the hard budget included: "
+    "{generator_ms:.2g} ms on one CPU core. Per scenario, OFA's search as it is run takes "
+    "{times_generator_ofa_evolution_aware:,.0f} times as long, the same search vectorised "
+    "{times_generator_evolution_aware:,.0f} times, the measuring of random archs {times_generator_random:,.0f} times.",
+    "**Budgets.** {within_budget_eas:.0f} % of the generated archs keep to their budget; they use "
+    "{budget_use_mean_eas:.1f} % of it on average and never less than {budget_use_min_eas:.1f} %.",
+    "**Regret** of the generator to the best of all other methods on the same supernet, picked scenario by scenario on "
+    "test and so an upper bound: {regret_mean_eas:.2f} points [{regret_low_eas:.2f}, {regret_high_eas:.2f}] on `eas`, "
+    "{regret_mean_ofa:.2f} [{regret_low_ofa:.2f}, {regret_high_ofa:.2f}] on `ofa`. To the one method that is best on "
+    "average: {regret_to_best_method_mean_eas:+.2f} [{regret_to_best_method_low_eas:+.2f}, "
+    "{regret_to_best_method_high_eas:+.2f}] and {regret_to_best_method_mean_ofa:+.2f} "
+    "[{regret_to_best_method_low_ofa:+.2f}, {regret_to_best_method_high_ofa:+.2f}].",
+    "**Does seeing the classes help the choice of the arch?** The generator minus the one that is blind to them: "
+    "{generator_minus_generator_blind_mean_eas:+.2f} points [{generator_minus_generator_blind_low_eas:+.2f}, "
+    "{generator_minus_generator_blind_high_eas:+.2f}].",
+    "**Does the best arch depend on the superclass?** Between two halves of the images, the effect of the arch "
+    "correlates by {split_half_arch_correlation_mean_eas:.2f}, that of arch and superclass together by "
+    "{split_half_interaction_correlation_mean_eas:.2f}; choosing an arch for every superclass on one half gains "
+    "{split_half_gain_mean_eas:+.2f} points [{split_half_gain_low_eas:+.2f}, {split_half_gain_high_eas:+.2f}] on the "
+    "other over one arch for all. Another superclass's arch costs {swap_cost_mean_eas:+.2f} points "
+    "[{swap_cost_low_eas:+.2f}, {swap_cost_high_eas:+.2f}].",
+)
 
 
 def render(study: str, root: str | Path = ".") -> Path:

@@ -28,7 +28,7 @@ from eas.config import Dropout, Study
 from eas.data import Dataset, Hierarchy, save_tensors
 from eas.dropout import KeptClasses, SuperclassDropout
 from eas.space import SearchSpace
-from eas.supernet import Supernet
+from eas.supernet import Supernet, begin_as_identity
 from eas.training import step_function, train
 
 NONE = Dropout(variant="none", rate=0.0)
@@ -188,6 +188,8 @@ def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> d
     torch.manual_seed(seed)
     supernet = new_supernet(study, dataset).to(jobs.device())
     recipe = study.training
+    if recipe.zero_init:
+        begin_as_identity(supernet)
     if setting == NONE and study.branch:  # what the branches cost, the supernet without them may train longer
         recipe = recipe.model_copy(update={"epochs": recipe.epochs + study.branch.epochs})
     dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), setting)

@@ -6,6 +6,7 @@
 
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,10 +18,12 @@ KERNEL_CONFIG = """c.IPKernelApp.exec_lines = ["import sys; sys.modules['tqdm.no
 
 
 def plain_environment() -> dict[str, str]:
-    """No progress bars, no GPU, one thread, and git-ignored settings instead of those in the user's home.
+    """Forget earlier runs of the tiny profile, which may be another version's, and make all runs alike.
 
+    No progress bars, no GPU, one thread, and git-ignored settings instead of those in the user's home.
     Sums are rounded differently by wider vector instructions: x86-64 stays with those of the last ten years.
     """
+    shutil.rmtree(NOTEBOOKS.parent / "build" / "tiny", ignore_errors=True)
     profile = PLAIN / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
     (profile / "ipython_kernel_config.py").write_text(KERNEL_CONFIG)

@@ -232,7 +232,8 @@ def test_metrics():
         "within_budget_eas": 100.0,
         "eas_minus_ofa_mean_generator": 1.5,
         "dropout_gain_mean_largest": 1.5,
-        "generator_ms_50_scenarios": 100.0,
+        "timed_scenarios": 50.0,
+        "generator_ms": 100.0,
         "times_generator_ofa_evolution": 250.0,
     }
     assert {name: found[name] for name in expected} == expected
