@@ -471,18 +471,13 @@ def run_generators(study: Study, folder: Path) -> None:
     jobs.run(fit_gates, every, "generators by gates")
 
 
-def run_selection(study: Study, folder: Path) -> None:
-    """Every method's archs, and all that is chosen on the selection split."""
+def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
+    """All steps from trained generators to the comparison table."""
     every = supernet_jobs(study, folder)
     jobs.run(propose, every, "archs of every method", gpu=False)
     jobs.run(select, every, "selection split")
-
-
-def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
-    """All steps from trained generators to the comparison table."""
-    run_selection(study, folder)
     signal = choose_signal(study, folder)
-    jobs.run(measure_test, [(*job, signal) for job in supernet_jobs(study, folder)], "test split")
+    jobs.run(measure_test, [(*job, signal) for job in every], "test split")
     return comparison(study, folder, signal)
 
 
@@ -495,4 +490,4 @@ def prepare(study: Study, folder: Path, root: str | Path) -> None:
     train_supernets(study, folder)
     run_branches(study, folder)
     run_generators(study, folder)
-    run_selection(study, folder)
+    run_comparison(study, folder)

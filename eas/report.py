@@ -66,15 +66,15 @@ def render(study: str, root: str | Path = ".") -> Path:
     """Write reports/<study>/ and reports/README.md under `root`; the same input gives the same bytes.
 
     Raises:
-        FileNotFoundError: a notebook, metrics.json or comparison.csv is not in build/<study>; says which.
+        FileNotFoundError: something that the report is made of is not in build/<study>; says what.
     """
     build, report = Path(root) / "build" / study, Path(root) / "reports" / study
     notebooks = {name: read_notebook(build / f"{name}.ipynb") for name in NOTEBOOKS}
     metrics = read_metrics(build / "metrics.json")
     shutil.rmtree(report / "figures", ignore_errors=True)
     (report / "figures").mkdir(parents=True)
-    for name in ("metrics.json", "comparison.csv"):
-        shutil.copyfile(build / name, report / name)
+    for path in ("metrics.json", "comparison.csv", "specialized/explorer.html"):
+        shutil.copyfile(build / path, report / Path(path).name)
     for name, notebook in notebooks.items():
         nbformat.write(notebook, report / f"{name}.ipynb")
         for file, image in figures(name, notebook).items():
@@ -127,6 +127,9 @@ def page(study: str, metrics: Metrics, notebooks: dict[str, NotebookNode]) -> st
     parts = [GENERATED, f"# Study {study}", *bullets(metrics)]
     parts += [f"The executed notebooks, code included: {links}.", "## Headline numbers", table(metrics)]
     parts.append("Every comparison behind them: [comparison.csv](comparison.csv).")
+    parts.append(
+        "Pick a scenario, see its arch and what it reaches: [explorer.html](explorer.html), for a browser on a clone."
+    )
     for name in NARRATED:
         parts += narrate(name, notebooks[name])
     return "\n\n".join(parts) + "\n"

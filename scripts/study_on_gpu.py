@@ -47,12 +47,10 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
 
 def pack(folder: Path, bundle: Path) -> None:
     """One archive for each subfolder; branches, the largest files, by themselves."""
-    for name in ("supernets", "generators"):
+    for name in ("supernets", "generators", "comparison", "timings"):
         if (folder / name).is_dir():
             with tarfile.open(bundle / f"{name}.tar.gz", "w:gz", compresslevel=1) as archive:
-                archive.add(
-                    folder / name, name, filter=lambda i: None if Path(i.name).name.startswith("branches") else i
-                )
+                archive.add(folder / name, name, filter=lambda i: None if "branches-" in i.name else i)
     for path in (folder / "supernets").glob("branches-*.safetensors"):
         (bundle / path.name).write_bytes(path.read_bytes())
 

@@ -79,6 +79,16 @@ def test_regret_is_against_the_best_other_method_on_the_same_weights():
     assert row["low"] == pytest.approx(row["high"])
 
 
+def test_regret_to_one_method_is_to_the_best_on_average():
+    rows = [("a", 0, 70, 60), ("a", 1, 72, 60), ("b", 0, 71, 50), ("b", 1, 60, 50), ("generator", 0, 70, 61)]
+    rows += [("generator", 1, 70, 61), ("generator_branch", 0, 99, 99), ("generator_branch", 1, 99, 99)]
+    table = [(m, "eas", seed, s, 1.0, t) for m, seed, *top1 in rows for s, t in zip(("greek", "x"), top1, strict=True)]
+    frame = pd.DataFrame(table, columns=["method", "supernet", "seed", "scenario", "budget_madds", "top1"])
+    row = analysis.regret_to_best_method(frame).iloc[0]
+    assert (row.supernet, row.method) == ("eas", "a")
+    assert row["mean"] == pytest.approx((0 - 1 + 2 - 1) / 4)
+
+
 def test_paired_difference():
     sides = ("generator", "eas"), ("generator", "ofa")
     assert analysis.paired_difference(COMPARISON, *sides).mean == pytest.approx((1 + 2 + 2 + 1) / 4)
@@ -238,6 +248,8 @@ def test_metrics():
     }
     assert {name: found[name] for name in expected} == expected
     assert "split_half_gain_mean_eas" in found and "swap_cost_mean_eas" not in found
+    assert found["branch_minus_mean_generator"] == 20 and "branch_minus_mean_ofa" not in found
+    assert found["generator_minus_uniform_mean_eas"] == 0.75
     assert "union_top1_generator_branch_eas" not in found
 
 

@@ -33,6 +33,8 @@ def root(tmp_path, monkeypatch):
         nbformat.write(notebook(), build / f"{name}.ipynb")
     (build / "metrics.json").write_text(json.dumps(METRICS))
     (build / "comparison.csv").write_text("method,top1\ngenerator,71.3\n")
+    (build / "specialized").mkdir()
+    (build / "specialized" / "explorer.html").write_text("<!doctype html>")
     report.render("glyphs", tmp_path)
     (tmp_path / "reports" / "tolerances.yaml").write_text("glyphs: {top1: 0.5, chosen: 0}\n")
     (tmp_path / ".gitignore").write_text("build/\n")
