@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
+Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -68,12 +69,12 @@ class Training(Section):
 
     epochs: Positive
     batch_size: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Finite
     random_subnets: Annotated[int, Field(ge=0)]  # a step, beside the largest and the smallest
     distinct_archs: Positive = 256  # that the random subnets are drawn from
     warmup: Rate = 0.15  # fraction of the steps
     momentum: Rate = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     zero_init: bool = True  # every block begins as its shortcut
     label_smoothing: Rate = 0.0
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the teacher in a smaller subnet's loss
@@ -103,7 +104,7 @@ class Branch(Section):
 
     epochs: Positive
     batch_size: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Finite
 
 
 class Generator(Section):
@@ -116,8 +117,8 @@ class Generator(Section):
     gate_steps: Positive
     gate_scenarios: Positive
     gate_images: Positive
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    penalty: Annotated[float, Field(gt=0)] = 10.0  # on the squared relative distance from the budget
+    learning_rate: Finite = 3e-3
+    penalty: Finite = 10.0  # on the squared relative distance from the budget
 
 
 class Search(Section):
@@ -133,7 +134,7 @@ class Search(Section):
 class Scenarios(Section):
     """All superclasses and some unions of them, each at every budget (in million multiply-adds)."""
 
-    budgets: tuple[float | int, ...] = Field(min_length=1)
+    budgets: tuple[Finite | Positive, ...] = Field(min_length=1)
     unions_of_two: Annotated[int, Field(ge=0)]
     unions_of_three: Annotated[int, Field(ge=0)]
 
@@ -178,14 +179,28 @@ def load_study(name: str, root: str | Path = ".") -> Study:
     path = Path(root) / "params.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"no params.yaml in {Path(root)}: pass the repository's folder as root")
-    studies = yaml.safe_load(path.read_text()).get("studies", {})
+    studies = read_studies(path)
     if name not in studies:
         raise ValueError(f"unknown study {name!r}; known: {', '.join(studies)}{suggestion(name, studies)}")
+    if not isinstance(studies[name], dict) or "name" in studies[name]:
+        raise ValueError(f"study {name!r} in {path} must map parameters to values, and 'name' is none of them")
     try:
         # Validation from JSON, so that a YAML list may fill a tuple while every scalar keeps its exact type.
         return Study.model_validate_json(json.dumps({"name": name, **studies[name]}))
     except ValidationError as err:
         raise ValueError(f"study {name!r}: " + "; ".join(map(describe, err.errors()))) from None
+
+
+def read_studies(path: Path) -> dict[str, object]:
+    """The studies of a params.yaml by name; ValueError, in one line, if it is anything else."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as err:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(err).split())}") from None
+    studies = content.get("studies") if isinstance(content, dict) else None
+    if not isinstance(studies, dict):
+        raise ValueError(f"{path} must have a mapping 'studies' from names to parameters")
+    return studies
 
 
 def describe(error: dict) -> str:

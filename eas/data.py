@@ -295,6 +295,7 @@ def change(images: Tensor, augment: Augment, generator: torch.Generator) -> Tens
     picked = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]]
     images = picked.permute(0, 3, 1, 2)
     if augment.cutout:
-        inside = [((base - draw(side)).abs() * 2 < augment.cutout) for _ in range(2)]
+        offsets = [base - draw(side) + augment.cutout // 2 for _ in range(2)]
+        inside = [(offset >= 0) & (offset < augment.cutout) for offset in offsets]
         images = images.masked_fill((inside[0][:, :, None] & inside[1][:, None])[:, None], 0)
     return images

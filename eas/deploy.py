@@ -183,7 +183,7 @@ def load(path: str | Path) -> tuple[PreResNet, Card]:
         card = Card(**{name: as_tuple(value) for name, value in content.items()})
         network = PreResNet(card.in_channels, card.widths, card.inner, len(card.classes))
         network.load_state_dict(load_file(weights))
-    except (TypeError, RuntimeError, SafetensorError) as err:
+    except (TypeError, IndexError, RuntimeError, SafetensorError) as err:
         raise ValueError(f"{weights} does not fit its card: {str(err).splitlines()[0]}") from None
     return network.eval(), card
 

@@ -66,7 +66,7 @@ class Generator(nn.Module):
         position = budgets.double().clamp(self.anchors[0], self.anchors[-1])
         right = torch.searchsorted(self.anchors, position).clamp(1, len(self.anchors) - 1)
         low, high = self.anchors[right - 1], self.anchors[right]
-        share = ((position - low) / (high - low)).to(self.budget_embedding)[:, None]
+        share = ((position - low) / (high - low).clamp_min(1)).to(self.budget_embedding)[:, None]
         return torch.lerp(self.budget_embedding[right - 1], self.budget_embedding[right], share)
 
     @torch.inference_mode()
@@ -106,11 +106,10 @@ def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, cl
     rounds of candidate prices, all at once, find the lowest price that the budget allows; `fill` spends what is left.
     Scores as Generator.forward returns them; the budgets must be possible (check_scenarios).
     """
-    scale = space.block_madds.double().mean()
-    cost = (space.block_madds / scale).to(width)
-    room = ((budgets - space.fixed_madds(classes_kept)) / scale).to(width)
+    cost = (space.block_madds / space.block_madds.double().mean()).to(width)
+    room = budgets - space.fixed_madds(classes_kept)
     # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
-    low = torch.zeros_like(room)
+    low = torch.zeros(len(room), dtype=width.dtype)
     high = (width.amax((1, 2)) - width.amin((1, 2)) + depth.amax((1, 2)) - depth.amin((1, 2))) * 2
     high = high / cost.diff(dim=1).min() + 1 if cost.shape[1] > 1 else high + 1
     best = space.smallest.expand(len(room), -1)
@@ -132,9 +131,9 @@ def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, cl
 
 
 def priced(space: SearchSpace, depth: Tensor, width: Tensor, cost: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
-    """The best archs [scenarios, prices, decisions] when a unit of cost takes a price from the score; their cost."""
+    """The best archs [scenarios, prices, decisions] when a unit of cost takes a price from the score; their MAdds."""
     value, choice = (width[:, None] - prices[..., None, None] * cost).max(-1)  # [scenarios, prices, blocks]
-    paid = cost.gather(1, choice.flatten(0, 1).T).T.view_as(value)
+    paid = space.block_madds.gather(1, choice.flatten(0, 1).T).T.view_as(value)  # whole numbers: a budget is exact
     kept = torch.tensor(space.depths) - 1
     by_depth = value.unflatten(-1, (space.stages, -1)).cumsum(-1)[..., kept] + depth[:, None]
     chosen = by_depth.argmax(-1)  # [scenarios, prices, stages]

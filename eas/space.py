@@ -20,6 +20,11 @@ KERNEL = 3
 PIECE = 16_384  # archs whose costs are added up at once
 
 
+def cached_table(method):
+    """A cached property that holds ordinary tensors, even if the first to ask is in inference mode."""
+    return cached_property(torch.inference_mode(False)(method))
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """An elastic pre-activation ResNet for images of `image_size` pixels and `in_channels` channels.
@@ -59,7 +64,7 @@ class SearchSpace:
     def decisions(self) -> int:
         return self.stages + self.blocks
 
-    @cached_property
+    @cached_table
     def choices(self) -> Tensor:
         """Number of choices of every decision, int64 [decisions]."""
         return torch.tensor([len(self.depths)] * self.stages + [len(self.ratios)] * self.blocks)
@@ -69,18 +74,18 @@ class SearchSpace:
         """Number of distinct archs."""
         return sum(len(self.ratios) ** depth for depth in self.depths) ** self.stages
 
-    @cached_property
+    @cached_table
     def inner_channels(self) -> Tensor:
         """Inner channels of every block at every width choice, int64 [blocks, ratios]."""
         widths = torch.tensor(self.widths).repeat_interleave(self.blocks_per_stage)
         return torch.round(widths[:, None] * torch.tensor(self.ratios)).long().clamp_min(1)
 
-    @cached_property
+    @cached_table
     def largest(self) -> Tensor:
         """The arch that makes every last choice, int64 [decisions]."""
         return self.choices - 1
 
-    @cached_property
+    @cached_table
     def smallest(self) -> Tensor:
         """The arch that makes every first choice, int64 [decisions]."""
         return torch.zeros_like(self.choices)
@@ -133,7 +138,7 @@ class SearchSpace:
 
     # ---------------------------------------------------------------- costs, exact
 
-    @cached_property
+    @cached_table
     def _block_geometry(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of every block: input and output channels, output pixels, whether it has a projection; each [blocks]."""
         first = torch.arange(self.blocks) % self.blocks_per_stage == 0
@@ -151,14 +156,14 @@ class SearchSpace:
             side = (side + 1) // 2
         return side
 
-    @cached_property
+    @cached_table
     def block_madds(self) -> Tensor:
         """Multiply-adds of every block at every width choice, int64 [blocks, ratios]."""
         inputs, outputs, pixels, projects = self._block_geometry
         convolutions = KERNEL**2 * (inputs + outputs)[:, None] * self.inner_channels
         return (convolutions + (projects * inputs * outputs)[:, None]) * pixels[:, None]
 
-    @cached_property
+    @cached_table
     def block_parameters(self) -> Tensor:
         """Trainable parameters of every block at every width choice, int64 [blocks, ratios]."""
         inputs, outputs, _, projects = self._block_geometry

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -116,6 +116,8 @@ def load_supernet(study: Study, dataset: Dataset, path: Path) -> Supernet:
     supernet = new_supernet(study, dataset)
     try:
         supernet.load_state_dict(load_file(path))
+    except SafetensorError as err:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {err}") from None
     except RuntimeError as err:
         raise ValueError(f"{path} does not fit the study {study.name}: {str(err).splitlines()[1].strip()}") from None
     return supernet.requires_grad_(False).to(jobs.device())

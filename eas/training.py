@@ -46,7 +46,7 @@ def train(
     batch size, may be passed again to save a GPU its captures.
 
     Raises:
-        Diverged: the loss is NaN or infinite; says where, and leaves the last good checkpoint.
+        Diverged: the loss or a weight is NaN or infinite; says where, and leaves the last good checkpoint.
     """
     device, space = split.labels.device, supernet.space
     optimizer = make_optimizer(supernet, recipe)
@@ -68,9 +68,10 @@ def train(
             total += compute(images, labels, *dropout(labels, generator), archs)
             optimizer.step()
         loss = total.item() / steps
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or not all(weights.isfinite().all() for weights in supernet.parameters()):
+            what = "weights are infinite or NaN" if math.isfinite(loss) else f"loss is {loss}"
             kept = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
-            raise Diverged(f"{label}: loss is {loss} in epoch {epoch + 1}; try a lower learning rate{kept}")
+            raise Diverged(f"{label}: {what} in epoch {epoch + 1}; try a lower learning rate{kept}")
         history.append({"epoch": epoch + 1, "loss": loss})
         epochs.set_postfix(loss=f"{loss:.3f}")
         if checkpoint:
@@ -204,7 +205,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Training, progre
 
 def save_checkpoint(path: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
     """Weights, momentum and history in one safetensors file."""
-    momentum = {f"momentum.{i}": state["momentum_buffer"] for i, state in enumerate(optimizer.state.values())}
+    buffers = [state.get("momentum_buffer") for state in optimizer.state.values()]
+    momentum = {f"momentum.{i}": buffer for i, buffer in enumerate(buffers) if buffer is not None}
     weights = {f"weights.{name}": tensor for name, tensor in supernet.state_dict().items()}
     rows = torch.tensor([list(row.values()) for row in history], dtype=torch.float64)
     save_tensors({**weights, **momentum, "history": rows}, path, {"columns": ",".join(history[0])})
@@ -220,5 +222,7 @@ def load_checkpoint(path: Path, supernet: nn.Module, optimizer: torch.optim.Opti
     supernet.load_state_dict({n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, parameter in enumerate(parameters):
-        optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
-    return [dict(zip(columns, row, strict=True)) for row in tensors["history"].tolist()]
+        if f"momentum.{index}" in tensors:
+            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
+    history = [dict(zip(columns, row, strict=True)) for row in tensors["history"].tolist()]
+    return [row | {"epoch": int(row["epoch"])} for row in history]

@@ -101,6 +101,7 @@ def draw(name, study):
     rows = pd.DataFrame({"method": ["generator", "ofa_evolution", "uniform"], "top1": [81.2, 80.7, 78.0], "madds": 2e6})
     arguments = {
         "contact_sheet": lambda: (dataset.train.images, dataset.train.labels, dataset.hierarchy),
+        "predictions": lambda: (dataset.test.images[:14], ["A"] * 14, ["A", "ofa_B"] * 7),
         "class_counts": lambda: (dataset,),
         "learning_curves": lambda: (make_records(),),
         "subnet_accuracy": lambda: (make_records(),),
