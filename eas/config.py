@@ -182,8 +182,10 @@ def load_study(name: str, root: str | Path = ".") -> Study:
     studies = read_studies(path)
     if name not in studies:
         raise ValueError(f"unknown study {name!r}; known: {', '.join(studies)}{suggestion(name, studies)}")
-    if not isinstance(studies[name], dict) or "name" in studies[name]:
-        raise ValueError(f"study {name!r} in {path} must map parameters to values, and 'name' is none of them")
+    if not isinstance(studies[name], dict):
+        raise ValueError(f"study {name!r}: must map parameters to values (got {studies[name]!r})")
+    if "name" in studies[name]:  # it is the key that the study stands under
+        raise ValueError(f"study {name!r}: unknown parameter name")
     try:
         # Validation from JSON, so that a YAML list may fill a tuple while every scalar keeps its exact type.
         return Study.model_validate_json(json.dumps({"name": name, **studies[name]}))

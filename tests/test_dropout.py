@@ -1,0 +1,209 @@
+"""Superclass dropout: who is kept, how often, and a loss that sees nothing else."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from eas.config import Dropout
+from eas.dropout import KeptClasses, SuperclassDropout, mask_logits, masked_cross_entropy, soft_targets
+
+PARENT = torch.tensor([0, 0, 1, 2, 2, 2, 2, 3, 3, 3])  # four superclasses of 2, 1, 4 and 3 classes
+CLASSES, SUPERCLASSES = len(PARENT), 4
+VARIANTS = ["none", "batch", "own", "sample"]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_labels(count, seed=0):
+    return torch.randint(CLASSES, (count,), generator=seeded(seed))
+
+
+def draws(variant, rate, labels, times, seed=0):
+    """(kept, weight) of several batches in a row, [times, n, classes] and [times, n]."""
+    dropout, rng = SuperclassDropout(PARENT, Dropout(variant=variant, rate=rate)), seeded(seed)
+    kept, weight = zip(*(dropout(labels, rng) for _ in range(times)), strict=True)
+    return torch.stack(kept), torch.stack(weight)
+
+
+def case(variant="sample", rate=0.6, count=64, seed=0):
+    """Logits, labels, kept and weight of one batch."""
+    labels = random_labels(count, seed)
+    kept, weight = SuperclassDropout(PARENT, Dropout(variant=variant, rate=rate))(labels, seeded(seed))
+    return torch.randn(count, CLASSES, generator=seeded(seed + 1)) * 3, labels, kept, weight
+
+
+# -------------------------------------------------------------------- who is kept
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.95])
+def test_a_sample_that_counts_keeps_its_own_superclass_and_superclasses_are_kept_whole(variant, rate):
+    labels = random_labels(40)
+    kept, weight = draws(variant, rate, labels, 50)
+    assert kept.shape == (50, 40, CLASSES) and kept.dtype == torch.bool
+    assert weight.shape == (50, 40) and set(weight.unique().tolist()) <= {0.0, 1.0}
+    own = PARENT[labels][:, None] == PARENT
+    assert (kept | ~own)[weight == 1].all()
+    for superclass in range(SUPERCLASSES):
+        members = kept[..., superclass == PARENT]
+        assert torch.equal(members.all(-1), members.any(-1))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rate_zero_keeps_everything(variant):
+    kept, weight = draws(variant, 0.0, random_labels(30), 20)
+    assert kept.all() and (weight == 1).all()
+
+
+def test_none_keeps_everything_whatever_the_rate():
+    kept, weight = draws("none", 0.9, random_labels(30), 20)
+    assert kept.all() and (weight == 1).all()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_own_draws_once_a_batch_at_its_rate(rate):
+    labels = random_labels(30)
+    kept, weight = draws("own", rate, labels, 2000)
+    own = PARENT[labels][:, None] == PARENT
+    everything, own_only = kept.all((1, 2)), (kept == own).all((1, 2))
+    assert (everything ^ own_only).all() and (weight == 1).all()
+    assert own_only.float().mean() == pytest.approx(rate, abs=0.04)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_sample_drops_each_other_superclass_of_each_sample_at_its_rate(rate):
+    labels = random_labels(200)
+    kept, weight = draws("sample", rate, labels, 60)
+    assert (weight == 1).all()
+    first = torch.tensor([0, 2, 3, 7])  # of every superclass
+    dropped = ~kept[..., first]
+    for superclass in range(SUPERCLASSES):
+        others = PARENT[labels] != superclass
+        assert dropped[:, others, superclass].float().mean() == pytest.approx(rate, abs=0.03)
+    # Samples of a batch and superclasses of a sample are drawn by themselves: products of rates for pairs.
+    pair = labels.new_tensor([(PARENT[labels] == 0).nonzero()[i, 0] for i in range(2)])
+    assert (dropped[:, pair[0], 2] & dropped[:, pair[1], 2]).float().mean() == pytest.approx(rate**2, abs=0.15)
+    both = dropped[:, PARENT[labels] == 0][..., 2:].all(-1)
+    assert both.float().mean() == pytest.approx(rate**2, abs=0.04)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_batch_draws_each_superclass_once_a_batch_at_its_rate(rate):
+    labels = torch.tensor([4, 0, 2, 9, 5, 1, 8, 2])  # the first one's superclass is 2
+    kept, weight = draws("batch", rate, labels, 3000)
+    assert (kept == kept[:, :1]).all()
+    for member in (0, 2, 7):  # of the other superclasses
+        assert (~kept[:, 0, member]).float().mean() == pytest.approx(rate, abs=0.04)
+    both = ~kept[:, 0, 0] & ~kept[:, 0, 7]
+    assert both.float().mean() == pytest.approx(rate**2, abs=0.04)
+    assert torch.equal(weight == 1, kept[:, 0][:, labels])  # a sample counts where its superclass is kept
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([2] * 5), random_labels(20), torch.tensor([9])])
+def test_batch_never_drops_all_samples(labels):
+    kept, weight = draws("batch", 0.99, labels, 300)
+    assert (weight.sum(1) >= 1).all() and (weight[:, 0] == 1).all() and kept.any(-1).all()
+    if len(labels) == 20:
+        assert (weight == 0).any()
+
+
+@pytest.mark.parametrize("variant", ["batch", "own", "sample"])
+def test_draws_depend_on_the_generator_alone(variant):
+    labels = random_labels(30)
+    first = draws(variant, 0.5, labels, 20)
+    torch.manual_seed(99)
+    assert all(map(torch.equal, first, draws(variant, 0.5, labels, 20)))
+    assert not torch.equal(first[0], draws(variant, 0.5, labels, 20, seed=1)[0])
+
+
+def test_kept_classes_are_always_the_same():
+    kept = PARENT == 2
+    labels = torch.tensor([3, 0, 6, 9])
+    found, weight = KeptClasses(kept)(labels, seeded())
+    assert found.shape == (4, CLASSES) and (found == kept).all()
+    assert weight.tolist() == [1, 0, 1, 0] and weight.dtype == torch.float32
+
+
+# -------------------------------------------------------------------- what is seen
+
+
+@pytest.mark.parametrize("variant", ["own", "sample", "batch"])
+def test_a_dropped_class_has_probability_zero_and_is_never_the_argmax(variant):
+    logits, _, kept, _ = case(variant, 0.9)
+    logits[~kept] += 100
+    masked = mask_logits(logits, kept)
+    probability = masked.softmax(-1)
+    assert (probability[~kept] == 0).all()
+    torch.testing.assert_close(probability.sum(-1), torch.ones(len(logits)))
+    assert kept.gather(1, masked.argmax(-1, keepdim=True)).all()
+    assert torch.equal(masked[kept], logits[kept])
+
+
+def test_a_dropped_class_is_not_the_argmax_even_if_all_logits_are_negative():
+    kept = torch.tensor([True, False, True])
+    assert mask_logits(torch.tensor([-50.0, -1.0, -60.0]), kept).argmax() == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_masked_cross_entropy_is_torch_cross_entropy_on_the_kept_classes(variant, smoothing):
+    logits, labels, kept, weight = case(variant)
+    found = masked_cross_entropy(logits, soft_targets(labels, kept, smoothing), kept, weight)
+    losses = []
+    for row, label, classes, counts in zip(logits, labels, kept, weight, strict=True):
+        if counts:
+            place = int(classes[:label].sum())  # of the label among the kept classes
+            losses.append(F.cross_entropy(row[classes], torch.tensor(place), label_smoothing=smoothing))
+    assert len(losses) > 0 and (len(losses) < len(labels)) == (variant == "batch")
+    torch.testing.assert_close(found, torch.stack(losses).mean())
+
+
+def test_masked_cross_entropy_takes_several_networks_at_once():
+    logits, labels, kept, weight = case("batch", seed=3)
+    targets = soft_targets(labels, kept, 0.1)
+    several = torch.stack([logits, logits * 0.5, -logits])
+    found = masked_cross_entropy(several, targets, kept, weight)
+    assert found.shape == (3,)
+    torch.testing.assert_close(found, torch.stack([masked_cross_entropy(x, targets, kept, weight) for x in several]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_are_numbers_and_vanish_where_nothing_counts(variant):
+    logits, labels, kept, weight = case(variant, 0.9)
+    logits.requires_grad_()
+    masked_cross_entropy(logits, soft_targets(labels, kept, 0.1), kept, weight).backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[~kept] == 0).all() and (logits.grad[weight == 0] == 0).all()
+    moved = (weight == 1) & (kept.sum(1) > 1)
+    assert (logits.grad[moved].abs().sum(1) > 0).all()
+    torch.testing.assert_close(logits.grad.sum(1), torch.zeros(len(labels)), atol=1e-6, rtol=0)
+
+
+def test_a_single_kept_class_has_no_loss_and_no_gradient():
+    labels = torch.tensor([2, 2])
+    logits = torch.randn(2, CLASSES, generator=seeded()).requires_grad_()
+    kept = (PARENT == 1).expand(2, -1)
+    loss = masked_cross_entropy(logits, soft_targets(labels, kept, 0.1), kept, torch.ones(2))
+    loss.backward()
+    assert loss == 0 and (logits.grad == 0).all()
+
+
+def test_a_batch_in_which_nothing_counts_has_no_loss():
+    logits, labels, kept, _ = case("own")
+    logits.requires_grad_()
+    loss = masked_cross_entropy(logits, soft_targets(labels, kept, 0.0), kept, torch.zeros(len(labels)))
+    loss.backward()
+    assert loss == 0 and (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("variant", ["none", "own", "sample"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_soft_targets_sum_to_one_over_the_kept_classes(variant, smoothing):
+    _, labels, kept, _ = case(variant)
+    targets = soft_targets(labels, kept, smoothing)
+    torch.testing.assert_close(targets.sum(-1), torch.ones(len(labels)))
+    assert (targets[~kept] == 0).all() and (targets >= 0).all()
+    expected = 1 - smoothing + smoothing / kept.sum(-1)
+    torch.testing.assert_close(targets.gather(1, labels[:, None])[:, 0], expected)

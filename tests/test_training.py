@@ -1,0 +1,405 @@
+"""The training loop: it learns, repeats itself, survives being killed, and says when it diverged."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eas.config import Augment, Dropout, Training
+from eas.data import Split, batches
+from eas.dropout import SuperclassDropout, mask_logits, masked_cross_entropy, soft_targets
+from eas.layers import Statistics
+from eas.supernet import Supernet
+from eas.training import (
+    Diverged,
+    distilled,
+    load_checkpoint,
+    make_optimizer,
+    set_learning_rate,
+    sliced_step,
+    step_function,
+    train,
+)
+
+RECIPE = Training(epochs=3, batch_size=30, learning_rate=0.1, random_subnets=2, distinct_archs=16)
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+@pytest.fixture(scope="module")
+def few(dataset, hierarchy):
+    """90 images of 18 classes: three steps an epoch."""
+    return dataset.train.only(hierarchy.kept(["digits", "arrows"]))
+
+
+@pytest.fixture
+def new(space, hierarchy, dataset):
+    """Makes an untrained supernet from a seed."""
+
+    def make(seed=0):
+        torch.manual_seed(seed)
+        return Supernet(space, len(hierarchy.classes), dataset.mean, dataset.std)
+
+    return make
+
+
+@pytest.fixture
+def own(hierarchy):
+    return SuperclassDropout(hierarchy.parent, Dropout(variant="own", rate=0.5))
+
+
+def everything(labels, generator):
+    """No dropout, without a hierarchy."""
+    return torch.ones(len(labels), 160, dtype=torch.bool), torch.ones(len(labels))
+
+
+def weights(supernet):
+    return {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def accuracy(supernet, arch, split):
+    with torch.no_grad():
+        return (supernet(split.images / 255, arch, Statistics()).argmax(1) == split.labels).float().mean()
+
+
+def recipe(**changes):
+    return Training(**(RECIPE.model_dump() | changes))
+
+
+def failing_at(call, dropout, error):
+    """`dropout`, whose call of this number (from 1) raises."""
+    calls = 0
+
+    def counted(labels, generator):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise error
+        return dropout(labels, generator)
+
+    return counted
+
+
+# -------------------------------------------------------------------- the loop
+
+
+@pytest.mark.parametrize("variant", ["none", "own", "batch", "sample"])
+def test_the_loss_falls(variant, new, few, hierarchy):
+    dropout = SuperclassDropout(hierarchy.parent, Dropout(variant=variant, rate=0.2))
+    history = train(new(), few, dropout, recipe(epochs=8), seed=0)
+    assert [row["epoch"] for row in history] == list(range(1, 9))
+    # The teacher's part of the loss moves with it, so that only the whole trend counts.
+    assert sum(row["loss"] for row in history[-2:]) < 0.85 * sum(row["loss"] for row in history[:2])
+
+
+def test_every_subnet_learns(new, few, space):
+    supernet, archs = new(), [space.largest, space.smallest, *space.sample(3, torch.Generator().manual_seed(1))]
+    before = [accuracy(supernet, arch, few) for arch in archs]
+    train(supernet, few, everything, recipe(epochs=25, augment=Augment(shift=0)), seed=0)
+    after = [accuracy(supernet, arch, few) for arch in archs]
+    assert max(before) < 0.2 and min(after) > 0.3
+
+
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(new, few, own):
+    found = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        supernet = new()
+        torch.manual_seed(noise)  # the global generator plays no part
+        history = train(supernet, few, own, RECIPE, seed=seed)
+        found.append((weights(supernet), history))
+    assert same(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+    assert not same(found[0][0], found[2][0]) and found[0][1] != found[2][1]
+
+
+def test_training_moves_every_weight_but_not_the_images_normalisation(new, few, own):
+    supernet = new()
+    before = weights(supernet)
+    train(supernet, few, own, RECIPE, seed=0)
+    unmoved = [name for name, tensor in weights(supernet).items() if torch.equal(tensor, before[name])]
+    assert unmoved == ["mean", "std"]
+
+
+def test_a_split_smaller_than_the_batch_is_a_step_an_epoch(new, few):
+    seen, small = [], Split(few.images[:12], few.labels[:12])
+
+    def dropout(labels, generator):
+        seen.append(len(labels))
+        return everything(labels, generator)
+
+    history = train(new(), small, dropout, recipe(batch_size=128), seed=0)
+    assert seen == [12] * 3 and len(history) == 3
+
+
+@pytest.mark.parametrize("random_subnets", [0, 1, 3])
+def test_a_step_trains_the_largest_some_random_and_the_smallest(random_subnets, new, few, own, space):
+    seen = []
+
+    def compute(images, labels, kept, weight, archs):
+        seen.append(archs)
+        assert images.shape == (30, 1, 16, 16) and kept.shape == (30, 160) and weight.shape == labels.shape == (30,)
+        return torch.tensor(1.0)
+
+    train(new(), few, own, recipe(random_subnets=random_subnets, distinct_archs=4), seed=5, compute=compute)
+    assert len(seen) == 9
+    sample = space.sample(4, torch.Generator().manual_seed(5)).tolist()
+    for archs in seen:
+        assert len(archs) == random_subnets + 2
+        assert torch.equal(archs[0], space.largest) and torch.equal(archs[-1], space.smallest)
+        assert all(arch in sample for arch in archs[1:-1].tolist())
+    if random_subnets:
+        assert len(torch.cat([archs[1:-1] for archs in seen]).unique(dim=0)) == len(torch.tensor(sample).unique(dim=0))
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(new, few, own):
+    losses = iter([1.0, 2.0, 6.0, 4.0, 4.0, 4.0])
+    history = train(new(), few, own, recipe(epochs=2), seed=0, compute=lambda *_: torch.tensor(next(losses)))
+    assert history == [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 4.0}]
+
+
+# -------------------------------------------------------------------- killed and resumed
+
+
+@pytest.mark.parametrize("kill_at", [4, 5, 9])
+@pytest.mark.parametrize("variant", ["none", "own", "batch", "sample"])
+def test_a_killed_run_continues_to_the_same_result_bit_for_bit(variant, kill_at, new, few, hierarchy, tmp_path):
+    dropout = SuperclassDropout(hierarchy.parent, Dropout(variant=variant, rate=0.5))
+    settings = recipe(augment=Augment(shift=2, flip=True, cutout=4), label_smoothing=0.1)
+    whole, path = new(), tmp_path / "checkpoint"
+    expected = train(whole, few, dropout, settings, seed=3)
+    killed = new()
+    with pytest.raises(Interrupted):
+        train(killed, few, failing_at(kill_at, dropout, Interrupted()), settings, seed=3, checkpoint=path)
+    assert not same(weights(killed), weights(whole))
+    resumed = new(seed=7)  # another process: what it starts from must not matter
+    history = train(resumed, few, dropout, settings, seed=3, checkpoint=path)
+    assert history == expected
+    assert same(weights(resumed), weights(whole))
+
+
+def test_a_run_killed_in_its_first_epoch_begins_anew(new, few, own, tmp_path):
+    whole, resumed, path = new(), new(), tmp_path / "checkpoint"
+    expected = train(whole, few, own, RECIPE, seed=0)
+    with pytest.raises(Interrupted):
+        train(new(), few, failing_at(2, own, Interrupted()), RECIPE, seed=0, checkpoint=path)
+    assert not path.exists()
+    assert train(resumed, few, own, RECIPE, seed=0, checkpoint=path) == expected
+    assert same(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.0])
+def test_a_run_with_another_momentum_is_resumed_too(momentum, new, few, own, tmp_path):
+    whole, resumed, path = new(), new(), tmp_path / "checkpoint"
+    expected = train(whole, few, own, recipe(momentum=momentum), seed=0)
+    with pytest.raises(Interrupted):
+        interrupted = failing_at(4, own, Interrupted())
+        train(new(), few, interrupted, recipe(momentum=momentum), seed=0, checkpoint=path)
+    assert train(resumed, few, own, recipe(momentum=momentum), seed=0, checkpoint=path) == expected
+    assert same(weights(resumed), weights(whole))
+
+
+def test_a_resumed_history_is_written_like_an_uninterrupted_one(new, few, own, tmp_path):
+    path = tmp_path / "checkpoint"
+    expected = train(new(), few, own, RECIPE, seed=0)
+    with pytest.raises(Interrupted):
+        train(new(), few, failing_at(7, own, Interrupted()), RECIPE, seed=0, checkpoint=path)
+    history = train(new(), few, own, RECIPE, seed=0, checkpoint=path)
+    assert json.dumps(history) == json.dumps(expected)
+
+
+def test_checkpoints_do_not_change_the_result_and_a_finished_run_is_not_repeated(new, few, own, tmp_path):
+    plain, saved, again, path = new(), new(), new(seed=7), tmp_path / "folder" / "checkpoint"
+    expected = train(plain, few, own, RECIPE, seed=0)
+    assert train(saved, few, own, RECIPE, seed=0, checkpoint=path) == expected
+    assert same(weights(saved), weights(plain))
+    before = path.read_bytes()
+    assert train(again, few, failing_at(1, own, Interrupted()), RECIPE, seed=0, checkpoint=path) == expected
+    assert same(weights(again), weights(plain)) and path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+# -------------------------------------------------------------------- divergence
+
+
+def undefined_from(call):
+    """No dropout, but from this call on (from 1) the loss is not a number."""
+    calls = 0
+
+    def dropout(labels, generator):
+        nonlocal calls
+        calls += 1
+        kept, weight = everything(labels, generator)
+        return kept, weight * (float("nan") if calls >= call else 1)
+
+    return dropout
+
+
+def test_divergence_names_its_epoch_and_leaves_the_last_good_checkpoint(new, few, tmp_path):
+    path, supernet, restored = tmp_path / "checkpoint", new(), new(seed=7)
+    with pytest.raises(Diverged) as caught:
+        train(supernet, few, undefined_from(8), RECIPE, seed=0, checkpoint=path, label="none-0")
+    message = str(caught.value)
+    assert "none-0" in message and "epoch 3" in message and str(path) in message and "\n" not in message
+    with pytest.raises(Interrupted):
+        interrupted = failing_at(7, everything, Interrupted())
+        train(new(), few, interrupted, RECIPE, seed=0, checkpoint=tmp_path / "two epochs")
+    assert same(load_file(path), load_file(tmp_path / "two epochs"))
+    history = load_checkpoint(path, restored, make_optimizer(restored, RECIPE))
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert all(tensor.isfinite().all() for tensor in weights(restored).values())
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_divergence_in_the_first_epoch_promises_no_checkpoint(checkpoint, new, few, tmp_path):
+    path = tmp_path / "checkpoint" if checkpoint else None
+    with pytest.raises(Diverged, match="loss is nan in epoch 1; try a lower learning rate$"):
+        train(new(), few, undefined_from(2), RECIPE, seed=0, checkpoint=path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_absurd_learning_rate_diverges(new, few):
+    with pytest.raises(Diverged, match="try a lower learning rate"):
+        train(new(), few, everything, recipe(learning_rate=1e30), seed=0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_loss_that_is_no_number_is_divergence(value, new, few):
+    with pytest.raises(Diverged, match=f"loss is {value} in epoch 1"):
+        train(new(), few, everything, RECIPE, seed=0, compute=lambda *_: torch.tensor(value))
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_weights_that_the_last_step_of_an_epoch_ruined_are_not_the_last_good_state(epoch, new, few, tmp_path):
+    supernet, path, calls = new(), tmp_path / "checkpoint", 0
+    usual = step_function(supernet, RECIPE, 30)
+
+    def compute(*arguments):
+        nonlocal calls
+        calls += 1
+        loss = usual(*arguments)  # still finite: it was computed before the step
+        if calls == 3 * epoch:
+            supernet.stem.weight.grad.fill_(float("nan"))
+        return loss
+
+    with pytest.raises(Diverged):
+        train(supernet, few, everything, RECIPE, seed=0, checkpoint=path, compute=compute)
+    assert all(tensor.isfinite().all() for tensor in load_file(path).values())
+
+
+# -------------------------------------------------------------------- one step
+
+
+def random_case(count=16, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    images, labels = torch.rand(count, 1, 16, 16, generator=rng), torch.randint(160, (count,), generator=rng)
+    kept = torch.rand(count, 160, generator=rng) < 0.5
+    kept[torch.arange(count), labels] = True
+    weight = (torch.rand(count, generator=rng) < 0.8).float()
+    return images, labels, kept, weight
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_distilled_targets_sum_to_one_over_the_kept_classes(share):
+    _, labels, kept, _ = random_case()
+    hard = torch.nn.functional.one_hot(labels, 160).float()
+    teacher = torch.randn(16, 160, generator=torch.Generator().manual_seed(1)) * 5
+    targets = distilled(hard, teacher, kept, share)
+    torch.testing.assert_close(targets.sum(-1), torch.ones(16))
+    assert (targets[~kept] == 0).all()
+    for row in range(16):
+        renormalised = teacher[row, kept[row]].softmax(-1)
+        expected = (1 - share) * hard[row, kept[row]] + share * renormalised
+        torch.testing.assert_close(targets[row, kept[row]], expected)
+
+
+def test_the_teacher_gets_no_gradient_from_its_students(new, space):
+    """Gradients of a step are those of the single subnets, the students' targets taken as constants."""
+    settings = recipe(label_smoothing=0.1, distillation=0.7)
+    images, labels, kept, weight = random_case()
+    archs = torch.stack([space.largest, *space.sample(2, torch.Generator().manual_seed(2)), space.smallest])
+    supernet, reference = new(), new()
+    loss = step_function(supernet, settings, 16)(images, labels, kept, weight, archs)
+    with torch.no_grad():
+        teacher = mask_logits(reference(images, space.largest, Statistics()), kept).softmax(-1)
+    hard = soft_targets(labels, kept, 0.1)
+    losses = []
+    for index, arch in enumerate(archs):
+        targets = 0.3 * hard + 0.7 * teacher if index else hard
+        losses.append(masked_cross_entropy(reference(images, arch, Statistics()), targets, kept, weight))
+    sum(losses).backward()
+    torch.testing.assert_close(loss, torch.stack(losses).mean().detach())
+    for one, other in zip(supernet.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_without_distillation_every_subnet_sees_the_labels_alone(new, space):
+    supernet, case = new(), random_case()
+    step_function(supernet, recipe(distillation=0.0), 16)
+    alone = [
+        sliced_step(supernet, recipe(distillation=0.0), *case, arch[None]) for arch in (space.largest, space.smallest)
+    ]
+    both = sliced_step(supernet, recipe(distillation=0.0), *case, torch.stack([space.largest, space.smallest]))
+    torch.testing.assert_close(both, torch.stack(alone).mean())
+
+
+# -------------------------------------------------------------------- optimiser
+
+
+def test_norms_and_biases_are_not_decayed(new):
+    supernet = new()
+    optimizer = make_optimizer(supernet, RECIPE)
+    decay = {parameter: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(decay) == len(list(supernet.parameters()))
+    for name, parameter in supernet.named_parameters():
+        plain = "norm" in name or name.endswith("bias")
+        assert decay[parameter] == (0 if plain else 5e-4), name
+    assert all(group["momentum"] == 0.9 and group["nesterov"] for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("warmup", [0.15, 0.5, 0.0])
+def test_the_learning_rate_rises_and_falls_in_straight_lines(warmup, new):
+    settings = recipe(learning_rate=2.0, warmup=warmup)
+    optimizer = make_optimizer(new(), settings)
+
+    def rate(progress):
+        set_learning_rate(optimizer, settings, progress)
+        (found,) = {group["lr"] for group in optimizer.param_groups}
+        return found
+
+    assert rate(warmup) == pytest.approx(2.0)
+    assert rate((1 + warmup) / 2) == pytest.approx(1.0)
+    assert rate(0.25 + 0.75 * warmup) == pytest.approx(1.5)
+    assert rate(0.9999) == pytest.approx(0.02)  # never nothing
+    if warmup:
+        assert rate(0) == pytest.approx(0.02) and rate(warmup / 2) == pytest.approx(1.0)
+    rates = torch.tensor([rate(step / 1000) for step in range(1000)])
+    peak = int(rates.argmax())
+    assert peak == pytest.approx(1000 * warmup, abs=1)
+    assert (rates[: peak + 1].diff() >= 0).all() and (rates[peak:].diff() <= 0).all()
+
+
+def test_training_uses_that_schedule_step_by_step(new, few, monkeypatch):
+    seen = []
+    monkeypatch.setattr("eas.training.set_learning_rate", lambda optimizer, recipe, progress: seen.append(progress))
+    train(new(), few, everything, RECIPE, seed=0, compute=lambda *_: torch.tensor(0.0))
+    assert seen == pytest.approx([step / 9 for step in range(9)])
+
+
+def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(new, few):
+    labelled, seen = Split(few.images, torch.arange(len(few))), []
+
+    def compute(images, labels, *_):
+        seen.append(labels)
+        return torch.tensor(0.0)
+
+    train(new(), labelled, everything, RECIPE, seed=0, compute=compute)
+    epochs = torch.cat(seen).view(3, 90)
+    assert (epochs.sort(1).values == torch.arange(90)).all()
+    assert len(epochs.unique(dim=0)) == 3
+    assert len(list(batches(labelled, 30, RECIPE.augment, torch.Generator()))) == 3
