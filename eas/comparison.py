@@ -35,6 +35,7 @@ from eas.study import (
     load_supernet,
     new_supernet,
     read_timing,
+    require,
     run_branches,
     scenario_sampler,
     scenarios,
@@ -105,10 +106,7 @@ def comparison_folder(folder: Path, supernet: str, seed: int) -> Path:
 
 
 def read_pool(study: Study, folder: Path, supernet: str, seed: int) -> dict[str, Tensor]:
-    path = generator_folder(folder, supernet, seed) / "pool.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run notebooks/03_generator for the study {study.name} first")
-    return load_file(path)
+    return load_file(require(generator_folder(folder, supernet, seed) / "pool.safetensors", study, "03_generator"))
 
 
 def new_generator(study: Study, space: SearchSpace, hierarchy: Hierarchy, *, blind: bool) -> Generator:
@@ -188,9 +186,7 @@ SIGNALS = ("model", "gates")
 
 def load_generator(study: Study, folder: Path, dataset: Dataset, supernet: str, seed: int, name: str) -> Generator:
     """A trained generator: 'model', 'gates' or 'blind'."""
-    path = generator_folder(folder, supernet, seed) / f"generator_{name}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run notebooks/03_generator for the study {study.name} first")
+    path = require(generator_folder(folder, supernet, seed) / f"generator_{name}.safetensors", study, "03_generator")
     space = new_supernet(study, dataset).space
     generator = new_generator(study, space, dataset.hierarchy, blind=name == "blind")
     generator.load_state_dict(load_file(path))
@@ -201,7 +197,8 @@ def load_model(study: Study, folder: Path, dataset: Dataset, supernet: str, seed
     """A fitted accuracy model."""
     model = AccuracyModel(new_supernet(study, dataset).space, len(dataset.hierarchy.classes), aware=aware)
     name = "model_aware" if aware else "model"
-    model.load_state_dict(load_file(generator_folder(folder, supernet, seed) / f"{name}.safetensors"))
+    path = require(generator_folder(folder, supernet, seed) / f"{name}.safetensors", study, "03_generator")
+    model.load_state_dict(load_file(path))
     return model.eval()
 
 
@@ -304,7 +301,7 @@ def choose_signal(study: Study, folder: Path) -> str:
     paths = [
         comparison_folder(folder, name, seed) / "selected.json" for _, _, name, _, seed in supernet_jobs(study, folder)
     ]
-    records = pd.DataFrame([json.loads(path.read_text()) for path in paths])
+    records = pd.DataFrame([json.loads(require(path, study, "04_ablations").read_text()) for path in paths])
     return max(SIGNALS, key=lambda name: records[f"selection_top1_{name}"].mean())
 
 
@@ -438,7 +435,7 @@ def swap_table(study: Study, folder: Path) -> pd.DataFrame:
     """The swap test: supernet, seed, budget_madds, arch_of, used_for, top1 for all ordered pairs of superclasses."""
     dataset, tables = data.load(study, folder / "dataset.safetensors"), []
     names = dataset.hierarchy.superclasses
-    budgets = [int(b * 1e6) for b in sorted(study.scenarios.budgets)]
+    budgets = [int(b * 1e6) for b in study.scenarios.budgets]
     index = pd.MultiIndex.from_product([budgets, names, names], names=["budget_madds", "arch_of", "used_for"])
     for _, _, supernet, _, seed in supernet_jobs(study, folder):
         swap = load_file(comparison_folder(folder, supernet, seed) / "measured.safetensors")["swap"]

@@ -21,7 +21,7 @@ from eas.config import Study
 from eas.data import Dataset, Hierarchy, Split, as_input, save_tensors
 from eas.evaluation import calibrate
 from eas.generator import Generator
-from eas.study import branches_path, calibration_images, load_branch, load_supernet, settings_of, supernet_path
+from eas.study import branches_path, calibration_images, load_branch, load_supernet, require, settings_of, supernet_path
 from eas.supernet import PreResNet, Supernet, extract
 
 FORMAT = "eas-specialized-1"
@@ -133,7 +133,7 @@ def load_specializer(study: Study, folder: Path, dataset: Dataset, seed: int) ->
     generator = load_generator(study, folder, dataset, "eas", seed, choose_signal(study, folder))
     model = load_model(study, folder, dataset, "eas", seed, aware=True)
     supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed)).cpu()
-    branches = branches_path(folder, setting, seed) if study.branch else None
+    branches = require(branches_path(folder, setting, seed), study, "02_supernet") if study.branch else None
     return Specializer(study, dataset, supernet, generator, model, branches)
 
 

@@ -27,6 +27,7 @@ from eas import data, evaluation, jobs
 from eas.config import Dropout, Study
 from eas.data import Dataset, Hierarchy, save_tensors
 from eas.dropout import KeptClasses, SuperclassDropout
+from eas.generator import check_scenarios
 from eas.space import SearchSpace
 from eas.supernet import Supernet, begin_as_identity
 from eas.training import step_function, train
@@ -100,8 +101,26 @@ def scenario_sampler(study: Study, hierarchy: Hierarchy) -> Callable[[int, torch
 
 
 def new_supernet(study: Study, dataset: Dataset) -> Supernet:
+    """The study's supernet, untrained, on the CPU.
+
+    Raises:
+        ValueError: no arch fits one of the study's budgets: better now than after the training.
+    """
     space = SearchSpace.from_study(study, dataset.train.images.shape[1])
+    wanted = scenarios(study, dataset.hierarchy)
+    check_scenarios(space, wanted.kept, wanted.budgets)
     return Supernet(space, len(dataset.hierarchy.classes), dataset.mean, dataset.std)
+
+
+def require(path: Path, study: Study, notebook: str) -> Path:
+    """`path`, if the file is there.
+
+    Raises:
+        FileNotFoundError: it is not; the message says which notebook makes it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run notebooks/{notebook} for the study {study.name} first")
+    return path
 
 
 def load_supernet(study: Study, dataset: Dataset, path: Path) -> Supernet:
@@ -111,11 +130,9 @@ def load_supernet(study: Study, dataset: Dataset, path: Path) -> Supernet:
         FileNotFoundError: the weights are not there; the message says which step makes them.
         ValueError: the file holds other tensors than this study's supernet.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run notebooks/02_supernet for the study {study.name} first")
     supernet = new_supernet(study, dataset)
     try:
-        supernet.load_state_dict(load_file(path))
+        supernet.load_state_dict(load_file(require(path, study, "02_supernet")))
     except SafetensorError as err:
         raise ValueError(f"{path} is damaged, or no safetensors file: {err}") from None
     except RuntimeError as err:
@@ -124,7 +141,7 @@ def load_supernet(study: Study, dataset: Dataset, path: Path) -> Supernet:
 
 
 def finished(path: Path, key: str) -> dict | None:
-    """The record beside a result, if it was made with the same parameters."""
+    """The record beside a result, if it was made with the same parameters; a stale record is deleted."""
     spare = resume_path(path)
     if spare.with_suffix(".json").is_file() and not path.exists():
         for suffix in (path.suffix, ".json"):  # weights first: the record says that they are whole
@@ -135,6 +152,7 @@ def finished(path: Path, key: str) -> dict | None:
         content = json.loads(record.read_text())
         if content["key"] == key:
             return content
+        record.unlink()  # so that no killed job leaves it beside a newer result
     return None
 
 
@@ -255,8 +273,7 @@ def read_records(study: Study, folder: Path) -> list[dict]:
         FileNotFoundError: one of those that the choice needs is missing; the message says which step makes it.
     """
     for setting, seed in first_runs(study):
-        if not (path := supernet_path(folder, setting, seed).with_suffix(".json")).is_file():
-            raise FileNotFoundError(f"{path} is missing: run notebooks/02_supernet for the study {study.name} first")
+        require(supernet_path(folder, setting, seed).with_suffix(".json"), study, "02_supernet")
     every = [supernet_path(folder, s, seed) for s in (NONE, *study.dropout.candidates) for seed in study.seeds]
     return [json.loads(r.read_text()) for path in every if (r := path.with_suffix(".json")).is_file()]
 

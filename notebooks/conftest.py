@@ -1,7 +1,7 @@
 """How the notebooks' tiny profile is run: so that it prints the same for everyone.
 
-    pytest --nbval notebooks/                            compares the outputs with the committed ones
-    python notebooks/conftest.py notebooks/*.ipynb       runs notebooks in place, for fresh outputs to commit
+pytest --nbval notebooks/                            compares the outputs with the committed ones
+python notebooks/conftest.py notebooks/*.ipynb       runs notebooks in place, for fresh outputs to commit
 """
 
 import os
