@@ -20,7 +20,7 @@ test: install  ## check the style, test the package, and run every notebook in i
 	$(BIN)/pytest -q --nbval notebooks/
 
 cifar100: install gpu/dvc.yaml  ## run the CIFAR-100 study (wants a GPU; fetches the images where they are missing)
-	$(BIN)/python -m eas.download cifar100 --to "$${EAS_CIFAR100:-data}"
+	$(BIN)/python -m eas.data cifar100 --to "$${EAS_CIFAR100:-data}"
 	$(BIN)/dvc repro gpu/dvc.yaml
 
 notebooks: install  ## run the notebooks' tiny profile in place, for fresh outputs to commit

@@ -299,3 +299,11 @@ def change(images: Tensor, augment: Augment, generator: torch.Generator) -> Tens
         inside = [(offset >= 0) & (offset < augment.cutout) for offset in offsets]
         images = images.masked_fill((inside[0][:, :, None] & inside[1][:, None])[:, None], 0)
     return images
+
+
+if __name__ == "__main__":  # python -m eas.data cifar100: the command stands here, where users look for data
+    import sys
+
+    from eas.download import main
+
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """Fetch the published files of CIFAR-100 and check them, or take them from a mirror folder.
 
-    python -m eas.download cifar100 [--to data]
+    python -m eas.data cifar100 [--to data]
 
 The environment variable EAS_MIRROR may name a folder that holds the archive, or the files train, test and meta
 (themselves or in cifar-100-python/): then nothing is downloaded.
@@ -32,7 +32,7 @@ FILES = {
     "meta": "7973b15100ade9c7d40fb424638fde48",
 }
 BOTH_WAYS = (
-    "get it with `python -m eas.download cifar100` while online, or set EAS_MIRROR to a folder that holds "
+    "get it with `python -m eas.data cifar100` while online, or set EAS_MIRROR to a folder that holds "
     f"{ARCHIVE} or its files {', '.join(FILES)} and run the same command"
 )
 CHUNK = 1 << 16
@@ -176,7 +176,7 @@ def md5(path: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; an error is one line."""
-    parser = argparse.ArgumentParser(prog="python -m eas.download", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m eas.data", description=__doc__.partition("\n")[0])
     parser.add_argument("dataset", choices=["cifar100"])
     parser.add_argument("--to", default="data", help="folder to put cifar-100-python/ into (default: data)")
     options = parser.parse_args(arguments)
@@ -187,7 +187,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"{folder}: {', '.join(FILES)} (MD5 as published)")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

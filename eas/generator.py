@@ -74,24 +74,10 @@ class Generator(nn.Module):
         """Archs int64 [scenarios, decisions], every one within its budget.
 
         Raises:
-            ValueError: see check_scenarios.
+            ValueError: see SearchSpace.check_scenarios.
         """
-        check_scenarios(self.space, kept, budgets)
+        self.space.check_scenarios(kept, budgets)
         return decode(self.space, *self(kept, budgets), budgets, kept.sum(-1))
-
-
-def check_scenarios(space: SearchSpace, kept: Tensor, budgets: Tensor) -> None:
-    """Raise ValueError for an empty set of classes or a budget that no arch fits; it states the smallest possible."""
-    count = kept.sum(-1)
-    if not count.all():
-        raise ValueError(f"scenario {int((count == 0).nonzero()[0])} keeps no class: name at least one")
-    smallest = space.madds(space.smallest, count)
-    if not (budgets >= smallest).all():  # also catches NaN
-        worst = int((~(budgets >= smallest)).nonzero()[0])
-        raise ValueError(
-            f"budget of {float(budgets[worst]) / 1e6:g}M MAdds is below the smallest arch: "
-            f"{int(smallest[worst]) / 1e6:g}M MAdds for {int(count[worst])} classes"
-        )
 
 
 # -------------------------------------------------------------------- decoding
@@ -104,7 +90,7 @@ def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, cl
 
     Choices are priced: for a price per multiply-add, the best depth and widths follow exactly, stage by stage. Two
     rounds of candidate prices, all at once, find the lowest price that the budget allows; `fill` spends what is left.
-    Scores as Generator.forward returns them; the budgets must be possible (check_scenarios).
+    Scores as Generator.forward returns them; the budgets must be possible (SearchSpace.check_scenarios).
     """
     cost = (space.block_madds / space.block_madds.double().mean()).to(width)
     room = budgets - space.fixed_madds(classes_kept)

@@ -202,6 +202,23 @@ class SearchSpace:
         pieces = archs.reshape(-1, self.decisions).split(PIECE)
         return torch.cat([total(piece) for piece in pieces]).view(archs.shape[:-1])
 
+    def check_scenarios(self, kept: Tensor, budgets: Tensor) -> None:
+        """Check scenarios, bool [n, classes] and multiply-adds [n], before any long work.
+
+        Raises:
+            ValueError: an empty set of classes, or a budget that no arch fits; the message states the smallest possible.
+        """
+        count = kept.sum(-1)
+        if not count.all():
+            raise ValueError(f"scenario {int((count == 0).nonzero()[0])} keeps no class: name at least one")
+        smallest = self.madds(self.smallest, count)
+        if not (budgets >= smallest).all():  # also catches NaN
+            worst = int((~(budgets >= smallest)).nonzero()[0])
+            raise ValueError(
+                f"budget of {float(budgets[worst]) / 1e6:g}M MAdds is below the smallest arch: "
+                f"{int(smallest[worst]) / 1e6:g}M MAdds for {int(count[worst])} classes"
+            )
+
     # ---------------------------------------------------------------- reading
 
     def describe(self, arch: Tensor) -> list[list[int]]:

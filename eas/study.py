@@ -27,7 +27,6 @@ from eas import data, evaluation, jobs
 from eas.config import Dropout, Study
 from eas.data import Dataset, Hierarchy, save_tensors
 from eas.dropout import KeptClasses, SuperclassDropout
-from eas.generator import check_scenarios
 from eas.space import SearchSpace
 from eas.supernet import Supernet, begin_as_identity
 from eas.training import step_function, train
@@ -108,7 +107,7 @@ def new_supernet(study: Study, dataset: Dataset) -> Supernet:
     """
     space = SearchSpace.from_study(study, dataset.train.images.shape[1])
     wanted = scenarios(study, dataset.hierarchy)
-    check_scenarios(space, wanted.kept, wanted.budgets)
+    space.check_scenarios(wanted.kept, wanted.budgets)
     return Supernet(space, len(dataset.hierarchy.classes), dataset.mean, dataset.std)
 
 

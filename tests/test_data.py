@@ -339,7 +339,7 @@ def test_missing_cifar100_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as caught:
         data.build(CIFAR100)
     message = str(caught.value)
-    assert str(tmp_path) in message and "python -m eas.download cifar100" in message and "EAS_MIRROR" in message
+    assert str(tmp_path) in message and "python -m eas.data cifar100" in message and "EAS_MIRROR" in message
 
 
 def test_cifar100_is_looked_for_under_the_root(tmp_path, monkeypatch):
@@ -377,7 +377,7 @@ def test_a_damaged_file_is_named_before_it_is_opened(damaged, tmp_path, monkeypa
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.skipif(not PRESENT, reason="no CIFAR-100: python -m eas.download cifar100, or set EAS_CIFAR100")
+@pytest.mark.skipif(not PRESENT, reason="no CIFAR-100: python -m eas.data cifar100, or set EAS_CIFAR100")
 def test_the_real_cifar100():
     dataset, indices = data.build(CIFAR100, ROOT)
     assert {name: len(getattr(dataset, name)) for name in data.SPLITS} == {

@@ -138,12 +138,12 @@ def test_offline_and_absent_is_one_line_with_both_ways(tmp_path, capsys):
     assert download.main(["cifar100", "--to", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "python -m eas.download cifar100" in message
+    assert "python -m eas.data cifar100" in message
     assert "EAS_MIRROR" in message
 
 
 def test_verify_says_what_is_missing_or_damaged(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train is missing.*eas.download.*EAS_MIRROR"):
+    with pytest.raises(FileNotFoundError, match="train is missing.*eas.data.*EAS_MIRROR"):
         download.verify(tmp_path)
     for name, content in CONTENT.items():
         (tmp_path / name).write_bytes(content)

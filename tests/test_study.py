@@ -486,7 +486,7 @@ def test_a_study_without_branches_trains_none(quick, folder):
 CIFAR100 = Path(os.environ.get("EAS_CIFAR100", ROOT / "data")) / data.CIFAR100_FOLDER
 
 
-@pytest.mark.skipif(not CIFAR100.is_dir(), reason=f"CIFAR-100 is not in {CIFAR100}: python -m eas.download cifar100")
+@pytest.mark.skipif(not CIFAR100.is_dir(), reason=f"CIFAR-100 is not in {CIFAR100}: python -m eas.data cifar100")
 def test_one_short_epoch_on_photographs_beats_chance(tmp_path):
     recipe = {"epochs": 1, "batch_size": 50, "learning_rate": 0.1, "random_subnets": 1}
     recipe |= {"label_smoothing": 0.0, "augment": Augment(shift=0, flip=True)}
