@@ -206,7 +206,7 @@ class SearchSpace:
         """Check scenarios, bool [n, classes] and multiply-adds [n], before any long work.
 
         Raises:
-            ValueError: an empty set of classes, or a budget that no arch fits; the message states the smallest possible.
+            ValueError: an empty set of classes, or a budget that no arch fits; it states the smallest possible.
         """
         count = kept.sum(-1)
         if not count.all():
