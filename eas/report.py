@@ -28,6 +28,7 @@ GENERATED = "<!-- Written by `python -m eas.report`: changes made here are lost.
 
 # What was found, a sentence a line. A sentence appears in the reports of the studies that measured all its numbers.
 FINDINGS = (
+    "{images}",
     "**Accuracy.** Superclass top-1 on test, mean over superclasses and budgets: {top1_generator_eas:.1f} % for the "
     "generator on the supernet trained with superclass dropout (`eas`), {top1_generator_ofa:.1f} % on the one trained "
     "without (`ofa`); {top1_ofa_evolution_ofa:.1f} % for OFA's way (`ofa`, accuracy model and evolution).",
@@ -122,22 +123,30 @@ def flat(metrics: object, where: object) -> Metrics:
 
 
 def page(study: str, metrics: Metrics, notebooks: dict[str, NotebookNode]) -> str:
-    """README.md of a study: headline numbers, then prose, tables and figures of the notebooks that tell the results."""
+    """README.md of a study: findings, then what the notebooks show of them (prose, tables, figures), then all numbers."""
     links = ", ".join(f"[{name}]({name}.ipynb)" for name in notebooks)
     parts = [GENERATED, f"# Study {study}", *bullets(metrics)]
-    parts += [f"The executed notebooks, code included: {links}.", "## Headline numbers", table(metrics)]
-    parts.append("Every comparison behind them: [comparison.csv](comparison.csv).")
+    parts += [f"The executed notebooks, code included: {links}."]
+    parts.append("Every comparison behind these numbers: [comparison.csv](comparison.csv).")
     parts.append(
         "Pick a scenario, see its arch and what it reaches: [explorer.html](explorer.html), for a browser on a clone."
     )
     for name in NARRATED:
         parts += narrate(name, notebooks[name])
+    parts += ["## All numbers", "Those of [metrics.json](metrics.json); in brackets the interval over seeds."]
+    parts.append(table({name: value for name, value in metrics.items() if name != "images"}))
     return "\n\n".join(parts) + "\n"
 
 
 def table(metrics: Metrics) -> str:
-    """The metrics as a Markdown table."""
-    rows = [f"| {name} | {number(value)} |" for name, value in metrics.items()]
+    """The metrics as a Markdown table; a mean and the two ends of its interval share a row."""
+    rows = []
+    for name, value in metrics.items():
+        ends = [metrics.get(name.replace("_mean", side)) for side in ("_low", "_high")]
+        if "_mean" in name and None not in ends:
+            rows.append(f"| {name.replace('_mean', '')} | {number(value)} [{', '.join(map(number, ends))}] |")
+        elif not any(name.replace(side, "_mean") in metrics for side in ("_low", "_high") if side in name):
+            rows.append(f"| {name} | {number(value)} |")
     return "\n".join(["| | |", "|---|---:|", *rows])
 
 
