@@ -123,7 +123,7 @@ def flat(metrics: object, where: object) -> Metrics:
 
 
 def page(study: str, metrics: Metrics, notebooks: dict[str, NotebookNode]) -> str:
-    """README.md of a study: findings, then what the notebooks show of them (prose, tables, figures), then all numbers."""
+    """README.md of a study: findings, what the notebooks tell of them in prose, tables and figures, all numbers."""
     links = ", ".join(f"[{name}]({name}.ipynb)" for name in notebooks)
     parts = [GENERATED, f"# Study {study}", *bullets(metrics)]
     parts += [f"The executed notebooks, code included: {links}."]
