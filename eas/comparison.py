@@ -1,8 +1,8 @@
 """A study's generators and opponents: archs are proposed and selected first, then measured on the test split, once.
 
 Files, under a study's folder, as safetensors, with their records (.json) beside them:
-    generators/<supernet>-<seed>/   pool: random archs measured on the selection split; model, model_aware: accuracy
-                                    models fitted on it; generator_<signal>
+    generators/<supernet>-<seed>/   pool: random archs measured on the selection split; models: accuracy models fitted
+                                    on it, generators trained on these; gates: the generator trained by gates
     comparison/<supernet>-<seed>/   proposals, selected: every method's arch for every scenario; measured: their
                                     accuracy on the test split
 """
@@ -16,34 +16,32 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from eas import analysis, data, evaluation, jobs, search
 from eas.config import Dropout, Study
-from eas.data import Dataset, Hierarchy, save_tensors
+from eas.data import Dataset, Hierarchy
 from eas.generator import GateSignal, Generator, ModelSignal, train_generator
+from eas.records import Result, read_timing, timed
 from eas.search import AccuracyModel, fit_accuracy_model
 from eas.space import SearchSpace
 from eas.study import (
     Scenarios,
     branches_path,
     calibration_images,
-    finished,
     load_branch,
     load_supernet,
     new_supernet,
-    read_timing,
     require,
     run_branches,
     scenario_sampler,
     scenarios,
     supernet_jobs,
     supernet_path,
-    timed,
     train_supernets,
-    write_record,
 )
 from eas.supernet import Supernet
 
@@ -62,8 +60,8 @@ def measure_pool(study: Study, folder: Path, supernet_name: str, setting: Dropou
     classified right among its superclass; labels [images].
     """
     path = generator_folder(folder, supernet_name, seed) / "pool.safetensors"
-    key = study.key() + f"-{setting.name}-{seed}"
-    if (record := finished(path, key)) is not None:
+    result = Result(folder, path, study.key() + f"-{setting.name}-{seed}")
+    if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
     supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
@@ -76,11 +74,10 @@ def measure_pool(study: Study, folder: Path, supernet_name: str, setting: Dropou
         logits = evaluation.subnet_logits(supernet, arch, calibration, dataset.selection)
         accuracy.append(evaluation.superclass_top1(logits, dataset.selection.labels, kept))
         own.append(evaluation.own_superclass_correct(logits, dataset.selection.labels, parent))
-    seconds = (time.perf_counter() - start) / len(archs)
-    timed(folder, f"pool-{path.parent.name}", key, {"seconds_per_arch": seconds})
+    result.timed({"seconds": time.perf_counter() - start})
     tensors = {"archs": archs, "kept": kept, "accuracy": torch.stack(accuracy), "own": torch.stack(own)}
-    save_tensors(tensors | {"labels": dataset.selection.labels}, path)
-    return write_record(path, {"key": key, "supernet": supernet_name, "seed": seed})
+    tensors["labels"] = dataset.selection.labels
+    return result.write(tensors, {"supernet": supernet_name, "seed": seed})
 
 
 POOL_UNIONS = 30
@@ -118,65 +115,68 @@ def new_generator(study: Study, space: SearchSpace, hierarchy: Hierarchy, *, bli
 def fit_models(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
     """Fit both accuracy models of one supernet on its pool, and train a generator on each; returns the record.
 
-    Writes model_aware, model (unaware of the scenario), and the generators `model` and `blind`, each as safetensors.
+    Writes models.safetensors: the weights of model_aware, model (unaware of the scenario), and the generators
+    generator_model and generator_blind, under these names.
     """
-    out = generator_folder(folder, supernet_name, seed)
-    key = study.key() + f"-{setting.name}-{seed}"
-    if (record := finished(out / "generator_blind.safetensors", key)) is not None:
+    path = generator_folder(folder, supernet_name, seed) / "models.safetensors"
+    result = Result(folder, path, study.key() + f"-{setting.name}-{seed}")
+    if record := result.finished():
         return record
     pool = read_pool(study, folder, supernet_name, seed)
     dataset = data.load(study, folder / "dataset.safetensors")
     space = new_supernet(study, dataset).space
     torch.manual_seed(seed)
-    record, seconds = {"key": key, "supernet": supernet_name, "seed": seed}, {}
-    for name, blind in (("_aware", False), ("", True)):
+    content, seconds, tensors, begun = {"supernet": supernet_name, "seed": seed}, {}, {}, time.perf_counter()
+    for name, blind in (("model_aware", False), ("model", True)):
         start = time.perf_counter()
         model = AccuracyModel(space, len(dataset.hierarchy.classes), aware=not blind)
         steps = study.search.predictor_steps
-        record[f"r2{name}"] = fit_accuracy_model(
+        content[name.replace("model", "r2")] = fit_accuracy_model(
             model, pool["archs"], pool["kept"], pool["accuracy"], steps=steps, seed=seed
         )
-        seconds[f"model{name}"] = time.perf_counter() - start
-        save_tensors(model.state_dict(), out / f"model{name}.safetensors")
-        generator = "blind" if blind else "model"
+        seconds[name] = time.perf_counter() - start
+        signal = "blind" if blind else "model"
         start = time.perf_counter()
-        signal = ModelSignal(space, model)
-        record[f"loss_{generator}"] = fit_generator(study, dataset, space, signal, out, generator, seed)
-        seconds[f"generator_{generator}"] = time.perf_counter() - start
-    timed(folder, f"fit-{out.name}", key, seconds)
-    return write_record(out / "generator_blind.safetensors", record)
+        generator, content[f"loss_{signal}"] = fit_generator(study, dataset, ModelSignal(space, model), signal, seed)
+        seconds[f"generator_{signal}"] = time.perf_counter() - start
+        tensors |= prefixed(name, model) | prefixed(f"generator_{signal}", generator)
+    result.timed({"seconds": time.perf_counter() - begun} | seconds)
+    return result.write(tensors, content)
 
 
 def fit_gates(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
     """Train the generator `gates` of one supernet by relaxed gates through it; returns the record."""
-    out = generator_folder(folder, supernet_name, seed)
-    key = study.key() + f"-{setting.name}-{seed}"
-    if (record := finished(out / "generator_gates.safetensors", key)) is not None:
+    path = generator_folder(folder, supernet_name, seed) / "gates.safetensors"
+    result = Result(folder, path, study.key() + f"-{setting.name}-{seed}")
+    if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors")
     supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
     rng = torch.Generator().manual_seed(seed)
     signal = GateSignal(supernet, dataset.train.to(jobs.device()), study.generator.gate_images, rng)
     torch.manual_seed(seed)
-    record = {"key": key, "supernet": supernet_name, "seed": seed}
     start = time.perf_counter()
-    record["loss_gates"] = fit_generator(study, dataset, supernet.space, signal, out, "gates", seed)
-    timed(folder, f"gates-{out.name}", key, {"generator_gates": time.perf_counter() - start})
-    return write_record(out / "generator_gates.safetensors", record)
+    generator, losses = fit_generator(study, dataset, signal, "gates", seed)
+    result.timed({"seconds": time.perf_counter() - start})
+    content = {"supernet": supernet_name, "seed": seed, "loss_gates": losses}
+    return result.write(prefixed("generator_gates", generator), content)
 
 
 def fit_generator(
-    study: Study, dataset: Dataset, space: SearchSpace, signal: Callable, out: Path, name: str, seed: int
-) -> list[float]:
-    """Train one generator and write generator_<name>.safetensors; returns its losses."""
+    study: Study, dataset: Dataset, signal: Callable, name: str, seed: int
+) -> tuple[Generator, list[float]]:
+    """Train one generator; returns it and its losses."""
     recipe, gates = study.generator, name == "gates"
     steps, count = (recipe.gate_steps, recipe.gate_scenarios) if gates else (recipe.steps, recipe.scenarios)
-    generator = new_generator(study, space, dataset.hierarchy, blind=name == "blind")
+    generator = new_generator(study, new_supernet(study, dataset).space, dataset.hierarchy, blind=name == "blind")
     draw = scenario_sampler(study, dataset.hierarchy)
-    label = f"{out.name} {name}"
+    label = f"generator {name}, seed {seed}"
     history = train_generator(generator, signal, draw, recipe, steps=steps, scenarios=count, seed=seed, label=label)
-    save_tensors(generator.state_dict(), out / f"generator_{name}.safetensors")
-    return [round(loss, 6) for loss in history]
+    return generator, [round(loss, 6) for loss in history]
+
+
+def prefixed(name: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
 
 
 # -------------------------------------------------------------------- comparison: archs first, then their accuracy
@@ -186,20 +186,25 @@ SIGNALS = ("model", "gates")
 
 def load_generator(study: Study, folder: Path, dataset: Dataset, supernet: str, seed: int, name: str) -> Generator:
     """A trained generator: 'model', 'gates' or 'blind'."""
-    path = require(generator_folder(folder, supernet, seed) / f"generator_{name}.safetensors", study, "03_generator")
-    space = new_supernet(study, dataset).space
-    generator = new_generator(study, space, dataset.hierarchy, blind=name == "blind")
-    generator.load_state_dict(load_file(path))
+    file = "gates" if name == "gates" else "models"
+    path = require(generator_folder(folder, supernet, seed) / f"{file}.safetensors", study, "03_generator")
+    generator = new_generator(study, new_supernet(study, dataset).space, dataset.hierarchy, blind=name == "blind")
+    generator.load_state_dict(read_prefixed(path, f"generator_{name}"))
     return generator.eval()
 
 
 def load_model(study: Study, folder: Path, dataset: Dataset, supernet: str, seed: int, *, aware: bool) -> AccuracyModel:
     """A fitted accuracy model."""
+    path = require(generator_folder(folder, supernet, seed) / "models.safetensors", study, "03_generator")
     model = AccuracyModel(new_supernet(study, dataset).space, len(dataset.hierarchy.classes), aware=aware)
-    name = "model_aware" if aware else "model"
-    path = require(generator_folder(folder, supernet, seed) / f"{name}.safetensors", study, "03_generator")
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(read_prefixed(path, "model_aware" if aware else "model"))
     return model.eval()
+
+
+def read_prefixed(path: Path, name: str) -> dict[str, Tensor]:
+    """The state that `prefixed` wrote under this name."""
+    with safe_open(path, "pt") as file:
+        return {k.removeprefix(f"{name}."): file.get_tensor(k) for k in file.keys() if k.startswith(f"{name}.")}  # noqa: SIM118 (not a dict)
 
 
 def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
@@ -210,8 +215,8 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
     time is shared out.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    path, key = out / "proposals.safetensors", study.key() + f"-{setting.name}-{seed}"
-    if (record := finished(path, key)) is not None:
+    result = Result(folder, out / "proposals.safetensors", study.key() + f"-{setting.name}-{seed}")
+    if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors")
     space, wanted = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
@@ -220,7 +225,7 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
     effort = {"evaluations": study.search.evaluations, "population": study.search.population, "seed": seed}
     methods = {f"generator_{n}": (lambda g=g: g.generate(kept, budgets)) for n, g in generators.items()}
     methods["uniform"] = lambda: search.uniform(space, budgets, kept.sum(-1))
-    proposals, seconds = {}, {}
+    proposals, seconds, begun = {}, {}, time.perf_counter()
     with torch.inference_mode():
         for suffix in ("", "_aware"):
             model = load_model(study, folder, dataset, supernet_name, seed, aware=bool(suffix))
@@ -232,9 +237,8 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
             start = time.perf_counter()
             proposals[name] = method()
             seconds[name] = [(time.perf_counter() - start) / len(wanted)] * len(wanted)
-    save_tensors({name: archs.clone() for name, archs in proposals.items()}, path)
-    timed(folder, f"search-{out.name}", key, seconds)
-    return write_record(path, {"key": key, "supernet": supernet_name, "seed": seed})
+    result.timed({"seconds": time.perf_counter() - begun} | seconds)
+    return result.write({n: archs.clone() for n, archs in proposals.items()}, {"supernet": supernet_name, "seed": seed})
 
 
 def one_by_one(method: Callable[[Tensor, float], Tensor], wanted: Scenarios) -> tuple[Tensor, list[float]]:
@@ -254,17 +258,17 @@ def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, see
     top-1.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    path, key = out / "selected.safetensors", study.key() + f"-{setting.name}-{seed}"
-    if (record := finished(path, key)) is not None:
+    result = Result(folder, out / "selected.safetensors", study.key() + f"-{setting.name}-{seed}")
+    if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
     supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
     wanted, proposals = scenarios(study, dataset.hierarchy), load_file(out / "proposals.safetensors")
     calibration = calibration_images(study, dataset)
-    record = {"key": key, "supernet": supernet_name, "seed": seed}
+    content, begun = {"supernet": supernet_name, "seed": seed}, time.perf_counter()
     for name in SIGNALS:
         top1 = measure_archs(supernet, proposals[f"generator_{name}"], wanted.kept, calibration, dataset.selection)
-        record[f"selection_top1_{name}"] = top1.mean().item()
+        content[f"selection_top1_{name}"] = top1.mean().item()
     start, best = time.perf_counter(), torch.empty(len(wanted), supernet.space.decisions, dtype=torch.long)
     rng = torch.Generator().manual_seed(seed)
     most_classes = wanted.kept.sum(-1).max()[None]
@@ -274,9 +278,9 @@ def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, see
         logits = [evaluation.subnet_logits(supernet, arch, calibration, dataset.selection) for arch in archs]
         top1 = [evaluation.superclass_top1(each, dataset.selection.labels, wanted.kept[rows]) for each in logits]
         best[rows] = archs[torch.stack(top1).argmax(0)]
-    timed(folder, f"random-{out.name}", key, {"random": (time.perf_counter() - start) / len(wanted)})
-    save_tensors({"random": best}, path)
-    return write_record(path, record)
+    ended = time.perf_counter()
+    result.timed({"seconds": ended - begun, "random": (ended - start) / len(wanted)})
+    return result.write({"random": best}, content)
 
 
 def measure_archs(
@@ -312,14 +316,13 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     accuracy for the last one of the generated arch of the one before.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    path, key = out / "measured.safetensors", study.key() + f"-{setting.name}-{seed}-{signal}"
-    if (record := finished(path, key)) is not None:
+    result = Result(folder, out / "measured.safetensors", study.key() + f"-{setting.name}-{seed}-{signal}")
+    if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
     supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
     wanted, calibration = scenarios(study, dataset.hierarchy), calibration_images(study, dataset)
-    archs = final_archs(folder, supernet_name, seed, signal)
-    top1 = {}
+    archs, begun = final_archs(folder, supernet_name, seed, signal), time.perf_counter()
     together = measure_archs(
         supernet, torch.cat(list(archs.values())), wanted.kept.repeat(len(archs), 1), calibration, dataset.test
     )
@@ -332,8 +335,8 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     top1["swap"] = swap.view(len(by_budget), singles, singles)
     if study.branch and supernet_name == "eas":
         top1["generator_branch"] = measure_branches(study, folder, supernet, dataset, archs["generator"], setting, seed)
-    save_tensors(top1, path)
-    return write_record(path, {"key": key, "supernet": supernet_name, "seed": seed, "signal": signal})
+    result.timed({"seconds": time.perf_counter() - begun})
+    return result.write(top1, {"supernet": supernet_name, "seed": seed, "signal": signal})
 
 
 def final_archs(folder: Path, supernet: str, seed: int, signal: str) -> dict[str, Tensor]:
@@ -370,7 +373,8 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
     for _, _, supernet, _, seed in supernet_jobs(study, folder):
         out = comparison_folder(folder, supernet, seed)
         archs, top1 = final_archs(folder, supernet, seed, signal), load_file(out / "measured.safetensors")
-        seconds = read_timing(folder, f"search-{out.name}") | read_timing(folder, f"random-{out.name}")
+        seconds = read_timing(folder, f"comparison/{out.name}/proposals")
+        seconds |= read_timing(folder, f"comparison/{out.name}/selected")
         seconds["generator"] = seconds[f"generator_{signal}"]
         if "generator_branch" in top1:
             archs["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
@@ -414,7 +418,7 @@ def time_search(study: Study, folder: Path, seed: int) -> pd.DataFrame:
     }
     with torch.inference_mode():
         seconds = {name: median_seconds(method, repeats) for name, (method, repeats) in methods.items()}
-    seconds["random"] = read_timing(folder, f"random-eas-{seed}")["random"] * len(wanted)
+    seconds["random"] = read_timing(folder, f"comparison/eas-{seed}/selected")["random"] * len(wanted)
     kept = timed(folder, f"methods-{seed}", study.key(), seconds)
     table = pd.DataFrame({"method": list(seconds), "scenarios": len(wanted)})
     table["seconds_total"] = [kept[name] for name in seconds]
@@ -446,7 +450,7 @@ def swap_table(study: Study, folder: Path) -> pd.DataFrame:
 def fit_records(study: Study, folder: Path) -> list[dict]:
     """What fitting left behind for every supernet and seed: losses of the generators, R^2 of the accuracy models."""
     outs = [generator_folder(folder, supernet, seed) for _, _, supernet, _, seed in supernet_jobs(study, folder)]
-    files = ("generator_blind.json", "generator_gates.json")
+    files = ("models.json", "gates.json")
     return [{k: v for file in files for k, v in json.loads((out / file).read_text()).items()} for out in outs]
 
 

@@ -161,8 +161,11 @@ class Study(Section):
     evaluation: Evaluation
 
     def key(self, *parts: str) -> str:
-        """Hash of the named sections (all of them by default): equal keys, equal results on one machine."""
-        content = self.model_dump(mode="json", include=set(parts) or None)
+        """Hash of the named sections (all of them by default): equal keys, equal results on one machine.
+
+        Defaults are left out, so that a new parameter, whose default changes nothing, leaves older results valid.
+        """
+        content = self.model_dump(mode="json", include=set(parts) or None, exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -44,6 +44,8 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
 
 
 def in_turn(function: Callable, arguments: Sequence[Any]) -> Any:
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()  # every job's peak is its own
     result = function(*arguments)
     gc.collect()  # a training's CUDA graphs hold memory that only this gives back
     torch.cuda.empty_cache()

@@ -8,8 +8,6 @@ Files, under a study's folder:
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -25,8 +23,9 @@ from torch import Tensor
 
 from eas import data, evaluation, jobs
 from eas.config import Dropout, Study
-from eas.data import Dataset, Hierarchy, save_tensors
+from eas.data import Dataset, Hierarchy
 from eas.dropout import KeptClasses, SuperclassDropout
+from eas.records import Result
 from eas.space import SearchSpace
 from eas.supernet import Supernet, begin_as_identity
 from eas.training import step_function, train
@@ -139,56 +138,6 @@ def load_supernet(study: Study, dataset: Dataset, path: Path) -> Supernet:
     return supernet.requires_grad_(False).to(jobs.device())
 
 
-def finished(path: Path, key: str) -> dict | None:
-    """The record beside a result, if it was made with the same parameters; a stale record is deleted."""
-    spare = resume_path(path)
-    if spare.with_suffix(".json").is_file() and not path.exists():
-        for suffix in (path.suffix, ".json"):  # weights first: the record says that they are whole
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(spare.with_suffix(suffix), path.with_suffix(suffix))
-    record = path.with_suffix(".json")
-    if record.is_file() and path.exists():
-        content = json.loads(record.read_text())
-        if content["key"] == key:
-            return content
-        record.unlink()  # so that no killed job leaves it beside a newer result
-    return None
-
-
-def write_record(path: Path, content: dict, *, resumable: bool = False) -> dict:
-    """Write a result's record beside it, last; a resumable result is also put where `dvc repro` does not delete it."""
-    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-    if resumable:
-        resume_path(path).parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (path.suffix, ".json"):
-            shutil.copyfile(path.with_suffix(suffix), resume_path(path).with_suffix(suffix))
-    return content
-
-
-def resume_path(path: Path) -> Path:
-    """Where a stage that was killed finds a finished part again: DVC deletes a stage's outputs before it runs it."""
-    return path.parent.parent / "resume" / path.parent.name / path.name
-
-
-def timed(folder: Path, name: str, key: str, seconds: dict) -> dict:
-    """Wall times, kept apart from results: the first measurement on a machine stays, so that a rerun changes nothing.
-
-    Delete `folder`/timings to measure again.
-    """
-    path = folder / "timings" / f"{name}.json"
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {jobs.device().type}"
-    if path.is_file() and (known := json.loads(path.read_text()))["key"] == key and known["machine"] == machine:
-        return known
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"key": key, "machine": machine, **seconds}, indent=1) + "\n")
-    return {"key": key, "machine": machine, **seconds}
-
-
-def read_timing(folder: Path, name: str) -> dict:
-    """What `timed` kept."""
-    return json.loads((folder / "timings" / f"{name}.json").read_text())
-
-
 def supernet_path(folder: Path, setting: Dropout, seed: int) -> Path:
     return folder / "supernets" / f"{setting.name}-{seed}.safetensors"
 
@@ -199,9 +148,9 @@ def branches_path(folder: Path, setting: Dropout, seed: int) -> Path:
 
 def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> dict:
     """Train one supernet and measure it on the selection split; returns its record (history, accuracy)."""
-    path = supernet_path(folder, setting, seed)
     key = study.key("data", "space", "training", "branch", "evaluation") + f"-{setting.name}-{seed}"
-    if (record := finished(path, key)) is not None:
+    result = Result(folder, supernet_path(folder, setting, seed), key)
+    if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
     torch.manual_seed(seed)
@@ -212,15 +161,13 @@ def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> d
     if setting == NONE and study.branch:  # what the branches cost, the supernet without them may train longer
         recipe = recipe.model_copy(update={"epochs": recipe.epochs + study.branch.epochs})
     dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), setting)
-    checkpoint = resume_path(path).with_suffix(f".{key}")
+    checkpoint = result.resume.with_suffix(f".{key}")
     start = time.perf_counter()
-    history = train(supernet, dataset.train, dropout, recipe, seed=seed, checkpoint=checkpoint, label=path.stem)
-    seconds = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
-    timed(folder, f"supernet-{path.stem}", key, seconds)
-    save_tensors(supernet.state_dict(), path)
+    history = train(supernet, dataset.train, dropout, recipe, seed=seed, checkpoint=checkpoint, label=result.path.stem)
+    result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
     accuracy = selection_accuracy(study, supernet, dataset)
-    record = {"key": key, "setting": setting.name, "seed": seed, "history": history, "accuracy": accuracy}
-    write_record(path, record, resumable=True)
+    content = {"setting": setting.name, "seed": seed, "history": history, "accuracy": accuracy}
+    record = result.write(supernet.state_dict(), content, resumable=True)
     checkpoint.unlink()
     return record
 
@@ -300,9 +247,9 @@ def supernet_jobs(study: Study, folder: Path) -> list[tuple[Study, Path, str, Dr
 
 def train_branches(study: Study, folder: Path, setting: Dropout, seed: int) -> dict:
     """Tune the shared supernet on every superclass's own images in turn; all branches go into one file, as bfloat16."""
-    path = branches_path(folder, setting, seed)
     key = study.key("data", "space", "training", "branch") + f"-{setting.name}-{seed}"
-    if (record := finished(path, key)) is not None:
+    result = Result(folder, branches_path(folder, setting, seed), key)
+    if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
     supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed)).requires_grad_(True)
@@ -316,9 +263,8 @@ def train_branches(study: Study, folder: Path, setting: Dropout, seed: int) -> d
         dropout = KeptClasses(kept.to(jobs.device()))
         train(supernet, dataset.train.only(kept), dropout, recipe, seed=seed, label=name, compute=compute)
         branches |= {f"{index}.{n}": tensor.bfloat16() for n, tensor in supernet.state_dict().items()}
-    timed(folder, path.stem, key, {"seconds": time.perf_counter() - start})
-    save_tensors(branches, path)
-    return write_record(path, {"key": key, "seed": seed}, resumable=True)
+    result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
+    return result.write(branches, {"seed": seed}, resumable=True)
 
 
 def run_branches(study: Study, folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eas import data
+from eas import data, records
 from eas import study as steps
 from eas.config import Augment, Branch, Dropout, load_study
 from eas.study import NONE
@@ -51,6 +51,14 @@ def quick(study):
 def wide(study):
     """The tiny study with three budgets and four unions."""
     return changed(study, scenarios={"budgets": (0.3, 0.45, 0.6), "unions_of_two": 2, "unions_of_three": 2})
+
+
+def die_before_the_record(patch):
+    def save_and_die(*args):
+        data.save_tensors(*args)
+        raise KeyboardInterrupt
+
+    patch.setattr(records, "save_tensors", save_and_die)
 
 
 def changed(study, **sections):
@@ -266,7 +274,7 @@ def test_a_killed_training_goes_on_to_the_same_result(quick, folder, monkeypatch
 
 def test_a_run_killed_before_its_record_is_no_finished_run(quick, folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(steps, "selection_accuracy", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        die_before_the_record(patch)
         steps.train_supernet(quick, folder, OWN, 0)
     path = steps.supernet_path(folder, OWN, 0)
     assert path.is_file() and not path.with_suffix(".json").exists()
@@ -279,8 +287,9 @@ def test_a_record_never_stands_beside_weights_of_other_parameters(quick, folder,
     steps.train_supernet(quick, folder, OWN, 0)
     weight = weights(steps.supernet_path(folder, OWN, 0))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # other parameters, killed at the end
-        patch.setattr(steps, "selection_accuracy", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        die_before_the_record(patch)
         steps.train_supernet(changed(quick, training={"learning_rate": 0.01}), folder, OWN, 0)
+    assert not same(weight, weights(steps.supernet_path(folder, OWN, 0)))
     steps.train_supernet(quick, folder, OWN, 0)  # back to the first ones
     assert same(weight, weights(steps.supernet_path(folder, OWN, 0)))
 
@@ -384,35 +393,7 @@ def test_weights_of_another_study_are_refused(study, dataset, supernet, tmp_path
     assert "\n" not in str(caught.value)
 
 
-# -------------------------------------------------------------------- records and times
-
-
-def test_a_result_is_finished_only_with_its_record_and_the_same_key(tmp_path):
-    path = tmp_path / "part" / "result-0.5-1.safetensors"
-    assert steps.finished(path, "key") is None
-    data.save_tensors({"x": torch.zeros(1)}, path)
-    assert steps.finished(path, "key") is None
-    steps.write_record(path, {"key": "key", "value": 1.5})
-    assert steps.finished(path, "key") == {"key": "key", "value": 1.5}
-    assert steps.finished(path, "another") is None
-    assert not (tmp_path / "resume").exists()
-    path.unlink()
-    assert steps.finished(path, "key") is None
-
-
-def test_the_first_measured_time_stays_until_parameters_or_machine_change(tmp_path, monkeypatch):
-    first = steps.timed(tmp_path, "search", "key", {"seconds": 1.0})
-    assert first["seconds"] == 1.0 and first["key"] == "key" and "CPU" in first["machine"]
-    before = times(tmp_path)
-    assert steps.timed(tmp_path, "search", "key", {"seconds": 2.0}) == first == steps.read_timing(tmp_path, "search")
-    assert times(tmp_path) == before
-    assert steps.timed(tmp_path, "other", "key", {"seconds": 3.0})["seconds"] == 3.0
-    assert steps.timed(tmp_path, "search", "new", {"seconds": 4.0})["seconds"] == 4.0
-    monkeypatch.setattr(os, "cpu_count", lambda: 12345)
-    assert steps.timed(tmp_path, "search", "new", {"seconds": 5.0})["seconds"] == 5.0
-    assert steps.read_timing(tmp_path, "search")["seconds"] == 5.0
-    shutil.rmtree(tmp_path / "timings")
-    assert steps.timed(tmp_path, "search", "new", {"seconds": 6.0})["seconds"] == 6.0
+# -------------------------------------------------------------------- calibration
 
 
 def test_calibration_images_are_a_fixed_sample_of_the_calibration_split(study, dataset):

@@ -1,0 +1,104 @@
+"""Results and their records: when one counts as finished, where it is found again, and times that stay."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eas import data, records
+from eas.records import Result, read_timing, timed
+
+
+@pytest.fixture
+def result(tmp_path):
+    folder = tmp_path / "build" / "small"
+    return Result(folder, folder / "part" / "result-0.5-1.safetensors", "key")
+
+
+X = {"x": torch.arange(3.0)}
+
+
+def with_key(result, key):
+    return Result(result.folder, result.path, key)
+
+
+def test_a_result_is_finished_only_with_its_record_and_the_same_key(result):
+    assert result.finished() is None
+    data.save_tensors(X, result.path)
+    assert result.finished() is None
+    written = result.write(X, {"value": 1.5})
+    assert written == result.finished() == {"key": "key", "value": 1.5}
+    assert torch.equal(load_file(result.path)["x"], X["x"])
+    assert not (result.folder / "resume").exists()
+    assert with_key(result, "another").finished() is None
+    assert result.finished() is None  # the stale record is gone
+
+
+def test_a_record_whose_tensors_were_deleted_is_no_finished_result(result):
+    result.write(X, {})
+    result.path.unlink()
+    assert result.finished() is None
+
+
+def test_a_resumable_result_is_found_after_its_folder_was_deleted(result):
+    result.write(X, {"value": 1}, resumable=True)
+    shutil.rmtree(result.path.parent)
+    assert with_key(result, "another").finished() is None and not result.path.exists()
+    assert result.finished() == {"key": "key", "value": 1}
+    assert torch.equal(load_file(result.path)["x"], X["x"])
+
+
+@pytest.fixture
+def published(result):
+    """The result moved to where the repository publishes it: weights/<study>/."""
+    result.write(X, {"value": 2})
+    timed(result.folder, "part/times", "key", {"seconds": 1.0})
+    place = result.folder.parent.parent / "weights" / "small"
+    shutil.move(result.folder, place)
+    return place / "part" / result.path.name
+
+
+def test_a_published_result_counts_as_finished_and_is_copied(result, published):
+    assert with_key(result, "another").finished() is None
+    assert result.finished() == {"key": "key", "value": 2}
+    assert torch.equal(load_file(result.path)["x"], X["x"])
+    assert published.is_file()
+    assert read_timing(result.folder, "part/times")["seconds"] == 1.0
+
+
+def test_a_published_record_counts_without_tensors_too_large_to_publish(result, published):
+    published.unlink()
+    assert result.finished() == result.finished() == {"key": "key", "value": 2}
+    assert not result.path.exists()
+
+
+def test_ones_own_result_goes_before_a_published_one(result, published):
+    result.write({"x": torch.zeros(1)}, {"value": 3})
+    assert result.finished()["value"] == 3
+    assert json.loads(published.with_suffix(".json").read_text())["value"] == 2
+
+
+def test_the_first_measured_time_stays_until_parameters_or_machine_change(tmp_path, monkeypatch):
+    first = timed(tmp_path, "search", "key", {"seconds": 1.0})
+    assert first["seconds"] == 1.0 and first["key"] == "key" and "CPU" in first["machine"]
+    path = tmp_path / "timings" / "search.json"
+    before = path.stat().st_mtime_ns
+    assert timed(tmp_path, "search", "key", {"seconds": 2.0}) == first == read_timing(tmp_path, "search")
+    assert path.stat().st_mtime_ns == before
+    assert timed(tmp_path, "other", "key", {"seconds": 3.0})["seconds"] == 3.0
+    assert timed(tmp_path, "search", "new", {"seconds": 4.0})["seconds"] == 4.0
+    monkeypatch.setattr(os, "cpu_count", lambda: 12345)
+    assert timed(tmp_path, "search", "new", {"seconds": 5.0})["seconds"] == 5.0
+    assert read_timing(tmp_path, "search")["seconds"] == 5.0
+    shutil.rmtree(tmp_path / "timings")
+    assert timed(tmp_path, "search", "new", {"seconds": 6.0})["seconds"] == 6.0
+
+
+def test_a_results_time_is_kept_under_its_name(result, monkeypatch):
+    result.timed({"seconds": 1.0})
+    assert read_timing(result.folder, "part/result-0.5-1")["seconds"] == 1.0
+    monkeypatch.setattr(records, "machine", lambda: "another")
+    assert result.timed({"seconds": 2.0}) == {"key": "key", "machine": "another", "seconds": 2.0}
