@@ -16,8 +16,15 @@ from eas.space import SearchSpace
 Method = tuple[str, str]  # a method and the supernet it was applied to
 Kind = Literal["single", "union"]
 
-OTHER_WEIGHTS = ("generator_branch", "ofa_finetuned")  # tuned beyond the shared supernet: no rivals in choosing archs
+# Not the shared supernet's weights: no rivals in choosing archs.
+OTHER_WEIGHTS = ("generator_branch", "generator_finetuned", "ofa_finetuned", "from_scratch")
 SCENARIO = ["seed", "scenario", "budget_madds"]
+RIVALS = {
+    ("generator_branch", "eas"): [("generator", "eas"), ("ofa_evolution", "ofa"), ("ofa_finetuned", "ofa")],
+    ("ofa_finetuned", "ofa"): [("ofa_evolution", "ofa")],
+    ("generator_finetuned", "eas"): [("generator", "eas"), ("ofa_evolution", "ofa")],
+    ("from_scratch", "eas"): [("generator", "eas"), ("generator_branch", "eas")],
+}
 
 
 # -------------------------------------------------------------------- intervals over seeds
@@ -120,20 +127,43 @@ def paired_difference(comparison: pd.DataFrame, a: Method, b: Method, kind: Kind
         ValueError: no scenario was measured for both.
     """
     rows = only(comparison, kind)
-    sides = [rows[(rows.method == method) & (rows.supernet == supernet)] for method, supernet in (a, b)]
-    difference = (sides[0].set_index(SCENARIO).top1 - sides[1].set_index(SCENARIO).top1).dropna()
+    difference = (scenarios_of(rows, *a) - scenarios_of(rows, *b)).dropna()
     if difference.empty:
         raise ValueError(f"no {kind or 'scenario'} was measured for both {'/'.join(a)} and {'/'.join(b)}")
     return interval(difference.groupby(level="seed").mean())
+
+
+def own_weights(comparison: pd.DataFrame) -> pd.DataFrame:
+    """What weights of one's own are worth: columns method, rival, scenarios (a count), seeds, mean, low, high.
+
+    Points of top-1 of a method with weights of its own minus those of a rival (RIVALS), over the scenarios and seeds
+    that both were measured on.
+    """
+    measured, rows = set(zip(comparison.method, comparison.supernet, strict=True)), []
+    for method, rivals in RIVALS.items():
+        for rival in rivals:
+            if {method, rival} <= measured:
+                each = [scenarios_of(comparison, *side) for side in (method, rival)]
+                both = each[0].index.intersection(each[1].index)
+                counts = {"scenarios": len(both.droplevel("seed").unique()), "seeds": len(both.unique("seed"))}
+                names = {"method": method[0], "rival": rival[0]}
+                rows.append(names | counts | paired_difference(comparison, method, rival)._asdict())
+    return pd.DataFrame(rows, columns=["method", "rival", "scenarios", "seeds", *Interval._fields])
+
+
+def scenarios_of(comparison: pd.DataFrame, method: str, supernet: str) -> pd.Series:
+    """A method's top-1 by scenario and seed."""
+    return comparison[(comparison.method == method) & (comparison.supernet == supernet)].set_index(SCENARIO).top1
 
 
 def headline(comparison: pd.DataFrame) -> pd.DataFrame:
     """One row for each supernet and method: what it reaches, how it uses the budget, and what it costs.
 
     Top-1, its bounds, the budget's use and the share within budget are in percent; times_generator is the median time
-    of a scenario in times of the generator's for the same supernet.
+    of a scenario in times of the generator's for the same supernet. Without 'from_scratch', which a few scenarios have.
     """
     rows = []
+    comparison = comparison[comparison.method != "from_scratch"]
     for (supernet, method), group in comparison.groupby(["supernet", "method"], sort=False):
         row = {"supernet": supernet, "method": method}
         for kind, prefix in (("single", ""), ("union", "union_")):
@@ -283,14 +313,15 @@ def metrics(
     halves: pd.DataFrame | None = None,
     swap: pd.DataFrame | None = None,
     timing: pd.DataFrame | None = None,
-) -> dict[str, float]:
+    costs: pd.DataFrame | None = None,
+) -> dict[str, float | str]:
     """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
     columns supernet and seed beside its own; what is not given is left out.
     """
     numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
-    numbers |= opponent_differences(comparison) | supernet_differences(comparison) | branch_differences(comparison)
+    numbers |= opponent_differences(comparison) | supernet_differences(comparison) | own_weight_differences(comparison)
     if records and chosen:
         gain = dropout_gain(records)
         numbers |= spread("dropout_gain", gain[gain.setting == chosen], "subnet")
@@ -301,8 +332,12 @@ def metrics(
         numbers |= spread("swap_cost", swap_cost(swap), "supernet")
     if timing is not None:
         numbers |= timing_numbers(timing)
+    if costs is not None:
+        for column in ("seconds", "images_per_second", "gpu_memory_gb"):
+            numbers |= {f"{column}_{row.step}": getattr(row, column) for row in costs.itertuples()}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    return {re.sub(r"\W+", "_", name).lower(): float(f"{value:.4g}") for name, value in finite.items()}
+    named = {re.sub(r"\W+", "_", name).lower(): float(f"{value:.4g}") for name, value in finite.items()}
+    return named | ({"machine": "; ".join(costs.machine.unique())} if costs is not None and len(costs) else {})
 
 
 def spread(name: str, table: pd.DataFrame, by: str) -> dict[str, float]:
@@ -345,16 +380,11 @@ def opponent_differences(comparison: pd.DataFrame) -> dict[str, float]:
     return numbers
 
 
-def branch_differences(comparison: pd.DataFrame) -> dict[str, float]:
-    """Top-1 with superclass branches, on `eas`, minus without them and minus OFA's way on its own supernet."""
-    branch, rivals = ("generator_branch", "eas"), {"generator": ("generator", "eas"), "ofa": ("ofa_evolution", "ofa")}
-    measured = set(zip(comparison.method, comparison.supernet, strict=True))
-    rows = [
-        {"rival": name} | paired_difference(comparison, branch, rival)._asdict()
-        for name, rival in rivals.items()
-        if {branch, rival} <= measured
-    ]
-    return spread("branch_minus", pd.DataFrame(rows), "rival")
+def own_weight_differences(comparison: pd.DataFrame) -> dict[str, float]:
+    """The rows of `own_weights` by name."""
+    table = own_weights(comparison)
+    rows = [spread(f"{method}_minus", rows, "rival") for method, rows in table.groupby("method", sort=False)]
+    return {name: value for numbers in rows for name, value in numbers.items()}
 
 
 def supernet_differences(comparison: pd.DataFrame) -> dict[str, float]:

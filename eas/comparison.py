@@ -4,7 +4,8 @@ Files, under a study's folder, as safetensors, with their records (.json) beside
     generators/<supernet>-<seed>/   pool: random archs measured on the selection split; models: accuracy models fitted
                                     on it, generators trained on these; gates: the generator trained by gates
     comparison/<supernet>-<seed>/   proposals, selected: every method's arch for every scenario; measured: their
-                                    accuracy on the test split
+                                    accuracy on the test split; tuned: of archs tuned alone
+    comparison/from_scratch/        accuracy of some generated archs that were trained alone
 """
 
 from __future__ import annotations
@@ -30,13 +31,10 @@ from eas.search import AccuracyModel, fit_accuracy_model
 from eas.space import SearchSpace
 from eas.study import (
     Scenarios,
-    branches_path,
     calibration_images,
-    load_branch,
     load_supernet,
     new_supernet,
     require,
-    run_branches,
     scenario_sampler,
     scenarios,
     supernet_jobs,
@@ -44,6 +42,7 @@ from eas.study import (
     train_supernets,
 )
 from eas.supernet import Supernet
+from eas.tuning import branches_path, choose_branch, load_branch, run_branches, train_alone, tune_archs
 
 # -------------------------------------------------------------------- the pool and what is fitted on it
 
@@ -230,6 +229,9 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
         for suffix in ("", "_aware"):
             model = load_model(study, folder, dataset, supernet_name, seed, aware=bool(suffix))
             methods[f"evolution{suffix}"] = lambda m=model: search.evolution(space, m, kept, budgets, **effort)
+            if study.search.long_evaluations and not suffix:
+                more = effort | {"evaluations": study.search.long_evaluations}
+                methods["evolution_long"] = lambda m=model, e=more: search.evolution(space, m, kept, budgets, **e)
             found, taken = one_by_one(lambda k, b, m=model: search.ofa_evolution(space, m, k, b, **effort), wanted)
             proposals[f"ofa_evolution{suffix}"], seconds[f"ofa_evolution{suffix}"] = found, taken
         for name, method in methods.items():
@@ -333,8 +335,8 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     kept = wanted.kept[:singles].repeat(len(pairs) // singles, 1)
     swap = measure_archs(supernet, pairs, kept, calibration, dataset.test)
     top1["swap"] = swap.view(len(by_budget), singles, singles)
-    if study.branch and supernet_name == "eas":
-        top1["generator_branch"] = measure_branches(study, folder, supernet, dataset, archs["generator"], setting, seed)
+    if study.branches and supernet_name == "eas":
+        top1["generator_branch"] = measure_branches(study, folder, supernet, dataset, archs["generator"], seed)
     result.timed({"seconds": time.perf_counter() - begun})
     return result.write(top1, {"supernet": supernet_name, "seed": seed, "signal": signal})
 
@@ -348,14 +350,14 @@ def final_archs(folder: Path, supernet: str, seed: int, signal: str) -> dict[str
 
 
 def measure_branches(
-    study: Study, folder: Path, supernet: Supernet, dataset: Dataset, archs: Tensor, setting: Dropout, seed: int
+    study: Study, folder: Path, supernet: Supernet, dataset: Dataset, archs: Tensor, seed: int
 ) -> Tensor:
     """Test top-1 of the generated archs with each superclass's own weights, float [scenarios]; NaN for unions.
 
     A branch is calibrated on the images that it was tuned on: its norms have only seen the superclass.
     """
     wanted = scenarios(study, dataset.hierarchy)
-    path = branches_path(folder, setting, seed)
+    path = require(branches_path(folder, choose_branch(study, folder), seed), study, "02_supernet")
     top1 = torch.full((len(wanted),), float("nan"))
     for index, name in enumerate(dataset.hierarchy.superclasses):
         branch = load_branch(supernet, path, index)
@@ -363,6 +365,58 @@ def measure_branches(
         own = dataset.train.only(wanted.kept[rows[0]])
         top1[rows] = measure_archs(branch, archs[rows], wanted.kept[rows], own, dataset.test)
     return top1
+
+
+TUNED = {"ofa": ("ofa_finetuned", "ofa_evolution"), "eas": ("generator_finetuned", "generator")}
+
+
+def measure_tuned(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int, signal: str) -> dict:
+    """Archs tuned on their scenario's images, each for itself, then measured on the test split.
+
+    On `ofa` what OFA's way found for every superclass; on `eas` what the generator emits for unions, which have no
+    branch. Writes tuned.safetensors: top1, float [scenarios], NaN where nothing was tuned.
+    """
+    out = comparison_folder(folder, supernet_name, seed)
+    result = Result(folder, out / "tuned.safetensors", study.key() + f"-{setting.name}-{seed}-{signal}")
+    if record := result.finished():
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    wanted, archs = scenarios(study, dataset.hierarchy), final_archs(folder, supernet_name, seed, signal)
+    rows = [row for row, union in enumerate(wanted.is_union) if union == (supernet_name == "eas")]
+    archs, kept, begun = archs[TUNED[supernet_name][1]][rows], wanted.kept[rows], time.perf_counter()
+    top1 = torch.full((len(wanted),), float("nan"))
+    for index, tuned in tune_archs(study, supernet, dataset, archs, kept, seed):
+        own = dataset.train.only(kept[index])
+        top1[rows[index]] = measure_archs(tuned, archs[index, None], kept[index, None], own, dataset.test)
+    seconds = time.perf_counter() - begun
+    result.timed({"seconds": seconds, "per_scenario": seconds / max(1, len(rows))})
+    return result.write({"top1": top1}, {"supernet": supernet_name, "seed": seed, "signal": signal})
+
+
+def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
+    """One scenario's generated arch (first seed, supernet `eas`), trained from scratch and measured on the test split.
+
+    Writes from_scratch/<row>.safetensors: top1, float [1]; `row` is the scenario's.
+    """
+    seed = study.seeds[0]
+    path = folder / "comparison" / "from_scratch" / f"{row}.safetensors"
+    result = Result(folder, path, study.key() + f"-{row}-{signal}")
+    if record := result.finished():
+        return record
+    dataset, start = data.load(study, folder / "dataset.safetensors").to(jobs.device()), time.perf_counter()
+    arch, kept = final_archs(folder, "eas", seed, signal)["generator"][row], scenarios(study, dataset.hierarchy).kept
+    network = train_alone(study, dataset, arch, seed)
+    result.timed({"seconds": time.perf_counter() - start})
+    calibration = calibration_images(study, dataset)
+    top1 = measure_archs(network, arch[None], kept[row, None], calibration, dataset.test)
+    return result.write({"top1": top1}, {"row": row})
+
+
+def rows_from_scratch(study: Study, hierarchy: Hierarchy) -> list[int]:
+    """The scenarios of `measure_alone`: single superclasses, spread over superclasses and budgets."""
+    singles = [row for row, union in enumerate(scenarios(study, hierarchy).is_union) if not union]
+    return [singles[i * (len(singles) - 1) // max(1, study.from_scratch - 1)] for i in range(study.from_scratch)]
 
 
 def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
@@ -376,14 +430,36 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
         seconds = read_timing(folder, f"comparison/{out.name}/proposals")
         seconds |= read_timing(folder, f"comparison/{out.name}/selected")
         seconds["generator"] = seconds[f"generator_{signal}"]
-        if "generator_branch" in top1:
-            archs["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
+        archs |= other_weights(study, folder, supernet, seed, archs, top1, seconds)
         for method, found in archs.items():
             columns = {"method": method, "supernet": supernet, "seed": seed, "scenario": wanted.names}
             columns |= {"classes_kept": classes, "budget_madds": wanted.budgets.long()}
             columns |= {"madds": space.madds(found, classes), "top1": top1[method].double().round(decimals=4)}
             rows.append(pd.DataFrame(columns | {"search_seconds": seconds[method]}).dropna())
     return pd.concat(rows, ignore_index=True)
+
+
+def other_weights(
+    study: Study, folder: Path, supernet: str, seed: int, archs: dict, top1: dict, seconds: dict
+) -> dict[str, Tensor]:
+    """The archs of methods with weights of their own; adds their accuracy and their times to `top1` and `seconds`."""
+    found = {}
+    if "generator_branch" in top1:
+        found["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
+    if study.finetune:
+        method, base = TUNED[supernet]
+        out = comparison_folder(folder, supernet, seed)
+        tuning = read_timing(folder, f"comparison/{out.name}/tuned")["per_scenario"]
+        found[method], seconds[method] = archs[base], [each + tuning for each in seconds[base]]
+        top1[method] = load_file(out / "tuned.safetensors")["top1"]
+    if study.from_scratch and (supernet, seed) == ("eas", study.seeds[0]):
+        found["from_scratch"], accuracy = archs["generator"], torch.full_like(top1["generator"], float("nan"))
+        times = accuracy.tolist()
+        for path in sorted((folder / "comparison" / "from_scratch").glob("*.safetensors")):
+            accuracy[int(path.stem)] = load_file(path)["top1"]
+            times[int(path.stem)] = read_timing(folder, f"comparison/from_scratch/{path.stem}")["seconds"]
+        top1["from_scratch"], seconds["from_scratch"] = accuracy, times
+    return found
 
 
 REPEATS = 100  # of the generator, whose median is the headline
@@ -479,6 +555,11 @@ def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
     jobs.run(select, every, "selection split")
     signal = choose_signal(study, folder)
     jobs.run(measure_test, [(*job, signal) for job in every], "test split")
+    if study.finetune:
+        jobs.run(measure_tuned, [(*job, signal) for job in every], "single archs tuned")
+    if study.from_scratch:
+        rows = rows_from_scratch(study, data.hierarchy(study.data.name))
+        jobs.run(measure_alone, [(study, folder, row, signal) for row in rows], "archs from scratch")
     return comparison(study, folder, signal)
 
 

@@ -100,7 +100,28 @@ class DropoutChoice(Section):
 
 
 class Branch(Section):
-    """Tuning of the shared supernet on one superclass's own images."""
+    """One way to tune a superclass branch: which weights, how fast."""
+
+    part: Literal["all", "norms", "classifier"]  # norms: scales, shifts and the classifier
+    learning_rate: Finite
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}-{self.learning_rate:g}"
+
+
+class Branches(Section):
+    """Tuning of the shared supernet on every superclass's images; the candidate is chosen on the selection split."""
+
+    epochs: Positive  # of all images in all: a branch sees its own superclass only
+    batch_size: Positive
+    candidates: tuple[Branch, ...] = Field(min_length=1)
+    seeds: Positive = 1  # the choice is made on that many of the study's first seeds
+    ranks: tuple[Positive, ...] = ()  # of low-rank differences to the shared weights, as a smaller way to store them
+
+
+class Finetune(Section):
+    """Tuning of a single arch on its scenario's images, weights of its own: no more instant, and larger to store."""
 
     epochs: Positive
     batch_size: Positive
@@ -129,6 +150,7 @@ class Search(Section):
     random: Positive  # archs evaluated by random search
     evaluations: Positive
     population: Positive
+    long_evaluations: Positive | None = None  # of one more evolution, as a reference for the best that can be found
 
 
 class Scenarios(Section):
@@ -154,11 +176,19 @@ class Study(Section):
     space: Space
     training: Training
     dropout: DropoutChoice
-    branch: Branch | None = None  # superclass branches are trained only where this is given
+    branches: Branches | None = None  # superclass branches are trained only where this is given
+    finetune: Finetune | None = None  # archs of single scenarios likewise
+    from_scratch: Annotated[int, Field(ge=0)] = 0  # scenarios whose generated arch is also trained alone
     generator: Generator
     search: Search
     scenarios: Scenarios
     evaluation: Evaluation
+
+    @property
+    def longer(self) -> Training:
+        """The recipe of what has no branches: longer by what the branches cost, so that training costs are equal."""
+        extra = self.branches.epochs if self.branches else 0
+        return self.training.model_copy(update={"epochs": self.training.epochs + extra})
 
     def key(self, *parts: str) -> str:
         """Hash of the named sections (all of them by default): equal keys, equal results on one machine.

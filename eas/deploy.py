@@ -21,8 +21,9 @@ from eas.config import Study
 from eas.data import Dataset, Hierarchy, Split, as_input, save_tensors
 from eas.evaluation import calibrate
 from eas.generator import Generator
-from eas.study import branches_path, calibration_images, load_branch, load_supernet, require, settings_of, supernet_path
+from eas.study import calibration_images, load_supernet, require, settings_of, supernet_path
 from eas.supernet import PreResNet, Supernet, extract
+from eas.tuning import branches_path, choose_branch, load_branch
 
 FORMAT = "eas-specialized-1"
 
@@ -133,7 +134,9 @@ def load_specializer(study: Study, folder: Path, dataset: Dataset, seed: int) ->
     generator = load_generator(study, folder, dataset, "eas", seed, choose_signal(study, folder))
     model = load_model(study, folder, dataset, "eas", seed, aware=True)
     supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed)).cpu()
-    branches = require(branches_path(folder, setting, seed), study, "02_supernet") if study.branch else None
+    branches = None
+    if study.branches:
+        branches = require(branches_path(folder, choose_branch(study, folder), seed), study, "02_supernet")
     return Specializer(study, dataset, supernet, generator, model, branches)
 
 

@@ -31,6 +31,7 @@ BANDED = ("generator", "generator_branch", "ofa_evolution")  # eight bands on to
 METHODS = (
     *("generator", "ofa_evolution", "uniform", "random", "evolution", "generator_blind"),
     *("ofa_evolution_aware", "evolution_aware", "generator_branch", "ofa_finetuned"),
+    *("generator_finetuned", "evolution_long"),
 )
 SUBNETS = ("largest", "random", "smallest")
 
@@ -263,7 +264,7 @@ def draw_arch(space: SearchSpace, arch: Tensor, classes_kept: int = 0) -> Figure
 
 def accuracy_over_madds(comparison: pd.DataFrame, kind: Kind = "single") -> Figure:
     """Mean top-1 of single superclasses (or unions) over the mean cost at every budget, a panel for each supernet."""
-    rows = analysis.only(comparison, kind)
+    rows = analysis.only(comparison[comparison.method != "from_scratch"], kind)
     by = ["supernet", "method", "budget_madds"]
     table = analysis.over_seeds(rows, by, "top1").assign(madds=analysis.over_seeds(rows, by, "madds")["mean"] / 1e6)
     supernets, every = table.supernet.unique(), looks(table.method, METHODS)
@@ -290,6 +291,29 @@ def heat_map(comparison: pd.DataFrame, method: str = "generator", supernet: str 
     figure, ((axis,),) = panels(height=1.2 + 0.26 * len(table))
     draw_map(axis, table, TOP1)
     axis.set(xlabel="budget, multiply-adds (M)", ylabel="", title=f"{label(method)}, supernet {supernet}")
+    return figure
+
+
+def branch_gain(comparison: pd.DataFrame) -> Figure:
+    """Points of the generated archs over OFA's way, superclass by superclass: with branches and with shared weights."""
+    gains = []
+    for method, name in (("generator_branch", "with branches"), ("generator", "shared weights")):
+        sides = [analysis.scenarios_of(comparison, *side) for side in ((method, "eas"), ("ofa_evolution", "ofa"))]
+        gain = (sides[0] - sides[1]).dropna().rename("gain").reset_index().assign(weights=name)
+        gains.append(gain[~gain.scenario.str.contains("+", regex=False)])
+    table = analysis.over_seeds(pd.concat(gains), ["weights", "scenario"], "gain").set_index("scenario")
+    order = table[table.weights == "with branches"]["mean"].sort_values().index
+    figure, ((axis,),) = panels(height=0.9 + 0.24 * len(order))
+    for shift, (name, look) in zip((0.15, -0.15), looks(table.weights).items(), strict=True):
+        rows = table[table.weights == name].loc[order]
+        place = np.arange(len(order)) + shift
+        axis.hlines(place, rows.low, rows.high, color=look["color"], linewidth=1)
+        axis.scatter(rows["mean"], place, s=28, color=look["color"], marker=look["marker"], label=name, zorder=3)
+    axis.axvline(0, color="0.3", linewidth=1)
+    axis.set_yticks(range(len(order)), [label(name) for name in order])
+    plain_names(axis)
+    axis.set_xlabel("generator minus OFA's way, points of superclass top-1 (lines: 95 % interval over seeds)")
+    axis.legend(loc="lower right")
     return figure
 
 

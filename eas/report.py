@@ -33,9 +33,14 @@ FINDINGS = (
     "generator on the supernet trained with superclass dropout (`eas`), {top1_generator_ofa:.1f} % on the one trained "
     "without (`ofa`); {top1_ofa_evolution_ofa:.1f} % for OFA's way (`ofa`, accuracy model and evolution).",
     "**With superclass branches** the generator reaches {top1_generator_branch_eas:.1f} %: "
-    "{branch_minus_mean_ofa:+.2f} points over OFA's way at equal cost of training and equal budgets "
-    "[{branch_minus_low_ofa:+.2f}, {branch_minus_high_ofa:+.2f}], and {branch_minus_mean_generator:+.2f} over the "
-    "same archs with shared weights.",
+    "{generator_branch_minus_mean_ofa_evolution:+.2f} points [{generator_branch_minus_low_ofa_evolution:+.2f}, "
+    "{generator_branch_minus_high_ofa_evolution:+.2f}] over OFA's way at equal cost of training and equal budgets, and "
+    "{generator_branch_minus_mean_generator:+.2f} [{generator_branch_minus_low_generator:+.2f}, "
+    "{generator_branch_minus_high_generator:+.2f}] over the same archs with shared weights.",
+    "**OFA's arch tuned for its superclass**, scenario by scenario: {ofa_finetuned_minus_mean_ofa_evolution:+.2f} "
+    "points [{ofa_finetuned_minus_low_ofa_evolution:+.2f}, {ofa_finetuned_minus_high_ofa_evolution:+.2f}]; the "
+    "branches minus it: {generator_branch_minus_mean_ofa_finetuned:+.2f} "
+    "[{generator_branch_minus_low_ofa_finetuned:+.2f}, {generator_branch_minus_high_ofa_finetuned:+.2f}].",
     "**Superclass dropout** ({dropout_chosen}, the best on the selection split) changes the generator's top-1 by "
     "{eas_minus_ofa_mean_generator:+.2f} points [{eas_minus_ofa_low_generator:+.2f}, "
     "{eas_minus_ofa_high_generator:+.2f}] against the supernet without it.",

@@ -1,8 +1,7 @@
 """A study's scenarios and supernets: steps that the notebooks and a GPU machine run, each skipping what is there.
 
 Files, under a study's folder:
-    supernets/<setting>-<seed>.safetensors + .json            weights; learning curve, accuracy on the selection split
-    supernets/branches-<setting>-<seed>.safetensors + .json   weights of every superclass's branch, where there are any
+    supernets/<setting>-<seed>.safetensors + .json   weights; learning curve, accuracy on the selection split
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from eas import data, evaluation, jobs
 from eas.config import Dropout, Study
 from eas.data import Dataset, Hierarchy
-from eas.dropout import KeptClasses, SuperclassDropout
+from eas.dropout import SuperclassDropout
 from eas.records import Result
 from eas.space import SearchSpace
 from eas.supernet import Supernet, begin_as_identity
-from eas.training import step_function, train
+from eas.training import train
 
 NONE = Dropout(variant="none", rate=0.0)
 MEASURED = 8  # random subnets whose accuracy is reported beside the largest and the smallest
@@ -142,24 +141,19 @@ def supernet_path(folder: Path, setting: Dropout, seed: int) -> Path:
     return folder / "supernets" / f"{setting.name}-{seed}.safetensors"
 
 
-def branches_path(folder: Path, setting: Dropout, seed: int) -> Path:
-    return folder / "supernets" / f"branches-{setting.name}-{seed}.safetensors"
-
-
 def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> dict:
     """Train one supernet and measure it on the selection split; returns its record (history, accuracy)."""
-    key = study.key("data", "space", "training", "branch", "evaluation") + f"-{setting.name}-{seed}"
+    recipe = study.longer if setting == NONE else study.training
+    same = study.model_copy(update={"training": recipe}).key("data", "space", "training", "evaluation")
+    key = f"{same}-{setting.name}-{seed}"
     result = Result(folder, supernet_path(folder, setting, seed), key)
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
     torch.manual_seed(seed)
     supernet = new_supernet(study, dataset).to(jobs.device())
-    recipe = study.training
     if recipe.zero_init:
         begin_as_identity(supernet)
-    if setting == NONE and study.branch:  # what the branches cost, the supernet without them may train longer
-        recipe = recipe.model_copy(update={"epochs": recipe.epochs + study.branch.epochs})
     dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), setting)
     checkpoint = result.resume.with_suffix(f".{key}")
     start = time.perf_counter()
@@ -240,43 +234,3 @@ def settings_of(study: Study, folder: Path) -> dict[str, Dropout]:
 def supernet_jobs(study: Study, folder: Path) -> list[tuple[Study, Path, str, Dropout, int]]:
     """Arguments of a job for every supernet of the comparison and every seed."""
     return [(study, folder, name, s, seed) for name, s in settings_of(study, folder).items() for seed in study.seeds]
-
-
-# -------------------------------------------------------------------- superclass branches
-
-
-def train_branches(study: Study, folder: Path, setting: Dropout, seed: int) -> dict:
-    """Tune the shared supernet on every superclass's own images in turn; all branches go into one file, as bfloat16."""
-    key = study.key("data", "space", "training", "branch") + f"-{setting.name}-{seed}"
-    result = Result(folder, branches_path(folder, setting, seed), key)
-    if record := result.finished():
-        return record
-    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
-    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed)).requires_grad_(True)
-    shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
-    recipe = study.training.model_copy(update=study.branch.model_dump())
-    compute = step_function(supernet, recipe, recipe.batch_size)
-    branches, start = {}, time.perf_counter()
-    for index, name in enumerate(dataset.hierarchy.superclasses):
-        kept = dataset.hierarchy.kept([name])
-        supernet.load_state_dict(shared)
-        dropout = KeptClasses(kept.to(jobs.device()))
-        train(supernet, dataset.train.only(kept), dropout, recipe, seed=seed, label=name, compute=compute)
-        branches |= {f"{index}.{n}": tensor.bfloat16() for n, tensor in supernet.state_dict().items()}
-    result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
-    return result.write(branches, {"seed": seed}, resumable=True)
-
-
-def run_branches(study: Study, folder: Path) -> None:
-    """The branches of every seed, where the study has any."""
-    if study.branch:
-        chosen = settings_of(study, folder)["eas"]
-        jobs.run(train_branches, [(study, folder, chosen, seed) for seed in study.seeds], "superclass branches")
-        shutil.rmtree(folder / "resume", ignore_errors=True)
-
-
-def load_branch(supernet: Supernet, path: Path, superclass: int) -> Supernet:
-    """Put the weights of one superclass's branch into `supernet`, in place."""
-    with safe_open(path, "pt") as file:
-        supernet.load_state_dict({name: file.get_tensor(f"{superclass}.{name}") for name in supernet.state_dict()})
-    return supernet

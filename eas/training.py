@@ -34,6 +34,7 @@ def train(
     checkpoint: Path | None = None,
     label: str = "supernet",
     compute: Callable[..., Tensor] | None = None,
+    arch: Tensor | None = None,
 ) -> list[dict[str, float]]:
     """Train `supernet` in place on its own device (where `split` must be); returns one row an epoch.
 
@@ -43,7 +44,7 @@ def train(
 
     With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
     the same result; use another name when the recipe changes. `compute`, a step function of this supernet, recipe and
-    batch size, may be passed again to save a GPU its captures.
+    batch size, may be passed again to save a GPU its captures. With `arch`, that one is trained alone.
 
     Raises:
         Diverged: the loss or a weight is NaN or infinite; says where, and leaves the last good checkpoint.
@@ -62,8 +63,8 @@ def train(
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches(split, recipe.batch_size, recipe.augment, generator)):
             set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
-            picked = torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)
-            archs = torch.cat([space.largest[None], sample[picked], space.smallest[None]])
+            picked = sample[torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)]
+            archs = torch.stack([space.largest, *picked, space.smallest] if arch is None else [arch])
             optimizer.zero_grad(set_to_none=False)
             total += compute(images, labels, *dropout(labels, generator), archs)
             optimizer.step()
@@ -188,9 +189,9 @@ def distilled(hard: Tensor, teacher: Tensor, kept: Tensor, share: float) -> Tens
 
 
 def make_optimizer(supernet: nn.Module, recipe: Training) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; norms and biases are not decayed."""
-    decayed = [p for p in supernet.parameters() if p.ndim > 1]
-    others = [p for p in supernet.parameters() if p.ndim <= 1]
+    """SGD with Nesterov momentum for what requires gradients; norms and biases are not decayed."""
+    trained = [p for p in supernet.parameters() if p.requires_grad]
+    decayed, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0)
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-from eas import comparison, data, jobs, study  # noqa: E402
+from eas import comparison, data, jobs, study, tuning  # noqa: E402
 from eas.config import Study, load_study  # noqa: E402
 
 Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, whether it uses the GPU
@@ -33,8 +33,12 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
     chosen = study.settings_of(config, folder)["eas"]
     for seed in config.seeds:
         yield study.train_supernet, [(config, folder, chosen, seed)], True
-        if config.branch:
-            yield study.train_branches, [(config, folder, chosen, seed)], True
+    if config.branches:
+        for branch, seed in tuning.first_branches(config):
+            yield tuning.train_branches, [(config, folder, chosen, branch, seed)], True
+        best = tuning.choose_branch(config, folder)
+        for seed in config.seeds:
+            yield tuning.train_branches, [(config, folder, chosen, best, seed)], True
     every = study.supernet_jobs(config, folder)
     for function in (comparison.measure_pool, comparison.fit_gates):
         yield from ((function, [job], True) for job in every)
@@ -43,6 +47,10 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
     yield from ((comparison.select, [job], True) for job in every)
     signal = comparison.choose_signal(config, folder)
     yield from ((comparison.measure_test, [(*job, signal)], True) for job in every)
+    if config.finetune:
+        yield from ((comparison.measure_tuned, [(*job, signal)], True) for job in every)
+    for row in comparison.rows_from_scratch(config, data.hierarchy(config.data.name)):
+        yield comparison.measure_alone, [(config, folder, row, signal)], True
 
 
 def pack(folder: Path, bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""A study's scenarios, its supernets and branches: what is written, what is skipped, and how a killed run goes on."""
+"""A study's scenarios and its supernets: what is written, what is skipped, and how a killed run goes on."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from eas import data, records
 from eas import study as steps
-from eas.config import Augment, Branch, Dropout, load_study
+from eas.config import Augment, Branch, Branches, Dropout, load_study
 from eas.study import NONE
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +43,9 @@ def folder(file, tmp_path):
 def quick(study):
     """The tiny study, even smaller: one epoch of two steps, whatever params.yaml says."""
     training = {"epochs": 1, "batch_size": 400, "learning_rate": 0.3, "random_subnets": 1}
-    branch = Branch(epochs=1, batch_size=16, learning_rate=0.1)
-    return changed(study, seeds=(0, 1), training=training, branch=branch, evaluation={"calibration_images": 40})
+    tuned = Branch(part="all", learning_rate=0.1)
+    branches = Branches(epochs=1, batch_size=16, candidates=(tuned,))
+    return changed(study, seeds=(0, 1), training=training, branches=branches, evaluation={"calibration_images": 40})
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def test_changed_parameters_train_again_and_those_of_later_steps_do_not(quick, f
 def test_the_supernet_without_dropout_trains_as_long_as_supernet_and_branches_together(quick, folder):
     assert len(steps.train_supernet(quick, folder, NONE, 0)["history"]) == 2
     assert len(steps.train_supernet(quick, folder, OWN, 0)["history"]) == 1
-    assert len(steps.train_supernet(changed(quick, branch=None), folder, NONE, 0)["history"]) == 1
+    assert len(steps.train_supernet(changed(quick, branches=None), folder, NONE, 0)["history"]) == 1
 
 
 def test_a_finished_supernet_survives_that_dvc_deletes_the_stages_outputs(quick, folder, monkeypatch):
@@ -410,58 +411,6 @@ def test_calibration_images_are_a_fixed_sample_of_the_calibration_split(study, d
     assert len(everything) == len(dataset.calibration)
 
 
-# -------------------------------------------------------------------- superclass branches
-
-
-def test_every_superclass_gets_weights_of_its_own(quick, dataset, folder, monkeypatch):
-    steps.train_supernet(quick, folder, OWN, 0)
-    steps.train_branches(quick, folder, OWN, 0)
-    path = steps.branches_path(folder, OWN, 0)
-    assert path == folder / "supernets" / "branches-own-0.5-0.safetensors"
-    assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(path).values())
-    shared = steps.load_supernet(quick, dataset, steps.supernet_path(folder, OWN, 0))
-    name, seen = "stages.0.0.conv1.weight", []
-    for index in range(10):
-        supernet = steps.new_supernet(quick, dataset)
-        assert steps.load_branch(supernet, path, index) is supernet
-        seen.append(supernet.state_dict()[name].clone())
-        assert supernet.state_dict()[name].dtype == torch.float32
-    for first, second in combinations([*seen, shared.state_dict()[name]], 2):
-        assert not torch.allclose(first, second, atol=1e-4)
-    before = times(folder)
-    forbid_training(monkeypatch)
-    assert steps.train_branches(quick, folder, OWN, 0)["seed"] == 0 and times(folder) == before
-    shutil.rmtree(folder / "supernets")
-    steps.train_branches(quick, folder, OWN, 0)  # found again in resume/
-    assert path.is_file()
-
-
-def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(quick, dataset, folder, monkeypatch):
-    steps.train_supernet(quick, folder, OWN, 0)
-    shared = weights(steps.supernet_path(folder, OWN, 0))
-    seen = []
-
-    def train(supernet, split, dropout, recipe, *, seed, label, compute):
-        seen.append((label, split.labels.unique(), recipe.epochs, recipe.batch_size, recipe.learning_rate))
-        assert same(supernet.state_dict(), shared)
-        kept, weight = dropout(split.labels, None)
-        assert torch.equal(kept[0].nonzero()[:, 0], split.labels.unique()) and weight.all()
-        with torch.no_grad():
-            supernet.norm.bias += 1  # must not reach the next branch
-
-    monkeypatch.setattr(steps, "train", train)
-    steps.train_branches(quick, folder, OWN, 0)
-    assert [label for label, *_ in seen] == list(dataset.hierarchy.superclasses)
-    for label, labels, *recipe in seen:
-        assert torch.equal(labels, dataset.hierarchy.kept([label]).nonzero()[:, 0])
-        assert recipe == [quick.branch.epochs, quick.branch.batch_size, quick.branch.learning_rate]
-
-
-def test_a_study_without_branches_trains_none(quick, folder):
-    steps.run_branches(changed(quick, branch=None), folder)
-    assert not (folder / "supernets").exists()
-
-
 # -------------------------------------------------------------------- real images
 
 CIFAR100 = Path(os.environ.get("EAS_CIFAR100", ROOT / "data")) / data.CIFAR100_FOLDER
@@ -473,7 +422,7 @@ def test_one_short_epoch_on_photographs_beats_chance(tmp_path):
     recipe |= {"label_smoothing": 0.0, "augment": Augment(shift=0, flip=True)}
     full = load_study("cifar100", ROOT)
     study = changed(
-        full, training=recipe, branch=None, space={"depths": (1, 2)}, evaluation={"calibration_images": 400}
+        full, training=recipe, branches=None, space={"depths": (1, 2)}, evaluation={"calibration_images": 400}
     )
     dataset, _ = data.build(study, ROOT)
     assert len(dataset.train) == 43_000 and len(dataset.test) == 10_000

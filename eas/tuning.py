@@ -1,0 +1,229 @@
+"""Weights beyond the shared supernet: a branch for every superclass; single archs tuned, or trained from scratch.
+
+Files, under a study's folder:
+    supernets/branches/<branch>-<seed>.safetensors + .json   weights of every superclass's branch; their accuracy on the
+                                                             selection split
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from eas import data, evaluation, jobs
+from eas.config import Branch, Dropout, Study
+from eas.data import Dataset
+from eas.dropout import KeptClasses, SuperclassDropout
+from eas.records import Result
+from eas.study import (
+    MEASURED,
+    NONE,
+    load_supernet,
+    new_supernet,
+    require,
+    settings_of,
+    supernet_path,
+)
+from eas.supernet import Supernet, begin_as_identity
+from eas.training import step_function, train
+
+# -------------------------------------------------------------------- superclass branches
+
+
+def branches_path(folder: Path, branch: Branch, seed: int) -> Path:
+    return folder / "supernets" / "branches" / f"{branch.name}-{seed}.safetensors"
+
+
+def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch, seed: int) -> dict:
+    """Tune the shared supernet on every superclass's own images in turn; returns the record (accuracy).
+
+    All branches go into one file: the tensors that were tuned, as bfloat16, under '<superclass's index>.<name>'.
+    Source: ours.
+    """
+    key = study.key("data", "space", "training", "branches", "evaluation") + f"-{setting.name}-{branch.name}-{seed}"
+    result = Result(folder, branches_path(folder, branch, seed), key)
+    if record := result.finished():
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    tuned = set(begin_tuning(supernet, branch.part))
+    shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    recipe = {"epochs": study.branches.epochs, "batch_size": study.branches.batch_size}
+    recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
+    compute = step_function(supernet, recipe, recipe.batch_size)
+    branches, start = {}, time.perf_counter()
+    for index, name in enumerate(dataset.hierarchy.superclasses):
+        kept = dataset.hierarchy.kept([name])
+        supernet.load_state_dict(shared)
+        dropout = KeptClasses(kept.to(jobs.device()))
+        train(supernet, dataset.train.only(kept), dropout, recipe, seed=seed, label=name, compute=compute)
+        branches |= {f"{index}.{n}": t.bfloat16() for n, t in supernet.state_dict().items() if n in tuned}
+    result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
+    supernet.load_state_dict(shared)
+    supernet.requires_grad_(False)
+    content = {"branch": branch.name, "seed": seed, "values": sum(tensor.numel() for tensor in branches.values())}
+    content["accuracy"] = branch_accuracy(supernet, branches, dataset)
+    content["low_rank"] = [low_rank_accuracy(supernet, shared, branches, dataset, r) for r in study.branches.ranks]
+    return result.write(branches, content, resumable=True)
+
+
+def begin_tuning(supernet: Supernet, part: str) -> list[str]:
+    """Let gradients flow to a part of the supernet only; returns the names of its parameters."""
+    chosen = {
+        "all": lambda name, parameter: True,
+        "norms": lambda name, parameter: parameter.ndim == 1 or name.startswith("classifier"),
+        "classifier": lambda name, parameter: name.startswith("classifier"),
+    }[part]
+    for name, parameter in supernet.named_parameters():
+        parameter.requires_grad_(chosen(name, parameter))
+    return [name for name, parameter in supernet.named_parameters() if parameter.requires_grad]
+
+
+def load_branch(supernet: Supernet, branches: Path | dict[str, Tensor], superclass: int) -> Supernet:
+    """Put one superclass's branch into `supernet`, in place; what was not tuned must be the shared weights already."""
+    prefix = f"{superclass}."
+    if isinstance(branches, Path):
+        with safe_open(branches, "pt") as file:
+            branches = {n: file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}  # noqa: SIM118 (not a dict)
+    state = {name.removeprefix(prefix): tensor for name, tensor in branches.items() if name.startswith(prefix)}
+    supernet.load_state_dict(state, strict=False)
+    return supernet
+
+
+def branch_accuracy(supernet: Supernet, branches: Path | dict[str, Tensor], dataset: Dataset) -> list[dict]:
+    """Calibrated accuracy of the largest, the smallest and some random subnets with their superclass's branch.
+
+    On the selection split, mean over superclasses; the subnets are those of the shared weights' records.
+    """
+    space, hierarchy = supernet.space, dataset.hierarchy
+    random = space.sample(MEASURED, torch.Generator().manual_seed(0))
+    archs = torch.cat([space.largest[None], random, space.smallest[None]])
+    top1 = torch.zeros(len(archs), len(hierarchy.superclasses))
+    for index, name in enumerate(hierarchy.superclasses):
+        kept = hierarchy.kept([name])
+        load_branch(supernet, branches, index)
+        own, images = dataset.train.only(kept), dataset.selection.only(kept)
+        for row, arch in enumerate(archs):
+            logits = evaluation.subnet_logits(supernet, arch, own, images)
+            top1[row, index] = evaluation.superclass_top1(logits, images.labels, kept[None])[0]
+    names = ["largest", *["random"] * MEASURED, "smallest"]
+    return [{"subnet": name, "top1": value} for name, value in zip(names, top1.mean(1).tolist(), strict=True)]
+
+
+def low_rank_accuracy(
+    supernet: Supernet, shared: dict[str, Tensor], branches: dict[str, Tensor], dataset: Dataset, rank: int
+) -> dict:
+    """Branches stored as low-rank differences to the shared weights: rank, values to store, mean top-1."""
+    approximate, values = {}, 0
+    for name, tensor in branches.items():
+        base = shared[name.partition(".")[2]]
+        difference = (tensor.to(base) - base).flatten(1) if base.ndim > 1 else None
+        if difference is None or rank * sum(difference.shape) >= difference.numel():
+            approximate[name], values = tensor, values + tensor.numel()
+            continue
+        u, s, v = torch.linalg.svd(difference, full_matrices=False)
+        approximate[name] = base + ((u[:, :rank] * s[:rank]) @ v[:rank]).view_as(base)
+        values += rank * sum(difference.shape)
+    rows = branch_accuracy(supernet, approximate, dataset)
+    supernet.load_state_dict(shared)
+    return {"rank": rank, "values": values, "top1": sum(row["top1"] for row in rows) / len(rows)}
+
+
+def run_branches(study: Study, folder: Path) -> list[dict]:
+    """Every candidate on the first seeds, then the chosen one on the others, where the study has branches."""
+    if not study.branches:
+        return []
+    setting = settings_of(study, folder)["eas"]
+    first = [(study, folder, setting, branch, seed) for branch, seed in first_branches(study)]
+    jobs.run(train_branches, first, "superclass branches")
+    chosen = choose_branch(study, folder)
+    rest = [(study, folder, setting, chosen, seed) for seed in study.seeds[study.branches.seeds :]]
+    jobs.run(train_branches, rest, f"superclass branches, chosen: {chosen.name}")
+    shutil.rmtree(folder / "resume", ignore_errors=True)
+    return read_branches(study, folder)
+
+
+def first_branches(study: Study) -> list[tuple[Branch, int]]:
+    """What is trained before the choice of the branch."""
+    return [(b, seed) for seed in study.seeds[: study.branches.seeds] for b in study.branches.candidates]
+
+
+def read_branches(study: Study, folder: Path) -> list[dict]:
+    """The records of all branches; none in a study without.
+
+    Raises:
+        FileNotFoundError: one of those that the choice needs is missing; the message says which step makes it.
+    """
+    if not study.branches:
+        return []
+    for branch, seed in first_branches(study):
+        require(branches_path(folder, branch, seed).with_suffix(".json"), study, "02_supernet")
+    every = [branches_path(folder, b, seed) for b in study.branches.candidates for seed in study.seeds]
+    return [json.loads(r.read_text()) for path in every if (r := path.with_suffix(".json")).is_file()]
+
+
+def choose_branch(study: Study, folder: Path) -> Branch:
+    """The candidate with the best mean superclass top-1 on the selection split, over subnets and the first seeds."""
+    seeds = study.seeds[: study.branches.seeds]
+    records = [record for record in read_branches(study, folder) if record["seed"] in seeds]
+    rows = [{"branch": r["branch"], "top1": row["top1"]} for r in records for row in r["accuracy"]]
+    mean = pd.DataFrame(rows).groupby("branch").top1.mean()
+    return max(study.branches.candidates, key=lambda branch: mean[branch.name])
+
+
+def branch_table(branches: Sequence[dict], supernets: Sequence[dict], setting: Dropout) -> pd.DataFrame:
+    """Mean superclass top-1 of the branches' subnets by candidate, below the shared weights' (selection split).
+
+    Columns weights, stored (million values), largest, random, smallest: over the seeds that have branches.
+    """
+    seeds = {record["seed"] for record in branches}
+    shared = [r | {"weights": "shared"} for r in supernets if r["setting"] == setting.name and r["seed"] in seeds]
+    rows = [
+        {"weights": r.get("weights", r.get("branch")), "stored": r.get("values", 0) / 1e6} | row
+        for r in (*shared, *branches)
+        for row in r["accuracy"]
+    ]
+    table = pd.DataFrame(rows, columns=["weights", "stored", "subnet", "top1"])
+    return table.pivot_table("top1", ["weights", "stored"], "subnet", sort=False).reset_index()
+
+
+# -------------------------------------------------------------------- single archs
+
+
+def tune_archs(
+    study: Study, supernet: Supernet, dataset: Dataset, archs: Tensor, kept: Tensor, seed: int
+) -> Iterator[tuple[int, Supernet]]:
+    """For each arch in turn, the supernet tuned for it alone on the images of its classes; yields (index, supernet).
+
+    `archs` int64 [n, decisions], `kept` bool [n, classes]. The weights that are yielded change with the next one.
+    """
+    shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    recipe = study.training.model_copy(update=study.finetune.model_dump())
+    begin_tuning(supernet, "all")
+    compute = step_function(supernet, recipe, recipe.batch_size)
+    for index, (arch, classes) in enumerate(zip(archs, kept, strict=True)):
+        supernet.load_state_dict(shared)
+        own, dropout = dataset.train.only(classes), KeptClasses(classes.to(jobs.device()))
+        train(supernet, own, dropout, recipe, seed=seed, label=f"arch {index}", compute=compute, arch=arch)
+        yield index, supernet
+    supernet.load_state_dict(shared)
+    supernet.requires_grad_(False)
+
+
+def train_alone(study: Study, dataset: Dataset, arch: Tensor, seed: int) -> Supernet:
+    """One arch trained from scratch, on all classes, for as many images as the supernet `ofa`; frozen afterwards."""
+    torch.manual_seed(seed)
+    supernet = new_supernet(study, dataset).to(jobs.device())
+    if study.training.zero_init:
+        begin_as_identity(supernet)
+    dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), NONE)
+    train(supernet, dataset.train, dropout, study.longer, seed=seed, label="from scratch", arch=arch)
+    return supernet.requires_grad_(False)
