@@ -248,9 +248,33 @@ def test_metrics():
     }
     assert {name: found[name] for name in expected} == expected
     assert "split_half_gain_mean_eas" in found and "swap_cost_mean_eas" not in found
-    assert found["branch_minus_mean_generator"] == 20 and "branch_minus_mean_ofa" not in found
+    assert found["generator_branch_minus_mean_generator"] == 20
+    assert "generator_branch_minus_mean_ofa_evolution" not in found and "machine" not in found
     assert found["generator_minus_uniform_mean_eas"] == 0.75
     assert "union_top1_generator_branch_eas" not in found
+
+
+def test_weights_of_ones_own_are_compared_with_their_rivals_where_both_were_measured():
+    table = analysis.own_weights(COMPARISON)
+    assert list(table.columns) == ["method", "rival", "scenarios", "seeds", "mean", "low", "high"]
+    (row,) = table.itertuples(index=False)
+    assert (row.method, row.rival, row.scenarios, row.seeds, row.mean) == ("generator_branch", "generator", 1, 1, 20)
+    assert analysis.own_weights(COMPARISON[COMPARISON.method == "generator"]).empty
+
+
+def test_archs_from_scratch_are_no_line_of_the_headline():
+    few = COMPARISON[COMPARISON.method == "generator"].head(1).assign(method="from_scratch")
+    table = analysis.headline(pd.concat([COMPARISON, few]))
+    assert table.equals(analysis.headline(COMPARISON))
+
+
+def test_metrics_name_what_every_step_cost():
+    costs = pd.DataFrame({"step": ["supernets/own-0.5", "generators/pool"], "runs": [3, 6], "seconds": [12.0, 3.0]})
+    costs = costs.assign(images_per_second=[100.0, math.nan], gpu_memory_gb=math.nan, machine="a machine")
+    found = analysis.metrics(COMPARISON, costs=costs)
+    assert found["seconds_supernets_own_0_5"] == 12 and found["seconds_generators_pool"] == 3
+    assert found["images_per_second_supernets_own_0_5"] == 100 and found["machine"] == "a machine"
+    assert not any(name.startswith("gpu_memory") for name in found)
 
 
 def test_metrics_of_one_seed_leave_out_what_is_unknown():

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eas import comparison, data, deploy
+from eas import comparison, data, deploy, tuning
 from eas import study as steps
+from eas.analysis import OTHER_WEIGHTS
 from eas.data import Split
 from eas.evaluation import calibrate, subnet_logits, superclass_top1
 from eas.space import SearchSpace
@@ -23,7 +24,7 @@ from eas.supernet import extract
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["method", "supernet", "seed", "scenario", "classes_kept", "budget_madds", "madds", "top1", "search_seconds"]
 METHODS = ["generator", "generator_blind", "uniform", "random"]
-METHODS += ["ofa_evolution", "evolution", "ofa_evolution_aware", "evolution_aware"]
+METHODS += ["ofa_evolution", "evolution", "ofa_evolution_aware", "evolution_aware", "evolution_long"]
 
 Finished = namedtuple("Finished", "study folder dataset table signal")
 
@@ -41,7 +42,7 @@ def finished(study, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     data.save(dataset, folder / "dataset.safetensors")
     steps.train_supernets(study, folder)
-    steps.run_branches(study, folder)
+    tuning.run_branches(study, folder)
     comparison.run_generators(study, folder)
     table = comparison.run_comparison(study, folder)
     loaded = data.load(study, folder / "dataset.safetensors")
@@ -84,7 +85,11 @@ def test_the_table_has_one_row_for_every_method_supernet_seed_and_scenario(finis
     singles = [pair for pair in pairs if "+" not in pair[0]]
     runs = [(name, seed) for name in ("eas", "ofa") for seed in study.seeds]
     expected = {(method, *run, *pair) for method in METHODS for run in runs for pair in pairs}
+    unions = [pair for pair in pairs if "+" in pair[0]]
     expected |= {("generator_branch", "eas", seed, *pair) for seed in study.seeds for pair in singles}
+    expected |= {("ofa_finetuned", "ofa", seed, *pair) for seed in study.seeds for pair in singles}
+    expected |= {("generator_finetuned", "eas", seed, *pair) for seed in study.seeds for pair in unions}
+    expected |= {("from_scratch", "eas", study.seeds[0], *pair) for pair in (singles[0], singles[-1])}
     rows = list(table[["method", "supernet", "seed", "scenario", "budget_madds"]].itertuples(index=False, name=None))
     assert set(rows) == expected and len(rows) == len(expected)
     assert not table.isna().any().any()
@@ -96,10 +101,18 @@ def test_no_arch_exceeds_its_budget_and_costs_are_those_of_the_archs(finished):
     wanted = steps.scenarios(finished.study, finished.dataset.hierarchy)
     sizes = dict(zip(wanted.names, wanted.kept.sum(1).tolist(), strict=True))
     assert (table.classes_kept == table.scenario.map(sizes)).all()
-    for (method, supernet, seed), rows in table[table.method != "generator_branch"].groupby(COLUMNS[:3]):
+    for (method, supernet, seed), rows in table[~table.method.isin(OTHER_WEIGHTS)].groupby(COLUMNS[:3]):
         archs = comparison.final_archs(finished.folder, supernet, seed, finished.signal)[method]
         space.check(archs)
         assert space.madds(archs, wanted.kept.sum(1)).tolist() == rows.madds.tolist()
+
+
+def test_weights_of_ones_own_change_no_arch(finished):
+    table = finished.table.set_index(["supernet", "seed", "scenario", "budget_madds"])
+    for method in OTHER_WEIGHTS:
+        rows = table[table.method == method].madds
+        shared = table[table.method == ("ofa_evolution" if method == "ofa_finetuned" else "generator")].madds
+        assert len(rows) and rows.equals(shared.loc[rows.index])
 
 
 def test_accuracies_and_times_are_plausible(finished):
@@ -109,6 +122,8 @@ def test_accuracies_and_times_are_plausible(finished):
     assert (
         seconds["generator"] == pytest.approx(seconds["generator_branch"]) and seconds["generator"] < seconds["random"]
     )
+    rows = table[table.supernet == "ofa"].groupby("method").search_seconds.mean()
+    assert rows["ofa_finetuned"] > rows["ofa_evolution"]  # it trains, too
     # A random guess is right once in as many times as there are classes: the supernets have begun to learn.
     assert (table.top1 - 100 / table.classes_kept).mean() > 0.5
 
@@ -127,9 +142,10 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(finis
         classes, calibration = kept.nonzero()[:, 0], steps.calibration_images(study, dataset)
         weights = load_file(folder / "supernets" / f"{setting}-{row.seed}.safetensors")
         if branch:
-            stored = load_file(folder / "supernets" / f"branches-{setting}-{row.seed}.safetensors")
+            stored = load_file(tuning.branches_path(folder, tuning.choose_branch(study, folder), row.seed))
             index = dataset.hierarchy.superclasses.index(row.scenario)
-            weights = {n: stored[f"{index}.{n}"].float() for n in weights}
+            own = [name for name in weights if f"{index}.{name}" in stored]
+            weights |= {name: stored[f"{index}.{name}"].float() for name in own}
             calibration = dataset.train.only(kept)
         supernet = steps.new_supernet(study, dataset)
         supernet.load_state_dict(weights)
@@ -146,7 +162,7 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(finis
 def test_running_again_changes_nothing(finished):
     before = times(finished.folder)
     steps.train_supernets(finished.study, finished.folder)
-    steps.run_branches(finished.study, finished.folder)
+    tuning.run_branches(finished.study, finished.folder)
     comparison.run_generators(finished.study, finished.folder)
     table = comparison.run_comparison(finished.study, finished.folder)
     pd.testing.assert_frame_equal(table, finished.table)
@@ -163,24 +179,55 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finis
     hidden = dataclasses.replace(dataset, test=Split(noise, dataset.test.labels.flip(0)))
     data.save(hidden, tmp_path / "dataset.safetensors")
     steps.train_supernets(again, tmp_path)
-    steps.run_branches(again, tmp_path)
+    tuning.run_branches(again, tmp_path)
     comparison.run_generators(again, tmp_path)
     for job in steps.supernet_jobs(again, tmp_path):
         comparison.propose(*job)
         comparison.select(*job)
     found, expected = hashes(tmp_path, "*-0*/*.safetensors"), hashes(finished.folder, "*-0*/*.safetensors")
-    measured = {name for name in expected if name.endswith("measured.safetensors")}
-    assert len(measured) == 2 and len(found) == 10
+    measured = {name for name in expected if name.endswith(("measured.safetensors", "tuned.safetensors"))}
+    assert len(measured) == 4 and len(found) == 10
     assert found == {name: value for name, value in expected.items() if name not in measured}
     found, expected = (hashes(folder / "supernets", "*-0.safetensors") for folder in (tmp_path, finished.folder))
-    assert len(found) == 3 and all(found[name] == expected[name] for name in found)
+    assert len(found) == 4 and all(found[name] == expected[name] for name in found)
 
     data.save(dataset, tmp_path / "dataset.safetensors")
     for job in steps.supernet_jobs(again, tmp_path):
         comparison.measure_test(*job, finished.signal)
+        comparison.measure_tuned(*job, finished.signal)
+    for row in comparison.rows_from_scratch(again, dataset.hierarchy):
+        comparison.measure_alone(again, tmp_path, row, finished.signal)
     table = comparison.comparison(again, tmp_path, finished.signal)
     first = finished.table[finished.table.seed == again.seeds[0]].reset_index(drop=True)
     pd.testing.assert_frame_equal(table[COLUMNS[:-1]], first[COLUMNS[:-1]], check_exact=True)
+
+
+@pytest.mark.parametrize(("name", "union"), [("ofa", False), ("eas", True)])
+def test_tuned_archs_are_measured_with_the_weights_and_statistics_of_their_scenario(
+    finished, copied, monkeypatch, name, union
+):
+    """Without any training the tuned weights are the shared ones, calibrated on the scenario's own images."""
+    study, dataset = finished.study, finished.dataset
+    job = next(job for job in steps.supernet_jobs(study, copied) if job[2] == name)
+    (comparison.comparison_folder(copied, name, job[-1]) / "tuned.json").unlink()
+    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: None)
+    comparison.measure_tuned(*job, finished.signal)
+    top1 = load_file(comparison.comparison_folder(copied, name, job[-1]) / "tuned.safetensors")["top1"]
+    wanted = steps.scenarios(study, dataset.hierarchy)
+    assert top1.isnan().tolist() == [each != union for each in wanted.is_union]
+    row = top1.isnan().logical_not().nonzero()[-1].item()
+    archs = comparison.final_archs(copied, name, job[-1], finished.signal)[comparison.TUNED[name][1]]
+    supernet = steps.load_supernet(study, dataset, steps.supernet_path(copied, job[3], job[-1]))
+    own = dataset.train.only(wanted.kept[row])
+    expected = comparison.measure_archs(supernet, archs[row, None], wanted.kept[row, None], own, dataset.test)
+    assert top1[row] == expected.item()
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [0]), (2, [0, 37]), (4, [0, 9, 23, 37])])
+def test_scenarios_trained_from_scratch_are_spread_over_superclasses_and_budgets(finished, count, expected):
+    study = finished.study.model_copy(update={"from_scratch": count})
+    rows = comparison.rows_from_scratch(study, finished.dataset.hierarchy)
+    assert rows == expected and not any(steps.scenarios(study, finished.dataset.hierarchy).is_union[r] for r in rows)
 
 
 def test_seeds_differ(finished):
@@ -386,7 +433,7 @@ def test_the_comparison_with_opponents_is_within_budget_and_on_the_selection_spl
     [
         ("supernets/{setting}-{seed}.json", "02_supernet"),
         ("supernets/{setting}-{seed}.safetensors", "02_supernet"),
-        ("supernets/branches-{setting}-{seed}.safetensors", "02_supernet"),
+        ("supernets/branches/{branch}-{seed}.safetensors", "02_supernet"),
         ("generators/eas-{seed}/models.safetensors", "03_generator"),
         ("comparison/eas-{seed}/selected.json", "04_ablations"),
     ],
@@ -394,7 +441,7 @@ def test_the_comparison_with_opponents_is_within_budget_and_on_the_selection_spl
 def test_a_missing_part_of_a_specializer_names_the_notebook_that_makes_it(finished, copied, part, notebook):
     study, seed = finished.study, finished.study.seeds[0]
     setting = steps.settings_of(study, copied)["eas"].name
-    path = copied / part.format(setting=setting, seed=seed, signal=finished.signal)
+    path = copied / part.format(setting=setting, seed=seed, branch=tuning.choose_branch(study, copied).name)
     aside = path.rename(path.with_name("aside"))
     try:
         with pytest.raises(FileNotFoundError, match=f"run notebooks/{notebook}") as caught:

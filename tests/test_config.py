@@ -62,7 +62,20 @@ def test_a_whole_number_may_stand_for_a_real_one(tmp_path):
 
 
 def test_branch_is_optional(tmp_path):
-    assert load_study("tiny", write(tmp_path, {"studies": {"tiny": changed("branch")}})).branch is None
+    assert load_study("tiny", write(tmp_path, {"studies": {"tiny": changed("branches")}})).branches is None
+
+
+def test_what_has_no_branches_trains_longer_by_what_they_cost(study):
+    branches = study.branches.model_copy(update={"epochs": 3})
+    assert study.model_copy(update={"branches": branches}).longer.epochs == study.training.epochs + 3
+    assert study.model_copy(update={"branches": None}).longer == study.training
+
+
+def test_a_parameter_at_its_default_does_not_change_a_key(study):
+    same = study.model_copy(update={"training": study.training.model_copy(update={"momentum": 0.9})})
+    other = study.model_copy(update={"training": study.training.model_copy(update={"momentum": 0.8})})
+    assert "momentum" not in study.training.model_fields_set
+    assert same.key() == study.key() != other.key()
 
 
 def test_a_study_cannot_be_changed(study):
@@ -220,7 +233,9 @@ SECTIONS = {
     "space": ("space.widths", [8, 24]),
     "training": ("training.weight_decay", 0.0),
     "dropout": ("dropout.candidates", [{"variant": "own", "rate": 0.25}]),
-    "branch": ("branch", None),
+    "branches": ("branches", None),
+    "finetune": ("finetune.epochs", 2),
+    "from_scratch": ("from_scratch", 0),
     "generator": ("generator.steps", 21),
     "search": ("search.pool", 13),
     "scenarios": ("scenarios.budgets", [0.3, 0.45]),

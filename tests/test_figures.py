@@ -45,7 +45,7 @@ def make_records():
     rng, records = np.random.default_rng(0), []
     for setting, seed in [*product(("none", "own-0.5", "sample-0.5"), range(3)), ("batch-0.1", 0)]:
         loss = 3 * np.exp(-np.arange(12) / 4) + 1 + rng.normal(0, 0.03, 12)
-        history = [{"epoch": e + 1, "loss": value, "images_per_second": 1e4} for e, value in enumerate(loss)]
+        history = [{"epoch": e + 1, "loss": value} for e, value in enumerate(loss)]
         subnets = [
             ("largest", 4.1e6, 75),
             *(("random", m * 1e6, 70 + m) for m in (1.0, 1.8, 2.2, 3.1)),
@@ -53,7 +53,7 @@ def make_records():
         ]
         accuracy = [(name, int(madds), top1 + rng.normal(0, 0.4)) for name, madds, top1 in subnets]
         named = [{"subnet": n, "madds": m, "top1": t, "flat_top1": t - 20} for n, m, t in accuracy]
-        records.append({"setting": setting, "seed": seed, "seconds": 60.0, "history": history, "accuracy": named})
+        records.append({"setting": setting, "seed": seed, "history": history, "accuracy": named})
     return records
 
 
@@ -111,6 +111,7 @@ def draw(name, study):
         "draw_arch": lambda: (SPACE, ARCHS[1], 10),
         "accuracy_over_madds": lambda: (make_comparison(study),),
         "heat_map": lambda: (make_comparison(study),),
+        "branch_gain": lambda: (make_comparison(study),),
         "search_time": lambda: (timing() if study == "glyphs" else make_comparison(study),),
         "split_half_scatter": lambda: (make_halves(),),
         "swap_matrix": lambda: (make_swap(study),),

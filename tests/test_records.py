@@ -102,3 +102,23 @@ def test_a_results_time_is_kept_under_its_name(result, monkeypatch):
     assert read_timing(result.folder, "part/result-0.5-1")["seconds"] == 1.0
     monkeypatch.setattr(records, "machine", lambda: "another")
     assert result.timed({"seconds": 2.0}) == {"key": "key", "machine": "another", "seconds": 2.0}
+
+
+def test_the_cost_of_steps_is_that_of_the_results_at_hand(result, published, monkeypatch):
+    """Published times count for published results, ones own for ones own, times of other parameters for none."""
+    for name, key, seconds in (
+        ("a/eas-0/pool", "key", 1.0),
+        ("a/ofa-1/pool", "key", 3.0),
+        ("a/eas-2/pool", "old", 9.0),
+    ):
+        Result(result.folder, result.folder / f"{name}.safetensors", "key").write(X, {})
+        timed(result.folder, name, key, {"seconds": seconds})
+    other = Result(result.folder, result.path.with_name("own-0.5-0.safetensors"), "key")
+    other.write(X, {})
+    monkeypatch.setattr(records, "machine", lambda: "a GPU")
+    other.timed({"seconds": 2.0, "images": 100, "gpu_memory_gb": 1.5})
+    table = records.cost_table(result.folder).set_index("step")
+    assert set(table.index) == {"a/pool", "part/own-0.5"}
+    assert table.loc["a/pool", ["runs", "seconds"]].tolist() == [2, 2.0]
+    row = table.loc["part/own-0.5"]
+    assert (row.images_per_second, row.gpu_memory_gb, row.machine) == (50, 1.5, "a GPU")

@@ -15,6 +15,7 @@ from eas import data, records
 from eas import study as steps
 from eas.config import Augment, Branch, Branches, Dropout, load_study
 from eas.study import NONE
+from eas.training import step_function
 
 ROOT = Path(__file__).parents[1]
 OWN = Dropout(variant="own", rate=0.5)
@@ -253,7 +254,7 @@ def test_a_killed_training_goes_on_to_the_same_result(quick, folder, monkeypatch
 
     def killed(supernet, split, *args, **kwargs):
         draws = 0
-        compute = steps.step_function(supernet, longer.training, longer.training.batch_size)
+        compute = step_function(supernet, longer.training, longer.training.batch_size)
 
         def compute_or_die(*arguments):
             nonlocal draws
