@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import re
 import shutil
 import string
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 import yaml
 from nbformat import NotebookNode
+
+from eas import fidelity
+from eas.config import load_study
 
 Metrics = dict[str, float | str]
 
@@ -85,7 +90,8 @@ def render(study: str, root: str | Path = ".") -> Path:
         nbformat.write(notebook, report / f"{name}.ipynb")
         for file, image in figures(name, notebook).items():
             (report / "figures" / file).write_bytes(image)
-    (report / "README.md").write_text(page(study, metrics, notebooks), encoding="utf-8")
+    ends = [weights(Path(root), study), hyper_parameters(study, root)]
+    (report / "README.md").write_text(page(study, metrics, notebooks, ends), encoding="utf-8")
     (report.parent / "README.md").write_text(entry(report.parent), encoding="utf-8")
     return report
 
@@ -127,8 +133,11 @@ def flat(metrics: object, where: object) -> Metrics:
 # -------------------------------------------------------------------- a study's page
 
 
-def page(study: str, metrics: Metrics, notebooks: dict[str, NotebookNode]) -> str:
-    """README.md of a study: findings, what the notebooks tell of them in prose, tables and figures, all numbers."""
+def page(study: str, metrics: Metrics, notebooks: dict[str, NotebookNode], ends: Sequence[str] = ()) -> str:
+    """README.md of a study: findings, what the notebooks tell of them in prose, tables and figures, all numbers.
+
+    `ends` are sections of their own, before the last.
+    """
     links = ", ".join(f"[{name}]({name}.ipynb)" for name in notebooks)
     parts = [GENERATED, f"# Study {study}", *bullets(metrics)]
     parts += [f"The executed notebooks, code included: {links}."]
@@ -138,9 +147,41 @@ def page(study: str, metrics: Metrics, notebooks: dict[str, NotebookNode]) -> st
     )
     for name in NARRATED:
         parts += narrate(name, notebooks[name])
+    parts += [end for end in ends if end]
     parts += ["## All numbers", "Those of [metrics.json](metrics.json); in brackets the interval over seeds."]
     parts.append(table({name: value for name, value in metrics.items() if name != "images"}))
     return "\n\n".join(parts) + "\n"
+
+
+def weights(root: Path, study: str) -> str:
+    """The published weights of a study with their hashes, or nothing where there are none."""
+    folder = root / "weights" / study
+    files = sorted(folder.glob("supernets/**/*.safetensors"))
+    if not files:
+        return ""
+    rows = []
+    for path in files:
+        digest, link = hashlib.sha256(path.read_bytes()).hexdigest(), f"../../{path.relative_to(root).as_posix()}"
+        rows.append(f"| [{path.name}]({link}) | {path.stat().st_size / 1e6:.1f} | `{digest}` |")
+    text = f"""## Weights
+
+Those of the first seed are in [weights/{study}](../../weights/{study}), with the generators and the records of all seeds.
+`python -m eas.recompute {study}` specialises its scenarios from them and compares with [comparison.csv](comparison.csv)."""
+    return "\n".join([text, "", "| file | MB | SHA-256 |", "|---|---:|---|", *rows])
+
+
+def hyper_parameters(study: str, root: str | Path) -> str:
+    """Every parameter of a study and where it comes from."""
+    rows = fidelity.table(load_study(study, root)).to_markdown(index=False)
+    return f"""## Hyper-parameters
+
+Where each one comes from: the paper, the related code (a port by a co-author), OFA, or us.
+
+<details><summary>All of them</summary>
+
+{rows}
+
+</details>"""
 
 
 def table(metrics: Metrics) -> str:

@@ -1,14 +1,17 @@
 """eas.report on a study made up here, and the pipeline's files."""
 
 import base64
+import hashlib
 import json
 import subprocess
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from eas import report
 
+ROOT = Path(__file__).parents[1]
 METRICS = {"top1": 71.256789, "archs": 12, "chosen": "own-0.5"}
 PROSE = "# Title\n\nSee [the code](../eas/data.py).\n\n```python\n# a comment\n```\n\n## Part"
 IMAGE = b"\x89PNG made up"
@@ -35,6 +38,7 @@ def root(tmp_path, monkeypatch):
     (build / "comparison.csv").write_text("method,top1\ngenerator,71.3\n")
     (build / "specialized").mkdir()
     (build / "specialized" / "explorer.html").write_text("<!doctype html>")
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     report.render("glyphs", tmp_path)
     (tmp_path / "reports" / "tolerances.yaml").write_text("glyphs: {top1: 0.5, chosen: 0}\n")
     (tmp_path / ".gitignore").write_text("build/\n")
@@ -48,6 +52,18 @@ def root(tmp_path, monkeypatch):
 def remeasured(root, **changed):
     metrics = {name: value for name, value in (METRICS | changed).items() if value is not None}
     (root / "reports" / "glyphs" / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_hyper_parameters_and_published_weights_are_listed(root):
+    page = root / "reports" / "glyphs" / "README.md"
+    assert "| training.momentum" in page.read_text() and "## Weights" not in page.read_text()
+    weights = root / "weights" / "glyphs" / "supernets" / "branches"
+    weights.mkdir(parents=True)
+    (weights / "all-0.1-0.safetensors").write_bytes(b"made up")
+    report.render("glyphs")
+    line = next(line for line in page.read_text().splitlines() if "all-0.1-0" in line)
+    assert hashlib.sha256(b"made up").hexdigest() in line
+    assert "](../../weights/glyphs/supernets/branches/all-0.1-0.safetensors)" in line
 
 
 def test_rendering_again_changes_nothing(root):
