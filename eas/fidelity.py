@@ -14,7 +14,9 @@ OURS = "ours"
 # The value's source, and what there is to say about it; the longest name that a parameter begins with counts.
 SOURCES = {
     "seeds": (OURS, "the paper's number of seeds is not known"),
-    "data": (OURS, "splits of the published training images; the test images are those that were published"),
+    "data": (OURS, ""),
+    "data.selection": (OURS, "share of the published training images; the test images are the published ones"),
+    "data.calibration": (OURS, "likewise"),
     "data.name": (PAPER, "for cifar100; glyphs is ours"),
     "space": (OURS, "widths for each block and depths for each stage"),
     "space.widths": (RELATED, "PreResNet-20's for cifar100; there one width ratio in 0.5 to 1 for each stage"),
