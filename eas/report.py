@@ -49,6 +49,8 @@ FINDINGS = (
     "**Superclass dropout** ({dropout_chosen}, the best on the selection split) changes the generator's top-1 by "
     "{eas_minus_ofa_mean_generator:+.2f} points [{eas_minus_ofa_low_generator:+.2f}, "
     "{eas_minus_ofa_high_generator:+.2f}] against the supernet without it.",
+    "In this study `ofa` has trained longer than `eas`, by what the branches ({top1_generator_branch_eas:.1f} %) cost: "
+    "with them the costs of training are equal, without them dropout's effect is understated.",
     "**Speed.** Archs for {timed_scenarios:.0f} scenarios in one batch, the hard budget included: "
     "{generator_ms:.2g} ms on one CPU core. Per scenario, OFA's search as it is run takes "
     "{times_generator_ofa_evolution_aware:,.0f} times as long, the same search vectorised "

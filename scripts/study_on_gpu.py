@@ -4,12 +4,14 @@
 
 needs torch, pydantic, pandas and safetensors, and CIFAR-100 under data/ (or in the folder that EAS_CIFAR100 names).
 Every step skips what build/<study>/ already holds; no step is begun after the limit. What was made is packed into OUT:
-unpack it into build/<study>/ of a clone, and the pipeline's notebooks find it there.
+unpack it into weights/<study>/ of a clone (large branches into its supernets/branches/), and the pipeline's notebooks
+find it there.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tarfile
 import time
@@ -53,14 +55,18 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
         yield comparison.measure_alone, [(config, folder, row, signal)], True
 
 
+LARGE = 8e6  # bytes: what is larger goes by itself, so that no archive does
+
+
 def pack(folder: Path, bundle: Path) -> None:
-    """One archive for each subfolder; branches, the largest files, by themselves."""
+    """One archive for each subfolder; large files, which are branches, by themselves."""
     for name in ("supernets", "generators", "comparison", "timings"):
         if (folder / name).is_dir():
             with tarfile.open(bundle / f"{name}.tar.gz", "w:gz", compresslevel=1) as archive:
-                archive.add(folder / name, name, filter=lambda i: None if "branches-" in i.name else i)
-    for path in (folder / "supernets").glob("branches-*.safetensors"):
-        (bundle / path.name).write_bytes(path.read_bytes())
+                archive.add(folder / name, name, filter=lambda entry: None if entry.size > LARGE else entry)
+    for path in folder.glob("supernets/branches/*.safetensors"):
+        if path.stat().st_size > LARGE:
+            shutil.copyfile(path, bundle / path.name)
 
 
 def main() -> None:
