@@ -37,6 +37,7 @@ from eas.study import (
     require,
     scenario_sampler,
     scenarios,
+    spaced,
     supernet_jobs,
     supernet_path,
     train_supernets,
@@ -45,6 +46,17 @@ from eas.supernet import Supernet
 from eas.tuning import branches_path, choose_branch, load_branch, run_branches, train_alone, tune_archs
 
 # -------------------------------------------------------------------- the pool and what is fitted on it
+
+
+def marked(study: Study, folder: Path, path: Path, setting: Dropout, seed: int, *more: str) -> Result:
+    """A result of one supernet that depends on all parameters of the study, and on what else is named."""
+    return Result(folder, path, "-".join([study.key(), setting.name, str(seed), *more]))
+
+
+def opened(study: Study, folder: Path, setting: Dropout, seed: int) -> tuple[Dataset, Supernet]:
+    """The study's images and one of its supernets, on the job's device."""
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    return dataset, load_supernet(study, dataset, supernet_path(folder, setting, seed))
 
 
 def generator_folder(folder: Path, supernet: str, seed: int) -> Path:
@@ -59,11 +71,10 @@ def measure_pool(study: Study, folder: Path, supernet_name: str, setting: Dropou
     classified right among its superclass; labels [images].
     """
     path = generator_folder(folder, supernet_name, seed) / "pool.safetensors"
-    result = Result(folder, path, study.key() + f"-{setting.name}-{seed}")
+    result = marked(study, folder, path, setting, seed)
     if record := result.finished():
         return record
-    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
-    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    dataset, supernet = opened(study, folder, setting, seed)
     rng = torch.Generator().manual_seed(seed)
     archs = pool_archs(study, supernet.space, dataset.hierarchy, rng)
     kept = pool_scenarios(study, dataset.hierarchy, rng)
@@ -118,7 +129,7 @@ def fit_models(study: Study, folder: Path, supernet_name: str, setting: Dropout,
     generator_model and generator_blind, under these names.
     """
     path = generator_folder(folder, supernet_name, seed) / "models.safetensors"
-    result = Result(folder, path, study.key() + f"-{setting.name}-{seed}")
+    result = marked(study, folder, path, setting, seed)
     if record := result.finished():
         return record
     pool = read_pool(study, folder, supernet_name, seed)
@@ -146,7 +157,7 @@ def fit_models(study: Study, folder: Path, supernet_name: str, setting: Dropout,
 def fit_gates(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
     """Train the generator `gates` of one supernet by relaxed gates through it; returns the record."""
     path = generator_folder(folder, supernet_name, seed) / "gates.safetensors"
-    result = Result(folder, path, study.key() + f"-{setting.name}-{seed}")
+    result = marked(study, folder, path, setting, seed)
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors")
@@ -214,7 +225,7 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
     time is shared out.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    result = Result(folder, out / "proposals.safetensors", study.key() + f"-{setting.name}-{seed}")
+    result = marked(study, folder, out / "proposals.safetensors", setting, seed)
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors")
@@ -260,11 +271,10 @@ def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, see
     top-1.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    result = Result(folder, out / "selected.safetensors", study.key() + f"-{setting.name}-{seed}")
+    result = marked(study, folder, out / "selected.safetensors", setting, seed)
     if record := result.finished():
         return record
-    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
-    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    dataset, supernet = opened(study, folder, setting, seed)
     wanted, proposals = scenarios(study, dataset.hierarchy), load_file(out / "proposals.safetensors")
     calibration = calibration_images(study, dataset)
     content, begun = {"supernet": supernet_name, "seed": seed}, time.perf_counter()
@@ -318,11 +328,10 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     accuracy for the last one of the generated arch of the one before.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    result = Result(folder, out / "measured.safetensors", study.key() + f"-{setting.name}-{seed}-{signal}")
+    result = marked(study, folder, out / "measured.safetensors", setting, seed, signal)
     if record := result.finished():
         return record
-    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
-    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    dataset, supernet = opened(study, folder, setting, seed)
     wanted, calibration = scenarios(study, dataset.hierarchy), calibration_images(study, dataset)
     archs, begun = final_archs(folder, supernet_name, seed, signal), time.perf_counter()
     together = measure_archs(
@@ -377,11 +386,10 @@ def measure_tuned(study: Study, folder: Path, supernet_name: str, setting: Dropo
     branch. Writes tuned.safetensors: top1, float [scenarios], NaN where nothing was tuned.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    result = Result(folder, out / "tuned.safetensors", study.key() + f"-{setting.name}-{seed}-{signal}")
+    result = marked(study, folder, out / "tuned.safetensors", setting, seed, signal)
     if record := result.finished():
         return record
-    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
-    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    dataset, supernet = opened(study, folder, setting, seed)
     wanted, archs = scenarios(study, dataset.hierarchy), final_archs(folder, supernet_name, seed, signal)
     rows = [row for row, union in enumerate(wanted.is_union) if union == (supernet_name == "eas")]
     archs, kept, begun = archs[TUNED[supernet_name][1]][rows], wanted.kept[rows], time.perf_counter()
@@ -416,7 +424,7 @@ def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
 def rows_from_scratch(study: Study, hierarchy: Hierarchy) -> list[int]:
     """The scenarios of `measure_alone`: single superclasses, spread over superclasses and budgets."""
     singles = [row for row, union in enumerate(scenarios(study, hierarchy).is_union) if not union]
-    return [singles[i * (len(singles) - 1) // max(1, study.from_scratch - 1)] for i in range(study.from_scratch)]
+    return [singles[i] for i in spaced(study.from_scratch, len(singles))]
 
 
 def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
@@ -430,7 +438,7 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
         seconds = read_timing(folder, f"comparison/{out.name}/proposals")
         seconds |= read_timing(folder, f"comparison/{out.name}/selected")
         seconds["generator"] = seconds[f"generator_{signal}"]
-        archs |= other_weights(study, folder, supernet, seed, archs, top1, seconds)
+        archs |= other_weights(study, folder, dataset.hierarchy, supernet, seed, archs, top1, seconds)
         for method, found in archs.items():
             columns = {"method": method, "supernet": supernet, "seed": seed, "scenario": wanted.names}
             columns |= {"classes_kept": classes, "budget_madds": wanted.budgets.long()}
@@ -440,7 +448,14 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
 
 
 def other_weights(
-    study: Study, folder: Path, supernet: str, seed: int, archs: dict, top1: dict, seconds: dict
+    study: Study,
+    folder: Path,
+    hierarchy: Hierarchy,
+    supernet: str,
+    seed: int,
+    archs: dict[str, Tensor],
+    top1: dict[str, Tensor],
+    seconds: dict[str, list[float]],
 ) -> dict[str, Tensor]:
     """The archs of methods with weights of their own; adds their accuracy and their times to `top1` and `seconds`."""
     found = {}
@@ -455,9 +470,9 @@ def other_weights(
     if study.from_scratch and (supernet, seed) == ("eas", study.seeds[0]):
         found["from_scratch"], accuracy = archs["generator"], torch.full_like(top1["generator"], float("nan"))
         times = accuracy.tolist()
-        for path in sorted((folder / "comparison" / "from_scratch").glob("*.safetensors")):
-            accuracy[int(path.stem)] = load_file(path)["top1"]
-            times[int(path.stem)] = read_timing(folder, f"comparison/from_scratch/{path.stem}")["seconds"]
+        for row in rows_from_scratch(study, hierarchy):
+            accuracy[row] = load_file(folder / "comparison" / "from_scratch" / f"{row}.safetensors")["top1"]
+            times[row] = read_timing(folder, f"comparison/from_scratch/{row}")["seconds"]
         top1["from_scratch"], seconds["from_scratch"] = accuracy, times
     return found
 

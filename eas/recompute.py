@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from eas import analysis, data, deploy
 from eas.config import Study, load_study
+from eas.study import spaced
 
 METHODS = ("generator_branch", "generator")
 LARGEST, MEAN = 1.5, 0.15  # points that one scenario, and their mean, may differ: machines round differently
@@ -32,7 +33,7 @@ def recompute(study: Study, root: str | Path, method: str, count: int | None = N
         ValueError: the report has no such method.
     """
     rows = reported(study, Path(root), method)
-    rows = rows if count is None else rows.iloc[[i * (len(rows) - 1) // max(1, count - 1) for i in range(count)]]
+    rows = rows if count is None else rows.iloc[spaced(count, len(rows))]
     dataset, _ = data.build(study, root)
     kit = deploy.load_specializer(study, Path(root) / "weights" / study.name, dataset, study.seeds[0])
     if method == "generator":

@@ -116,8 +116,15 @@ def require(path: Path, study: Study, notebook: str) -> Path:
         FileNotFoundError: it is not; the message says which notebook makes it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run notebooks/{notebook} for the study {study.name} first")
+        only_record = path.suffix != ".json" and path.with_suffix(".json").is_file()
+        hint = f", without weights/{study.name}: that has only its record" if only_record else ""
+        raise FileNotFoundError(f"{path} is missing: run notebooks/{notebook} for the study {study.name} first{hint}")
     return path
+
+
+def spaced(count: int, length: int) -> list[int]:
+    """`count` indices from 0 to length - 1, evenly spaced, ends included."""
+    return [i * (length - 1) // max(1, count - 1) for i in range(count)]
 
 
 def load_supernet(study: Study, dataset: Dataset, path: Path) -> Supernet:
@@ -166,13 +173,16 @@ def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> d
     return record
 
 
+def measured_archs(space: SearchSpace) -> list[tuple[str, Tensor]]:
+    """What is reported of every set of weights: the largest arch, some random ones, the smallest."""
+    random = space.sample(MEASURED, torch.Generator().manual_seed(0))
+    return [("largest", space.largest), *(("random", arch) for arch in random), ("smallest", space.smallest)]
+
+
 def selection_accuracy(study: Study, supernet: Supernet, dataset: Dataset) -> list[dict]:
     """Calibrated accuracy of the largest, the smallest and some random subnets, the same ones for every supernet."""
-    space = supernet.space
-    random = space.sample(MEASURED, torch.Generator().manual_seed(0))
-    archs = {"largest": space.largest[None], "random": random, "smallest": space.smallest[None]}
-    parent, rows = dataset.hierarchy.parent, []
-    for subnet, arch in ((name, row) for name, many in archs.items() for row in many):
+    space, parent, rows = supernet.space, dataset.hierarchy.parent, []
+    for subnet, arch in measured_archs(space):
         logits = evaluation.subnet_logits(supernet, arch, calibration_images(study, dataset), dataset.selection)
         labels = dataset.selection.labels
         own = evaluation.own_superclass_correct(logits, labels, parent).float().mean().item() * 100

@@ -24,9 +24,9 @@ from eas.data import Dataset
 from eas.dropout import KeptClasses, SuperclassDropout
 from eas.records import Result
 from eas.study import (
-    MEASURED,
     NONE,
     load_supernet,
+    measured_archs,
     new_supernet,
     require,
     settings_of,
@@ -48,8 +48,9 @@ def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch,
     All branches go into one file: the tensors that were tuned, as bfloat16, under '<superclass's index>.<name>'.
     Source: ours.
     """
-    key = study.key("data", "space", "training", "branches", "evaluation") + f"-{setting.name}-{branch.name}-{seed}"
-    result = Result(folder, branches_path(folder, branch, seed), key)
+    alone = study.branches.model_copy(update={"candidates": (branch,), "seeds": 1})  # whatever else is tried
+    key = study.model_copy(update={"branches": alone}).key("data", "space", "training", "branches", "evaluation")
+    result = Result(folder, branches_path(folder, branch, seed), f"{key}-{setting.name}-{branch.name}-{seed}")
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
@@ -103,19 +104,16 @@ def branch_accuracy(supernet: Supernet, branches: Path | dict[str, Tensor], data
 
     On the selection split, mean over superclasses; the subnets are those of the shared weights' records.
     """
-    space, hierarchy = supernet.space, dataset.hierarchy
-    random = space.sample(MEASURED, torch.Generator().manual_seed(0))
-    archs = torch.cat([space.largest[None], random, space.smallest[None]])
+    hierarchy, archs = dataset.hierarchy, measured_archs(supernet.space)
     top1 = torch.zeros(len(archs), len(hierarchy.superclasses))
     for index, name in enumerate(hierarchy.superclasses):
         kept = hierarchy.kept([name])
         load_branch(supernet, branches, index)
         own, images = dataset.train.only(kept), dataset.selection.only(kept)
-        for row, arch in enumerate(archs):
+        for row, (_, arch) in enumerate(archs):
             logits = evaluation.subnet_logits(supernet, arch, own, images)
             top1[row, index] = evaluation.superclass_top1(logits, images.labels, kept[None])[0]
-    names = ["largest", *["random"] * MEASURED, "smallest"]
-    return [{"subnet": name, "top1": value} for name, value in zip(names, top1.mean(1).tolist(), strict=True)]
+    return [{"subnet": name, "top1": mean} for (name, _), mean in zip(archs, top1.mean(1).tolist(), strict=True)]
 
 
 def low_rank_accuracy(

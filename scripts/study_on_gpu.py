@@ -3,9 +3,9 @@
     python scripts/study_on_gpu.py cifar100 --minutes 9 --bundle OUT
 
 needs torch, pydantic, pandas and safetensors, and CIFAR-100 under data/ (or in the folder that EAS_CIFAR100 names).
-Every step skips what build/<study>/ already holds; no step is begun after the limit. What was made is packed into OUT:
-unpack it into weights/<study>/ of a clone (large branches into its supernets/branches/), and the pipeline's notebooks
-find it there.
+Every step skips what build/gpu/<study>/ already holds; no step is begun after the limit. What was made is packed into
+OUT: unpack it into weights/<study>/ of a clone (large branches into its supernets/branches/), and the pipeline's
+notebooks find it there.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     options = parser.parse_args()
     start = time.perf_counter()
-    config, folder = load_study(options.study), Path("build") / options.study
+    # Apart from build/<study>/, for which what is published under weights/ would count as done.
+    config, folder = load_study(options.study), Path("build") / "gpu" / options.study
     if not (folder / "dataset.safetensors").is_file():
         data.save(data.build(config)[0], folder / "dataset.safetensors")
     try:

@@ -395,6 +395,22 @@ def test_weights_of_another_study_are_refused(study, dataset, supernet, tmp_path
     assert "\n" not in str(caught.value)
 
 
+def test_weights_of_which_only_the_record_was_published_say_how_to_make_them(study, dataset, tmp_path):
+    path = steps.supernet_path(tmp_path, NONE, 0)
+    path.parent.mkdir(parents=True)
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="for the study tiny first, without weights/tiny: that has only its re"):
+        steps.load_supernet(study, dataset, path)
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "expected"),
+    [(0, 5, []), (1, 5, [0]), (2, 5, [0, 4]), (3, 6, [0, 2, 5]), (5, 5, [0, 1, 2, 3, 4])],
+)
+def test_spaced_indices_include_the_ends(count, length, expected):
+    assert steps.spaced(count, length) == expected
+
+
 # -------------------------------------------------------------------- calibration
 
 

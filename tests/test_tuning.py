@@ -91,6 +91,13 @@ def test_every_superclass_gets_weights_of_its_own(quick, dataset, folder, shared
     assert path.is_file()
 
 
+def test_another_candidate_leaves_the_branches_at_hand_valid(quick, folder, monkeypatch):
+    record = tuning.train_branches(quick, folder, OWN, NORMS, 0)
+    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    fewer = quick.branches.model_copy(update={"candidates": (NORMS,), "seeds": 2})
+    assert tuning.train_branches(quick.model_copy(update={"branches": fewer}), folder, OWN, NORMS, 0) == record
+
+
 def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(
     quick, dataset, folder, shared, monkeypatch
 ):
