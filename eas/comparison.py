@@ -4,13 +4,14 @@ Files, under a study's folder, as safetensors, with their records (.json) beside
     generators/<supernet>-<seed>/   pool: random archs measured on the selection split; models: accuracy models fitted
                                     on it, generators trained on these; gates: the generator trained by gates
     comparison/<supernet>-<seed>/   proposals, selected: every method's arch for every scenario; measured: their
-                                    accuracy on the test split; tuned: of archs tuned alone
+                                    accuracy on the test split; tuned-<budget's index>: of archs tuned alone
     comparison/from_scratch/        accuracy of some generated archs that were trained alone
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,9 +49,10 @@ from eas.tuning import branches_path, choose_branch, load_branch, run_branches, 
 # -------------------------------------------------------------------- the pool and what is fitted on it
 
 
-def marked(study: Study, folder: Path, path: Path, setting: Dropout, seed: int, *more: str) -> Result:
-    """A result of one supernet that depends on all parameters of the study, and on what else is named."""
-    return Result(folder, path, "-".join([study.key(), setting.name, str(seed), *more]))
+def marked(study: Study, folder: Path, path: Path, *more: str) -> Result:
+    """A result that depends on all parameters of the study, but for those of single archs' weights, and on `more`."""
+    shared = study.model_copy(update={"finetune": None, "from_scratch": 0})
+    return Result(folder, path, "-".join([shared.key(), *more]))
 
 
 def opened(study: Study, folder: Path, setting: Dropout, seed: int) -> tuple[Dataset, Supernet]:
@@ -71,7 +73,7 @@ def measure_pool(study: Study, folder: Path, supernet_name: str, setting: Dropou
     classified right among its superclass; labels [images].
     """
     path = generator_folder(folder, supernet_name, seed) / "pool.safetensors"
-    result = marked(study, folder, path, setting, seed)
+    result = marked(study, folder, path, setting.name, str(seed))
     if record := result.finished():
         return record
     dataset, supernet = opened(study, folder, setting, seed)
@@ -129,7 +131,7 @@ def fit_models(study: Study, folder: Path, supernet_name: str, setting: Dropout,
     generator_model and generator_blind, under these names.
     """
     path = generator_folder(folder, supernet_name, seed) / "models.safetensors"
-    result = marked(study, folder, path, setting, seed)
+    result = marked(study, folder, path, setting.name, str(seed))
     if record := result.finished():
         return record
     pool = read_pool(study, folder, supernet_name, seed)
@@ -157,7 +159,7 @@ def fit_models(study: Study, folder: Path, supernet_name: str, setting: Dropout,
 def fit_gates(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
     """Train the generator `gates` of one supernet by relaxed gates through it; returns the record."""
     path = generator_folder(folder, supernet_name, seed) / "gates.safetensors"
-    result = marked(study, folder, path, setting, seed)
+    result = marked(study, folder, path, setting.name, str(seed))
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors")
@@ -225,7 +227,7 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
     time is shared out.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    result = marked(study, folder, out / "proposals.safetensors", setting, seed)
+    result = marked(study, folder, out / "proposals.safetensors", setting.name, str(seed))
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors")
@@ -271,7 +273,7 @@ def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, see
     top-1.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    result = marked(study, folder, out / "selected.safetensors", setting, seed)
+    result = marked(study, folder, out / "selected.safetensors", setting.name, str(seed))
     if record := result.finished():
         return record
     dataset, supernet = opened(study, folder, setting, seed)
@@ -328,7 +330,7 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     accuracy for the last one of the generated arch of the one before.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    result = marked(study, folder, out / "measured.safetensors", setting, seed, signal)
+    result = marked(study, folder, out / "measured.safetensors", setting.name, str(seed), signal)
     if record := result.finished():
         return record
     dataset, supernet = opened(study, folder, setting, seed)
@@ -379,27 +381,39 @@ def measure_branches(
 TUNED = {"ofa": ("ofa_finetuned", "ofa_evolution"), "eas": ("generator_finetuned", "generator")}
 
 
-def measure_tuned(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int, signal: str) -> dict:
+def tuned_jobs(study: Study, folder: Path, signal: str) -> list[tuple]:
+    """Arguments of `measure_tuned` for every supernet and budget, on the first seeds; none in a study without."""
+    if not study.finetune:
+        return []
+    every = [job for job in supernet_jobs(study, folder) if job[-1] in study.seeds[: study.finetune.seeds]]
+    return [(*job, signal, budget) for job in every for budget in range(len(study.scenarios.budgets))]
+
+
+def measure_tuned(
+    study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int, signal: str, budget: int
+) -> dict:
     """Archs tuned on their scenario's images, each for itself, then measured on the test split.
 
     On `ofa` what OFA's way found for every superclass; on `eas` what the generator emits for unions, which have no
-    branch. Writes tuned.safetensors: top1, float [scenarios], NaN where nothing was tuned.
+    branch; at the study's `budget`th budget. Writes tuned-<budget>.safetensors: rows, int64 [n], of the scenarios;
+    top1, float [n].
     """
-    out = comparison_folder(folder, supernet_name, seed)
-    result = marked(study, folder, out / "tuned.safetensors", setting, seed, signal)
+    path = comparison_folder(folder, supernet_name, seed) / f"tuned-{budget}.safetensors"
+    result = marked(study, folder, path, setting.name, str(seed), signal, study.key("finetune"))
     if record := result.finished():
         return record
     dataset, supernet = opened(study, folder, setting, seed)
     wanted, archs = scenarios(study, dataset.hierarchy), final_archs(folder, supernet_name, seed, signal)
-    rows = [row for row, union in enumerate(wanted.is_union) if union == (supernet_name == "eas")]
+    union, at_budget = torch.tensor(wanted.is_union), wanted.budgets == wanted.budgets.unique()[budget]
+    rows = (at_budget & (union == (supernet_name == "eas"))).nonzero()[:, 0]
     archs, kept, begun = archs[TUNED[supernet_name][1]][rows], wanted.kept[rows], time.perf_counter()
-    top1 = torch.full((len(wanted),), float("nan"))
+    top1 = torch.empty(len(rows))
     for index, tuned in tune_archs(study, supernet, dataset, archs, kept, seed):
         own = dataset.train.only(kept[index])
-        top1[rows[index]] = measure_archs(tuned, archs[index, None], kept[index, None], own, dataset.test)
+        top1[index] = measure_archs(tuned, archs[index, None], kept[index, None], own, dataset.test)[0]
     seconds = time.perf_counter() - begun
     result.timed({"seconds": seconds, "per_scenario": seconds / max(1, len(rows))})
-    return result.write({"top1": top1}, {"supernet": supernet_name, "seed": seed, "signal": signal})
+    return result.write({"rows": rows, "top1": top1}, {"supernet": supernet_name, "seed": seed}, resumable=True)
 
 
 def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
@@ -409,7 +423,7 @@ def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
     """
     seed = study.seeds[0]
     path = folder / "comparison" / "from_scratch" / f"{row}.safetensors"
-    result = Result(folder, path, study.key() + f"-{row}-{signal}")
+    result = marked(study, folder, path, str(row), signal)
     if record := result.finished():
         return record
     dataset, start = data.load(study, folder / "dataset.safetensors").to(jobs.device()), time.perf_counter()
@@ -418,7 +432,7 @@ def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
     result.timed({"seconds": time.perf_counter() - start})
     calibration = calibration_images(study, dataset)
     top1 = measure_archs(network, arch[None], kept[row, None], calibration, dataset.test)
-    return result.write({"top1": top1}, {"row": row})
+    return result.write({"top1": top1}, {"row": row}, resumable=True)
 
 
 def rows_from_scratch(study: Study, hierarchy: Hierarchy) -> list[int]:
@@ -461,12 +475,16 @@ def other_weights(
     found = {}
     if "generator_branch" in top1:
         found["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
-    if study.finetune:
+    if study.finetune and seed in study.seeds[: study.finetune.seeds]:
         method, base = TUNED[supernet]
-        out = comparison_folder(folder, supernet, seed)
-        tuning = read_timing(folder, f"comparison/{out.name}/tuned")["per_scenario"]
-        found[method], seconds[method] = archs[base], [each + tuning for each in seconds[base]]
-        top1[method] = load_file(out / "tuned.safetensors")["top1"]
+        found[method], accuracy, times = archs[base], torch.full_like(top1[base], float("nan")), list(seconds[base])
+        for budget in range(len(study.scenarios.budgets)):
+            name = f"comparison/{supernet}-{seed}/tuned-{budget}"
+            tuned, spent = load_file(folder / f"{name}.safetensors"), read_timing(folder, name)["per_scenario"]
+            accuracy[tuned["rows"]] = tuned["top1"]
+            for row in tuned["rows"].tolist():
+                times[row] += spent
+        top1[method], seconds[method] = accuracy, times
     if study.from_scratch and (supernet, seed) == ("eas", study.seeds[0]):
         found["from_scratch"], accuracy = archs["generator"], torch.full_like(top1["generator"], float("nan"))
         times = accuracy.tolist()
@@ -570,11 +588,10 @@ def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
     jobs.run(select, every, "selection split")
     signal = choose_signal(study, folder)
     jobs.run(measure_test, [(*job, signal) for job in every], "test split")
-    if study.finetune:
-        jobs.run(measure_tuned, [(*job, signal) for job in every], "single archs tuned")
-    if study.from_scratch:
-        rows = rows_from_scratch(study, data.hierarchy(study.data.name))
-        jobs.run(measure_alone, [(study, folder, row, signal) for row in rows], "archs from scratch")
+    jobs.run(measure_tuned, tuned_jobs(study, folder, signal), "single archs tuned")
+    rows = rows_from_scratch(study, data.hierarchy(study.data.name))
+    jobs.run(measure_alone, [(study, folder, row, signal) for row in rows], "archs from scratch")
+    shutil.rmtree(folder / "resume", ignore_errors=True)
     return comparison(study, folder, signal)
 
 

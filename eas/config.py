@@ -126,6 +126,7 @@ class Finetune(Section):
     epochs: Positive
     batch_size: Positive
     learning_rate: Finite
+    seeds: Positive = 1  # on that many of the study's first seeds
 
 
 class Generator(Section):

@@ -1,10 +1,15 @@
-"""From a scenario to a specialised network, to a file, and back."""
+"""From a scenario to a specialised network, to a file, and back.
+
+python -m eas.deploy cifar100 flowers fish --madds 20e6 --to flowers-and-fish
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from eas import search
+from eas import data, search
 from eas.comparison import choose_signal, load_generator, load_model, measure_archs
-from eas.config import Study
+from eas.config import Study, load_study
 from eas.data import Dataset, Hierarchy, Split, as_input, save_tensors
 from eas.evaluation import calibrate
 from eas.generator import Generator
@@ -111,7 +116,13 @@ class Specializer:
         return specialize(*parts, synthetic=synthetic)
 
     def compare(self, names: Sequence[str], budget_madds: float) -> pd.DataFrame:
-        """What to expect of the generator and of opponents: columns method, madds, top1 (selection split)."""
+        """What to expect of the generator and of opponents: columns method, madds, top1 (selection split).
+
+        Raises:
+            ValueError: the kit came without a selection split; or as `specialize`.
+        """
+        if not len(self.dataset.selection):
+            raise ValueError("no images to compare methods on: make the kit with load_specializer, from a data set")
         kept = self.dataset.hierarchy.kept(names)[None]
         budget, space = torch.tensor([budget_madds], dtype=torch.float64), self.supernet.space
         effort = {"evaluations": self.study.search.evaluations, "population": self.study.search.population, "seed": 0}
@@ -138,6 +149,37 @@ def load_specializer(study: Study, folder: Path, dataset: Dataset, seed: int) ->
     if study.branches:
         branches = require(branches_path(folder, choose_branch(study, folder), seed), study, "02_supernet")
     return Specializer(study, dataset, supernet, generator, model, branches)
+
+
+IMAGES = "calibration.safetensors"  # beside the published weights: all that specialising needs of the data set
+
+
+def write_images(dataset: Dataset, folder: Path) -> None:
+    """Write the calibration split, and what the data set's images are normalised by, for `published`."""
+    split = dataset.calibration
+    tensors = {"images": split.images, "labels": split.labels}
+    save_tensors(tensors | {n: torch.tensor(getattr(dataset, n)) for n in ("mean", "std")}, folder / IMAGES)
+
+
+def published(name: str, root: str | Path = ".") -> Specializer:
+    """The parts that the repository holds of a study, under weights/<name>: no data set is needed, and no training.
+
+    Branches are calibrated on the few images of their superclass that are kept with them. Against the training images,
+    which `load_specializer` uses, this costs a branch a little accuracy.
+
+    Raises:
+        FileNotFoundError: the repository holds no weights of this study.
+        ValueError: an unknown study.
+    """
+    study, folder = load_study(name, root), Path(root) / "weights" / name
+    if not (folder / IMAGES).is_file():
+        raise FileNotFoundError(f"{folder / IMAGES} is missing: no weights of the study {name} are published there")
+    tensors = load_file(folder / IMAGES)
+    kept, none = Split(tensors["images"], tensors["labels"]), Split(tensors["images"][:0], tensors["labels"][:0])
+    mean, std = (tuple(tensors[key].tolist()) for key in ("mean", "std"))
+    splits = {"train": kept, "calibration": kept, "selection": none, "test": none}
+    dataset = Dataset(data.hierarchy(study.data.name), mean=mean, std=std, **splits)
+    return load_specializer(study, folder, dataset, study.seeds[0])
 
 
 def top1(network: PreResNet, card: Card, hierarchy: Hierarchy, split: Split) -> float:
@@ -213,3 +255,31 @@ def predict(network: PreResNet, card: Card, images: Tensor) -> list[str]:
             f"images must be uint8 [n, {', '.join(map(str, expected))}], got {images.dtype} {list(images.shape)}"
         )
     return [card.classes[i] for i in network(images.float() / 255).argmax(1).tolist()]
+
+
+# -------------------------------------------------------------------- the command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Specialise from published weights and write the two files; an error is one line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eas.deploy", description="A network for exactly your classes and budget, in two small files."
+    )
+    parser.add_argument("study", help="one with weights in the repository: cifar100")
+    parser.add_argument("names", nargs="+", metavar="name", help="superclasses and classes to tell apart")
+    parser.add_argument("--madds", type=float, required=True, help="budget of multiply-adds, such as 20e6")
+    parser.add_argument("--to", required=True, metavar="PATH", help="of the files, without .safetensors and .json")
+    options = parser.parse_args(arguments)
+    try:
+        network, card = published(options.study).specialize(options.names, options.madds)
+        weights = save(network, card, options.to)
+    except (OSError, ValueError) as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    size = weights.stat().st_size / 1e6
+    print(f"wrote {weights} ({size:.2f} MB, {card.madds / 1e6:.1f}M multiply-adds) for {', '.join(card.classes)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -26,6 +26,8 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
     number of cores. `function` must be importable; `gpu=False` says that it makes no use of a GPU.
     """
     arguments = list(arguments)
+    if not arguments:
+        return []
     if gpu and device().type == "cuda":
         return [in_turn(function, each) for each in tqdm(arguments, label)]
     workers = min(len(arguments), len(os.sched_getaffinity(0))) or 1

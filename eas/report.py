@@ -42,10 +42,9 @@ FINDINGS = (
     "{generator_branch_minus_high_ofa_evolution:+.2f}] over OFA's way at equal cost of training and equal budgets, and "
     "{generator_branch_minus_mean_generator:+.2f} [{generator_branch_minus_low_generator:+.2f}, "
     "{generator_branch_minus_high_generator:+.2f}] over the same archs with shared weights.",
-    "**OFA's arch tuned for its superclass**, scenario by scenario: {ofa_finetuned_minus_mean_ofa_evolution:+.2f} "
-    "points [{ofa_finetuned_minus_low_ofa_evolution:+.2f}, {ofa_finetuned_minus_high_ofa_evolution:+.2f}]; the "
-    "branches minus it: {generator_branch_minus_mean_ofa_finetuned:+.2f} "
-    "[{generator_branch_minus_low_ofa_finetuned:+.2f}, {generator_branch_minus_high_ofa_finetuned:+.2f}].",
+    "**OFA's arch tuned for its superclass**, scenario by scenario, on the first seeds that it was done for: "
+    "{ofa_finetuned_minus_mean_ofa_evolution:+.2f} points over OFA's arch as it is; the branches, which serve all "
+    "budgets of a superclass at once, minus it: {generator_branch_minus_mean_ofa_finetuned:+.2f}.",
     "**Superclass dropout** ({dropout_chosen}, the best on the selection split) changes the generator's top-1 by "
     "{eas_minus_ofa_mean_generator:+.2f} points [{eas_minus_ofa_low_generator:+.2f}, "
     "{eas_minus_ofa_high_generator:+.2f}] against the supernet without it.",
@@ -158,7 +157,9 @@ def page(study: str, metrics: Metrics, notebooks: dict[str, NotebookNode], ends:
 def weights(root: Path, study: str) -> str:
     """The published weights of a study with their hashes, or nothing where there are none."""
     folder = root / "weights" / study
-    files = sorted(folder.glob("supernets/**/*.safetensors"))
+    files = [
+        path for place in ("supernets", "supernets/branches") for path in sorted((folder / place).glob("*.safetensors"))
+    ]
     if not files:
         return ""
     rows = []
@@ -168,8 +169,8 @@ def weights(root: Path, study: str) -> str:
     text = f"""## Weights
 
 Those of the first seed are in [weights/{study}](../../weights/{study}), with the generators and the records of all
-seeds. `python -m eas.recompute {study}` specialises its scenarios from them and compares the accuracies with those of
-[comparison.csv](comparison.csv)."""
+seeds. `python -m eas.deploy {study} ...` makes networks from them, without a data set; `python -m eas.recompute
+{study}` specialises the scenarios and compares the accuracies with those of [comparison.csv](comparison.csv)."""
     return "\n".join([text, "", "| file | MB | SHA-256 |", "|---|---:|---|", *rows])
 
 

@@ -3,6 +3,7 @@
 Files, under a study's folder:
     supernets/branches/<branch>-<seed>.safetensors + .json   weights of every superclass's branch; their accuracy on the
                                                              selection split
+    supernets/low_rank/<branch>-<seed>-<rank>.safetensors + .json   accuracy of branches stored as low-rank differences
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from eas import data, evaluation, jobs
@@ -48,9 +50,7 @@ def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch,
     All branches go into one file: the tensors that were tuned, as bfloat16, under '<superclass's index>.<name>'.
     Source: ours.
     """
-    alone = study.branches.model_copy(update={"candidates": (branch,), "seeds": 1})  # whatever else is tried
-    key = study.model_copy(update={"branches": alone}).key("data", "space", "training", "branches", "evaluation")
-    result = Result(folder, branches_path(folder, branch, seed), f"{key}-{setting.name}-{branch.name}-{seed}")
+    result = Result(folder, branches_path(folder, branch, seed), branch_key(study, setting, branch, seed))
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
@@ -72,8 +72,14 @@ def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch,
     supernet.requires_grad_(False)
     content = {"branch": branch.name, "seed": seed, "values": sum(tensor.numel() for tensor in branches.values())}
     content["accuracy"] = branch_accuracy(supernet, branches, dataset)
-    content["low_rank"] = [low_rank_accuracy(supernet, shared, branches, dataset, r) for r in study.branches.ranks]
     return result.write(branches, content, resumable=True)
+
+
+def branch_key(study: Study, setting: Dropout, branch: Branch, seed: int) -> str:
+    """What a branch depends on, whatever else is tried."""
+    alone = study.branches.model_copy(update={"candidates": (branch,), "seeds": 1, "ranks": ()})
+    key = study.model_copy(update={"branches": alone}).key("data", "space", "training", "branches", "evaluation")
+    return f"{key}-{setting.name}-{branch.name}-{seed}"
 
 
 def begin_tuning(supernet: Supernet, part: str) -> list[str]:
@@ -116,11 +122,28 @@ def branch_accuracy(supernet: Supernet, branches: Path | dict[str, Tensor], data
     return [{"subnet": name, "top1": mean} for (name, _), mean in zip(archs, top1.mean(1).tolist(), strict=True)]
 
 
-def low_rank_accuracy(
-    supernet: Supernet, shared: dict[str, Tensor], branches: dict[str, Tensor], dataset: Dataset, rank: int
-) -> dict:
-    """Branches stored as low-rank differences to the shared weights: rank, values to store, mean top-1."""
-    approximate, values = {}, 0
+def measure_low_rank(study: Study, folder: Path, setting: Dropout, branch: Branch, seed: int, rank: int) -> dict:
+    """Measure branches that are stored as low-rank differences to the shared weights; returns the record."""
+    path = folder / "supernets" / "low_rank" / f"{branch.name}-{seed}-{rank}.safetensors"
+    result = Result(folder, path, f"{branch_key(study, setting, branch, seed)}-{rank}")
+    if record := result.finished():
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
+    branches = load_file(require(branches_path(folder, branch, seed), study, "02_supernet"))
+    approximate, values = low_rank(supernet, {n: t.to(jobs.device()) for n, t in branches.items()}, rank)
+    rows = branch_accuracy(supernet, approximate, dataset)
+    top1 = torch.tensor([row["top1"] for row in rows])
+    content = {"branch": branch.name, "seed": seed, "rank": rank, "values": values, "top1": top1.mean().item()}
+    return result.write({"top1": top1}, content, resumable=True)
+
+
+def low_rank(supernet: Supernet, branches: dict[str, Tensor], rank: int) -> tuple[dict[str, Tensor], int]:
+    """Branches with each tensor's difference to the shared one cut to a rank, and how many values these take.
+
+    A tensor that takes fewer values as it is stays as it is.
+    """
+    shared, approximate, values = supernet.state_dict(), {}, 0
     for name, tensor in branches.items():
         base = shared[name.partition(".")[2]]
         difference = (tensor.to(base) - base).flatten(1) if base.ndim > 1 else None
@@ -130,9 +153,7 @@ def low_rank_accuracy(
         u, s, v = torch.linalg.svd(difference, full_matrices=False)
         approximate[name] = base + ((u[:, :rank] * s[:rank]) @ v[:rank]).view_as(base)
         values += rank * sum(difference.shape)
-    rows = branch_accuracy(supernet, approximate, dataset)
-    supernet.load_state_dict(shared)
-    return {"rank": rank, "values": values, "top1": sum(row["top1"] for row in rows) / len(rows)}
+    return approximate, values
 
 
 def run_branches(study: Study, folder: Path) -> list[dict]:
@@ -145,8 +166,27 @@ def run_branches(study: Study, folder: Path) -> list[dict]:
     chosen = choose_branch(study, folder)
     rest = [(study, folder, setting, chosen, seed) for seed in study.seeds[study.branches.seeds :]]
     jobs.run(train_branches, rest, f"superclass branches, chosen: {chosen.name}")
+    jobs.run(measure_low_rank, low_rank_jobs(study, folder, setting), "low-rank branches")
     shutil.rmtree(folder / "resume", ignore_errors=True)
     return read_branches(study, folder)
+
+
+def low_rank_jobs(study: Study, folder: Path, setting: Dropout) -> list[tuple]:
+    """Arguments of `measure_low_rank` for the chosen branch of the first seeds."""
+    chosen, seeds = choose_branch(study, folder), study.seeds[: study.branches.seeds]
+    return [(study, folder, setting, chosen, seed, rank) for seed in seeds for rank in study.branches.ranks]
+
+
+def read_low_rank(study: Study, folder: Path) -> pd.DataFrame:
+    """Columns branch, seed, rank, values, top1: the records of `measure_low_rank`, and of the whole branch above."""
+    rows = []
+    for _, _, _, branch, seed, rank in low_rank_jobs(study, folder, NONE) if study.branches else []:
+        whole = json.loads(branches_path(folder, branch, seed).with_suffix(".json").read_text())
+        path = folder / "supernets" / "low_rank" / f"{branch.name}-{seed}-{rank}.json"
+        every = sum(row["top1"] for row in whole["accuracy"]) / len(whole["accuracy"])
+        rows += [whole | {"rank": "all", "top1": every}, json.loads(require(path, study, "02_supernet").read_text())]
+    columns = ["branch", "seed", "rank", "values", "top1"]
+    return pd.DataFrame(rows, columns=columns).drop_duplicates(["branch", "seed", "rank"])
 
 
 def first_branches(study: Study) -> list[tuple[Branch, int]]:
@@ -204,7 +244,7 @@ def tune_archs(
     `archs` int64 [n, decisions], `kept` bool [n, classes]. The weights that are yielded change with the next one.
     """
     shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
-    recipe = study.training.model_copy(update=study.finetune.model_dump())
+    recipe = study.training.model_copy(update=study.finetune.model_dump(exclude={"seeds"}))
     begin_tuning(supernet, "all")
     compute = step_function(supernet, recipe, recipe.batch_size)
     for index, (arch, classes) in enumerate(zip(archs, kept, strict=True)):

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-from eas import comparison, data, jobs, study, tuning  # noqa: E402
+from eas import comparison, data, deploy, jobs, study, tuning  # noqa: E402
 from eas.config import Study, load_study  # noqa: E402
 
 Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, whether it uses the GPU
@@ -41,6 +41,8 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
         best = tuning.choose_branch(config, folder)
         for seed in config.seeds:
             yield tuning.train_branches, [(config, folder, chosen, best, seed)], True
+        for job in tuning.low_rank_jobs(config, folder, chosen):
+            yield tuning.measure_low_rank, [job], True
     every = study.supernet_jobs(config, folder)
     for function in (comparison.measure_pool, comparison.fit_gates):
         yield from ((function, [job], True) for job in every)
@@ -49,8 +51,7 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
     yield from ((comparison.select, [job], True) for job in every)
     signal = comparison.choose_signal(config, folder)
     yield from ((comparison.measure_test, [(*job, signal)], True) for job in every)
-    if config.finetune:
-        yield from ((comparison.measure_tuned, [(*job, signal)], True) for job in every)
+    yield from ((comparison.measure_tuned, [job], True) for job in comparison.tuned_jobs(config, folder, signal))
     for row in comparison.rows_from_scratch(config, data.hierarchy(config.data.name)):
         yield comparison.measure_alone, [(config, folder, row, signal)], True
 
@@ -58,8 +59,9 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
 LARGE = 8e6  # bytes: what is larger goes by itself, so that no archive does
 
 
-def pack(folder: Path, bundle: Path) -> None:
-    """One archive for each subfolder; large files, which are branches, by themselves."""
+def pack(folder: Path, bundle: Path, dataset: data.Dataset) -> None:
+    """One archive for each subfolder; large files, which are branches, and the images for calibration by themselves."""
+    deploy.write_images(dataset, bundle)
     for name in ("supernets", "generators", "comparison", "timings"):
         if (folder / name).is_dir():
             with tarfile.open(bundle / f"{name}.tar.gz", "w:gz", compresslevel=1) as archive:
@@ -78,12 +80,13 @@ def main() -> None:
     start = time.perf_counter()
     # Apart from build/<study>/, for which what is published under weights/ would count as done.
     config, folder = load_study(options.study), Path("build") / "gpu" / options.study
+    dataset, _ = data.build(config)
     if not (folder / "dataset.safetensors").is_file():
-        data.save(data.build(config)[0], folder / "dataset.safetensors")
+        data.save(dataset, folder / "dataset.safetensors")
     try:
         work(steps(config, folder), options.minutes * 60 - (time.perf_counter() - start))
     finally:  # whatever happens, what is finished comes back
-        pack(folder, options.bundle)
+        pack(folder, options.bundle, dataset)
 
 
 def work(todo: Iterator[Step], seconds: float) -> None:

@@ -145,23 +145,35 @@ def test_the_accuracy_of_branches_is_that_on_the_selection_split(quick, dataset,
 
 def test_low_rank_differences_are_smaller_and_exact_at_full_rank(quick, dataset, folder, shared):
     record = tuning.train_branches(quick, folder, OWN, ALL, 0)
-    assert [row["rank"] for row in record["low_rank"]] == [1]
-    assert record["low_rank"][0]["values"] < record["values"]
-    branches, before = load_file(tuning.branches_path(folder, ALL, 0)), copy_of(shared)
-    mean = sum(row["top1"] for row in record["accuracy"]) / len(record["accuracy"])
-    full = tuning.low_rank_accuracy(shared, before, branches, dataset, 1000)
-    assert full["top1"] == pytest.approx(mean, abs=1e-4) and full["values"] == record["values"]
-    assert not changed_names(shared, before)
+    low = tuning.measure_low_rank(quick, folder, OWN, ALL, 0, 1)
+    assert (low["branch"], low["seed"], low["rank"]) == (ALL.name, 0, 1) and low["values"] < record["values"]
+    branches = load_file(tuning.branches_path(folder, ALL, 0))
+    full, values = tuning.low_rank(shared, branches, 1000)
+    assert values == record["values"] and all(torch.equal(full[name], branches[name]) for name in branches)
+    cut, values = tuning.low_rank(shared, branches, 1)
+    assert values == low["values"]
+    top1 = [row["top1"] for row in tuning.branch_accuracy(shared, cut, dataset)]
+    assert low["top1"] == pytest.approx(sum(top1) / len(top1), abs=1e-4)
 
 
-def test_a_rank_one_difference_is_kept_exactly(shared, dataset, monkeypatch):
+def test_low_rank_branches_are_measured_again_only_where_the_branch_or_the_rank_changed(quick, folder, monkeypatch):
+    tuning.train_branches(quick, folder, OWN, ALL, 0)
+    tuning.measure_low_rank(quick, folder, OWN, ALL, 0, 1)
+    monkeypatch.setattr(tuning, "branch_accuracy", lambda *args: [{"subnet": "largest", "top1": 1.0}])
+    assert tuning.measure_low_rank(quick, folder, OWN, ALL, 0, 1)["top1"] != 1.0
+    more = quick.branches.model_copy(update={"ranks": (1, 2), "candidates": (ALL,)})
+    more = quick.model_copy(update={"branches": more})
+    assert tuning.measure_low_rank(more, folder, OWN, ALL, 0, 1)["top1"] != 1.0
+    assert tuning.measure_low_rank(more, folder, OWN, ALL, 0, 2)["top1"] == 1.0
+
+
+def test_a_rank_one_difference_is_kept_exactly(shared):
     before, name = copy_of(shared), "stages.0.0.conv1.weight"
     weight = before[name]
     difference = torch.outer(torch.arange(len(weight)) + 1.0, torch.ones(weight[0].numel())).view_as(weight)
-    seen = []
-    monkeypatch.setattr(tuning, "branch_accuracy", lambda s, branches, d: seen.append(branches) or [{"top1": 1.0}])
-    tuning.low_rank_accuracy(shared, before, {f"0.{name}": weight + difference}, dataset, 1)
-    assert torch.allclose(seen[0][f"0.{name}"], weight + difference, atol=1e-4)
+    cut, values = tuning.low_rank(shared, {f"0.{name}": weight + difference}, 1)
+    assert torch.allclose(cut[f"0.{name}"], weight + difference, atol=1e-4)
+    assert values == len(weight) + weight[0].numel() and torch.equal(shared.state_dict()[name], before[name])
 
 
 def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(quick, folder):
@@ -173,6 +185,9 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(quick, f
     assert not (folder / "resume").exists()
     table = tuning.branch_table(records, steps.read_records(quick, folder), OWN)
     assert list(table.weights) == ["shared", "all-0.1", "norms-0.1"] and table.stored[0] == 0 < table.stored[1]
+    ranks = tuning.read_low_rank(quick, folder)
+    assert ranks[["branch", "seed", "rank"]].values.tolist() == [[chosen.name, 0, "all"], [chosen.name, 0, 1]]
+    assert not ranks.isna().any().any() and ranks["values"].is_monotonic_decreasing
     assert table[["largest", "random", "smallest"]].notna().all(axis=None)
 
     path = tuning.branches_path(folder, NORMS, 0).with_suffix(".json")
