@@ -314,11 +314,13 @@ def metrics(
     swap: pd.DataFrame | None = None,
     timing: pd.DataFrame | None = None,
     costs: pd.DataFrame | None = None,
+    throughput: dict | None = None,
 ) -> dict[str, float | str]:
     """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
-    columns supernet and seed beside its own; what is not given is left out.
+    columns supernet and seed beside its own; `throughput` of training, as `throughput.measure_throughput` returns it;
+    what is not given is left out.
     """
     numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
     numbers |= opponent_differences(comparison) | supernet_differences(comparison) | own_weight_differences(comparison)
@@ -335,8 +337,14 @@ def metrics(
     if costs is not None:
         for column in ("seconds", "images_per_second", "gpu_memory_gb"):
             numbers |= {f"{column}_{row.step}": getattr(row, column) for row in costs.itertuples()}
+    if throughput is not None:
+        numbers |= {f"training_{n}": throughput[n] for n in ("images_per_second", "tflops", "matrix_tflops")}
+        numbers["training_share_of_matrix_rate"] = throughput["tflops"] / throughput["matrix_tflops"] * 100
+        numbers |= {f"training_share_{name}": share for name, share in throughput["shares"].items()}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     named = {re.sub(r"\W+", "_", name).lower(): float(f"{value:.4g}") for name, value in finite.items()}
+    if throughput is not None:
+        named["training_machine"] = throughput["machine"]
     return named | ({"machine": "; ".join(costs.machine.unique())} if costs is not None and len(costs) else {})
 
 

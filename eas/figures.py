@@ -6,7 +6,7 @@ uncertainty are 95 % intervals over seeds (Student's t), left out where there is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -328,6 +328,17 @@ def search_time(timing: pd.DataFrame) -> Figure:
     bars = axis.barh([label(name) for name in seconds.index], seconds, color="0.45")
     axis.bar_label(bars, [f"× {float(f'{ratio:.3g}'):,.10g}" for ratio in seconds / seconds["generator"]], padding=4)
     axis.set(xscale="log", xlim=(seconds.min() / 2, seconds.max() * 12), xlabel="seconds for a scenario")
+    axis.invert_yaxis()
+    plain_names(axis)
+    return figure
+
+
+def step_shares(shares: Mapping[str, float]) -> Figure:
+    """Where the time of a training step goes: percent by kind of operation."""
+    figure, ((axis,),) = panels(height=0.8 + 0.25 * len(shares))
+    bars = axis.barh(list(shares), list(shares.values()), color="0.45")
+    axis.bar_label(bars, [f"{share:.0f} %" for share in shares.values()], padding=4)
+    axis.set(xlim=(0, 1.1 * max(shares.values())), xlabel="share of a training step's time (%)")
     axis.invert_yaxis()
     plain_names(axis)
     return figure

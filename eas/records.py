@@ -111,6 +111,16 @@ def timed(folder: Path, name: str, key: str, seconds: dict) -> dict:
     return fresh
 
 
+def known_timing(folder: Path, name: str, key: str) -> dict | None:
+    """What was published under this key, or measured on this machine; None where it has to be measured."""
+    for place, here in ((published_folder(folder), False), (folder, True)):
+        path = place / "timings" / f"{name}.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        if known.get("key") == key and (not here or known["machine"] == machine()):
+            return known
+    return None
+
+
 def read_timing(folder: Path, name: str) -> dict:
     """What `timed` kept, here or on the machine that the published results come from."""
     path = folder / "timings" / f"{name}.json"

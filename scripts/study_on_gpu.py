@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-from eas import comparison, data, deploy, jobs, study, tuning  # noqa: E402
+from eas import comparison, data, deploy, jobs, study, throughput, tuning  # noqa: E402
 from eas.config import Study, load_study  # noqa: E402
 
 Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, whether it uses the GPU
@@ -54,6 +54,7 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
     yield from ((comparison.measure_tuned, [job], True) for job in comparison.tuned_jobs(config, folder, signal))
     for row in comparison.rows_from_scratch(config, data.hierarchy(config.data.name)):
         yield comparison.measure_alone, [(config, folder, row, signal)], True
+    yield throughput.measure_throughput, [(config, folder)], True
 
 
 LARGE = 8e6  # bytes: what is larger goes by itself, so that no archive does

@@ -277,6 +277,13 @@ def test_metrics_name_what_every_step_cost():
     assert not any(name.startswith("gpu_memory") for name in found)
 
 
+def test_metrics_tell_how_fast_training_was():
+    speed = {"images_per_second": 100.0, "tflops": 0.02, "matrix_tflops": 0.1, "shares": {"batch norm": 25.0}}
+    found = analysis.metrics(COMPARISON, throughput=speed | {"machine": "a machine"})
+    assert found["training_share_of_matrix_rate"] == 20 and found["training_images_per_second"] == 100
+    assert found["training_share_batch_norm"] == 25 and found["training_machine"] == "a machine"
+
+
 def test_metrics_of_one_seed_leave_out_what_is_unknown():
     found = analysis.metrics(COMPARISON[COMPARISON.seed == 0])
     assert found["regret_mean_eas"] == 0.25 and "regret_low_eas" not in found

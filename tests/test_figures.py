@@ -113,6 +113,7 @@ def draw(name, study):
         "heat_map": lambda: (make_comparison(study),),
         "branch_gain": lambda: (make_comparison(study),),
         "search_time": lambda: (timing() if study == "glyphs" else make_comparison(study),),
+        "step_shares": lambda: ({"convolutions, backward": 38.0, "batch norm": 30.0, "rest": 28.0, "copies": 4.0},),
         "split_half_scatter": lambda: (make_halves(),),
         "swap_matrix": lambda: (make_swap(study),),
         "specialized_comparison": lambda: (rows,),

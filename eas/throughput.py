@@ -1,0 +1,112 @@
+"""How fast a supernet trains, as a share of what the machine can do at most, and where the rest goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from eas import data, jobs
+from eas.config import Study
+from eas.dropout import SuperclassDropout
+from eas.records import known_timing, timed
+from eas.study import NONE, new_supernet
+from eas.supernet import Supernet
+from eas.training import make_optimizer, sliced_step, step_function
+
+STEPS = 16  # that are timed; on a GPU every arch of theirs is captured before
+ROUNDS = 5
+FLOPS = 6  # of a multiply-add in training: two forwards, four backwards
+GROUPS = {  # an operation belongs to the first group with a word of its name
+    "convolutions, backward": ("convolutionbackward", "convolution_backward"),
+    "convolutions, forward": ("conv",),
+    "batch norm": ("batchnorm", "batch_norm"),
+    "activations": ("relu", "threshold", "clamp"),
+    "copies and casts": ("copy", "_to", "::to", "contiguous", "clone", "fill", "zero"),
+    "rest": ("",),
+}
+
+
+def measure_throughput(study: Study, folder: Path) -> dict:
+    """Time training steps of the study's supernet on the job's device, beside the machine's matrix rate.
+
+    Returns images_per_second (an image counts once, though all subnets of a step see it), tflops (arithmetic of the
+    convolutions and the classifier, nothing else counted), matrix_tflops (of a large matrix product in the type that
+    the convolutions run in), bandwidth_gb (a second, of copying a large tensor) and shares: of the time in a step's
+    operations, by kind, without CUDA graphs. What was measured stays, see `records.timed`. Source: ours.
+    """
+    key = study.key("data", "space", "training")
+    if known := known_timing(folder, "throughput", key):
+        return known
+    device = jobs.device()
+    dataset = data.load(study, folder / "dataset.safetensors").to(device)
+    torch.manual_seed(0)
+    supernet = new_supernet(study, dataset).to(device)
+    space, recipe = supernet.space, study.training
+    rng = torch.Generator(device).manual_seed(0)
+    images, labels = next(data.batches(dataset.train, recipe.batch_size, recipe.augment, rng))
+    kept = SuperclassDropout(dataset.hierarchy.parent.to(device), NONE)(labels, rng)
+    random = space.sample(STEPS * recipe.random_subnets, torch.Generator().manual_seed(0)).view(
+        STEPS, -1, space.decisions
+    )
+    ends = (each.expand(STEPS, 1, -1) for each in (space.largest, space.smallest))
+    steps = torch.cat([next(ends), random, next(ends)], 1)
+    optimizer, compute = make_optimizer(supernet, recipe), step_function(supernet, recipe, len(labels))
+
+    def run() -> None:
+        for archs in steps:
+            optimizer.zero_grad(set_to_none=False)
+            compute(images, labels, *kept, archs)
+            optimizer.step()
+
+    seconds = fastest(run, ROUNDS) / STEPS
+    madds = space.madds(steps.flatten(0, 1), len(dataset.hierarchy.classes)).double().mean().item() * steps.shape[1]
+    size, kind = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
+    left, right = torch.randn(2, size, size, device=device).to(kind)
+    large = torch.zeros(2**28 if device.type == "cuda" else 2**25, device=device)
+    numbers = {
+        "images_per_second": len(labels) / seconds,
+        "tflops": FLOPS * madds * len(labels) / seconds / 1e12,
+        "matrix_tflops": 2 * size**3 / fastest(lambda: left @ right, 4 * ROUNDS) / 1e12,
+        "bandwidth_gb": 2 * large.nbytes / fastest(lambda: large.clone(), 4 * ROUNDS) / 1e9,
+        "shares": shares(supernet, lambda: sliced_step(supernet, recipe, images, labels, *kept, steps[0])),
+    }
+    return timed(folder, "throughput", key, numbers)
+
+
+def fastest(work: Callable[[], object], rounds: int) -> float:
+    """Seconds of the fastest of some rounds, after one that warms up: what the machine can do, undisturbed."""
+    taken = []
+    for _ in range(rounds + 1):
+        synchronize()
+        start = time.perf_counter()
+        work()
+        synchronize()
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if jobs.device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def shares(supernet: Supernet, step: Callable[[], Tensor]) -> dict[str, float]:
+    """Shares of a step's time by kind of operation (GROUPS), in percent."""
+    step()
+    cuda = supernet.mean.is_cuda
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiler:
+        step()
+        synchronize()
+    spent = dict.fromkeys(GROUPS, 0.0)
+    # A kernel's time is also its operation's: operations alone are counted.
+    for event in (e for e in profiler.key_averages() if e.device_type == DeviceType.CPU):
+        group = next(name for name, words in GROUPS.items() if any(word in event.key.lower() for word in words))
+        spent[group] += event.self_device_time_total if cuda else event.self_cpu_time_total
+    return {name: 100 * value / sum(spent.values()) for name, value in spent.items()}

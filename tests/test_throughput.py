@@ -1,0 +1,59 @@
+"""The measurement of training: its parts are plausible, and what was measured stays."""
+
+import pytest
+import torch
+
+from eas import data, records, throughput
+
+
+@pytest.fixture
+def folder(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("EAS_DEVICE", "cpu")
+    folder = tmp_path / "build" / "tiny"
+    data.save(dataset, folder / "dataset.safetensors")
+    return folder
+
+
+def test_training_takes_a_share_of_the_machine_and_the_parts_add_up(study, folder, supernet):
+    found = throughput.measure_throughput(study, folder)
+    assert 0 < found["tflops"] < found["matrix_tflops"] and found["bandwidth_gb"] > 0
+    assert sum(found["shares"].values()) == pytest.approx(100)
+    assert list(found["shares"]) == list(throughput.GROUPS) and found["machine"] == records.machine()
+    convolutions = found["shares"]["convolutions, backward"], found["shares"]["convolutions, forward"]
+    assert all(5 < share < 80 for share in convolutions) and found["shares"]["batch norm"] > 1
+    # Three subnets a step, none above the largest: between a third and all of three times its arithmetic.
+    most = throughput.FLOPS * 3 * supernet.space.madds(supernet.space.largest, 160).item()
+    assert 0.3 < found["tflops"] * 1e12 / found["images_per_second"] / most < 1
+
+
+def test_what_was_measured_or_published_is_not_measured_again(study, folder, monkeypatch):
+    first = throughput.measure_throughput(study, folder)
+    monkeypatch.setattr(throughput, "fastest", lambda *args: 1 / 0)
+    assert throughput.measure_throughput(study, folder) == first
+    monkeypatch.setattr(records, "machine", lambda: "another machine")
+    with pytest.raises(ZeroDivisionError):
+        throughput.measure_throughput(study, folder)
+    published = records.published_folder(folder) / "timings" / "throughput.json"
+    published.parent.mkdir(parents=True)
+    (folder / "timings" / "throughput.json").rename(published)
+    assert throughput.measure_throughput(study, folder) == first
+    with pytest.raises(ZeroDivisionError):
+        throughput.measure_throughput(
+            study.model_copy(update={"space": study.space.model_copy(update={"widths": (8,)})}), folder
+        )
+
+
+def test_the_fastest_round_counts_after_a_warm_up(monkeypatch):
+    clock = iter([0, 9, 10, 15, 20, 22, 30, 33])
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+    calls = []
+    assert throughput.fastest(lambda: calls.append(1), 3) == 2 and len(calls) == 4
+
+
+def test_a_convolution_is_a_convolution(supernet, monkeypatch):
+    monkeypatch.setenv("EAS_DEVICE", "cpu")
+    images, weight = torch.randn(8, 16, 32, 32), torch.randn(32, 16, 3, 3)
+    found = throughput.shares(supernet, lambda: torch.conv2d(images, weight))
+    assert found["convolutions, forward"] > 95
+    found = throughput.shares(supernet, lambda: torch.randn(1000, 1000).exp())
+    assert found["rest"] > 95
