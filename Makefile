@@ -19,9 +19,11 @@ test: install  ## check the style, test the package, and run every notebook in i
 	$(BIN)/pytest -q tests
 	$(BIN)/pytest -q --nbval notebooks/
 
-cifar100: install gpu/dvc.yaml  ## run the CIFAR-100 study (wants a GPU; fetches the images where they are missing)
+TIER := gpu
+
+cifar100: install $(TIER)/dvc.yaml  ## run the CIFAR-100 study; TIER=cpu: its reduced form (fetches the images where they are missing)
 	$(BIN)/python -m eas.data cifar100 --to "$${EAS_CIFAR100:-data}"
-	$(BIN)/dvc repro gpu/dvc.yaml
+	$(BIN)/dvc repro $(TIER)/dvc.yaml
 
 notebooks: install  ## run the notebooks' tiny profile in place, for fresh outputs to commit
 	$(BIN)/python notebooks/conftest.py notebooks/*.ipynb
@@ -37,7 +39,7 @@ $(BIN)/python:
 	  echo "error: '$(PYTHON)' is not Python 3.11 or newer: name one, as in make study PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-gpu/dvc.yaml: dvc.yaml
+gpu/dvc.yaml cpu/dvc.yaml: dvc.yaml
 	cp $< $@
 
 clean:  ## delete what the studies wrote to build/ (`dvc repro` brings it back from its cache)

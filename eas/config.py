@@ -172,6 +172,7 @@ class Study(Section):
     """One study: everything that decides its results."""
 
     name: str
+    note: str = ""  # what a reader of its report has to know first
     seeds: tuple[int, ...] = Field(min_length=1)
     data: Data
     space: Space
@@ -196,7 +197,7 @@ class Study(Section):
 
         Defaults are left out, so that a new parameter, whose default changes nothing, leaves older results valid.
         """
-        content = self.model_dump(mode="json", include=set(parts) or None, exclude_defaults=True)
+        content = self.model_dump(mode="json", include=set(parts) or None, exclude={"note"}, exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -28,6 +28,12 @@ ABOUT = {  # what every page that shows a data set says about it
     "superclasses of 5.*",
 }
 
+
+def about(study: Study) -> str:
+    """What every page of a study says about its images, and whatever else its parameters note; Markdown."""
+    return f"{ABOUT[study.data.name]} *{study.note}*" if study.note else ABOUT[study.data.name]
+
+
 CIFAR100_FOLDER = "cifar-100-python"
 CIFAR100_SUPERCLASSES = {
     "aquatic mammals": "beaver dolphin otter seal whale",

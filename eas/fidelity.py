@@ -61,6 +61,6 @@ def source(name: str) -> tuple[str, str]:
 
 def table(study: Study) -> pd.DataFrame:
     """Every parameter of a study: columns parameter, value, from, note."""
-    flat = flatten(study.model_dump(mode="json", exclude={"name"}))
+    flat = flatten(study.model_dump(mode="json", exclude={"name", "note"}))
     rows = [(name, str(value), *source(name)) for name, value in flat.items() if value is not None]
     return pd.DataFrame(rows, columns=["parameter", "value", "from", "note"])

@@ -40,7 +40,7 @@ def refusal(folder, content):
     return message
 
 
-@pytest.mark.parametrize("file", [ROOT / "params.yaml", ROOT / "gpu" / "params.yaml"], ids=["params", "gpu"])
+@pytest.mark.parametrize("file", [ROOT / tier / "params.yaml" for tier in ("", "gpu", "cpu")], ids=["", "gpu", "cpu"])
 def test_every_study_of_the_repository_loads(file):
     tier = yaml.safe_load(file.read_text())["tier"]
     for name in {*STUDIES, tier["study"]}:
@@ -54,6 +54,11 @@ def test_values_arrive_with_their_types_and_defaults(study):
     assert study.dropout.candidates == (Dropout(variant="own", rate=0.5),)
     assert [dropout.name for dropout in study.dropout.candidates] == ["own-0.5"]
     assert Dropout(variant="none", rate=0.0).name == "none"
+
+
+def test_a_note_is_no_part_of_a_key(study, tmp_path):
+    noted = load_study("tiny", write(tmp_path, {"studies": {"tiny": changed("note", "few epochs")}}))
+    assert noted.note == "few epochs" and noted.key() == study.key()
 
 
 def test_a_whole_number_may_stand_for_a_real_one(tmp_path):

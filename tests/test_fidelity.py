@@ -10,7 +10,7 @@ from eas.config import load_study
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["tiny", "glyphs", "cifar100"])
+@pytest.mark.parametrize("name", ["tiny", "glyphs", "cifar100", "cifar100_cpu"])
 def test_every_parameter_of_a_study_has_a_source(name):
     study = load_study(name, ROOT)
     table = fidelity.table(study).set_index("parameter")

@@ -129,7 +129,8 @@ def test_nested_metrics_are_refused(root):
         report.render("glyphs")
 
 
-def test_both_tiers_run_one_pipeline(request):
+@pytest.mark.parametrize("tier", ["gpu", "cpu"])
+def test_all_tiers_run_one_pipeline(request, tier):
     folder = request.config.rootpath
-    same = (folder / "gpu" / "dvc.yaml").read_bytes() == (folder / "dvc.yaml").read_bytes()
-    assert same, "run `make gpu/dvc.yaml`"
+    same = (folder / tier / "dvc.yaml").read_bytes() == (folder / "dvc.yaml").read_bytes()
+    assert same, f"run `make {tier}/dvc.yaml`"

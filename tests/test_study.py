@@ -111,9 +111,9 @@ def test_scenarios_are_every_group_at_every_budget_in_order(wide, hierarchy):
     assert wanted.is_union == ([False] * 10 + [True] * 4) * 3
 
 
-@pytest.mark.parametrize("name", ["tiny", "glyphs", "cifar100"])
+@pytest.mark.parametrize("name", ["tiny", "glyphs", "cifar100", "cifar100_cpu"])
 def test_every_study_has_superclasses_and_unions_times_budgets_scenarios(name):
-    study, hierarchy = load_study(name, ROOT), data.hierarchy(name if name == "cifar100" else "glyphs")
+    study, hierarchy = load_study(name, ROOT), data.hierarchy("cifar100" if name.startswith("cifar100") else "glyphs")
     asked = study.scenarios
     groups = len(hierarchy.superclasses) + asked.unions_of_two + asked.unions_of_three
     wanted = steps.scenarios(study, hierarchy)
