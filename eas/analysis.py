@@ -18,6 +18,7 @@ Kind = Literal["single", "union"]
 
 # Not the shared supernet's weights: no rivals in choosing archs.
 OTHER_WEIGHTS = ("generator_branch", "generator_finetuned", "ofa_finetuned", "from_scratch")
+FEW = ("generator_finetuned", "from_scratch")  # measured on some of the scenarios: their means are none of all
 SCENARIO = ["seed", "scenario", "budget_madds"]
 RIVALS = {
     ("generator_branch", "eas"): [("generator", "eas"), ("ofa_evolution", "ofa"), ("ofa_finetuned", "ofa")],
@@ -160,10 +161,10 @@ def headline(comparison: pd.DataFrame) -> pd.DataFrame:
     """One row for each supernet and method: what it reaches, how it uses the budget, and what it costs.
 
     Top-1, its bounds, the budget's use and the share within budget are in percent; times_generator is the median time
-    of a scenario in times of the generator's for the same supernet. Without 'from_scratch', which a few scenarios have.
+    of a scenario in times of the generator's for the same supernet. Without what only some scenarios have (FEW).
     """
     rows = []
-    comparison = comparison[comparison.method != "from_scratch"]
+    comparison = comparison[~comparison.method.isin(FEW)]
     for (supernet, method), group in comparison.groupby(["supernet", "method"], sort=False):
         row = {"supernet": supernet, "method": method}
         for kind, prefix in (("single", ""), ("union", "union_")):

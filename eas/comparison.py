@@ -50,8 +50,9 @@ from eas.tuning import branches_path, choose_branch, load_branch, run_branches, 
 
 
 def marked(study: Study, folder: Path, path: Path, *more: str) -> Result:
-    """A result that depends on all parameters of the study, but for those of single archs' weights, and on `more`."""
-    shared = study.model_copy(update={"finetune": None, "from_scratch": 0})
+    """A result that depends on all parameters of the study, but for those of weights of one's own, and on `more`."""
+    branches = study.branches and study.branches.model_copy(update={"candidates": (), "seeds": 1, "ranks": ()})
+    shared = study.model_copy(update={"branches": branches, "finetune": None, "from_scratch": 0})
     return Result(folder, path, "-".join([shared.key(), *more]))
 
 
@@ -330,7 +331,9 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     accuracy for the last one of the generated arch of the one before.
     """
     out = comparison_folder(folder, supernet_name, seed)
-    result = marked(study, folder, out / "measured.safetensors", setting.name, str(seed), signal)
+    branch = choose_branch(study, folder) if study.branches and supernet_name == "eas" else None
+    more = (setting.name, str(seed), signal, *([branch.name] if branch else []))
+    result = marked(study, folder, out / "measured.safetensors", *more)
     if record := result.finished():
         return record
     dataset, supernet = opened(study, folder, setting, seed)
@@ -346,8 +349,9 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     kept = wanted.kept[:singles].repeat(len(pairs) // singles, 1)
     swap = measure_archs(supernet, pairs, kept, calibration, dataset.test)
     top1["swap"] = swap.view(len(by_budget), singles, singles)
-    if study.branches and supernet_name == "eas":
-        top1["generator_branch"] = measure_branches(study, folder, supernet, dataset, archs["generator"], seed)
+    if branch:
+        path = require(branches_path(folder, branch, seed), study, "02_supernet")
+        top1["generator_branch"] = measure_branches(study, supernet, path, dataset, archs["generator"])
     result.timed({"seconds": time.perf_counter() - begun})
     return result.write(top1, {"supernet": supernet_name, "seed": seed, "signal": signal})
 
@@ -360,15 +364,13 @@ def final_archs(folder: Path, supernet: str, seed: int, signal: str) -> dict[str
     return {"generator": trained[signal]} | archs
 
 
-def measure_branches(
-    study: Study, folder: Path, supernet: Supernet, dataset: Dataset, archs: Tensor, seed: int
-) -> Tensor:
+def measure_branches(study: Study, supernet: Supernet, path: Path, dataset: Dataset, archs: Tensor) -> Tensor:
     """Test top-1 of the generated archs with each superclass's own weights, float [scenarios]; NaN for unions.
 
-    A branch is calibrated on the images that it was tuned on: its norms have only seen the superclass.
+    `path` is the file of all branches. A branch is calibrated on the images that it was tuned on: its norms have only
+    seen the superclass.
     """
     wanted = scenarios(study, dataset.hierarchy)
-    path = require(branches_path(folder, choose_branch(study, folder), seed), study, "02_supernet")
     top1 = torch.full((len(wanted),), float("nan"))
     for index, name in enumerate(dataset.hierarchy.superclasses):
         branch = load_branch(supernet, path, index)
@@ -386,7 +388,13 @@ def tuned_jobs(study: Study, folder: Path, signal: str) -> list[tuple]:
     if not study.finetune:
         return []
     every = [job for job in supernet_jobs(study, folder) if job[-1] in study.seeds[: study.finetune.seeds]]
-    return [(*job, signal, budget) for job in every for budget in range(len(study.scenarios.budgets))]
+    return [(*job, signal, budget) for job in every for budget in tuned_budgets(study, job[2])]
+
+
+def tuned_budgets(study: Study, supernet: str) -> list[int]:
+    """Which of the study's budgets archs are tuned at: OFA's at all; those for unions at the middle one only."""
+    count = len(study.scenarios.budgets)
+    return list(range(count)) if supernet == "ofa" else [count // 2]
 
 
 def measure_tuned(
@@ -478,7 +486,7 @@ def other_weights(
     if study.finetune and seed in study.seeds[: study.finetune.seeds]:
         method, base = TUNED[supernet]
         found[method], accuracy, times = archs[base], torch.full_like(top1[base], float("nan")), list(seconds[base])
-        for budget in range(len(study.scenarios.budgets)):
+        for budget in tuned_budgets(study, supernet):
             name = f"comparison/{supernet}-{seed}/tuned-{budget}"
             tuned, spent = load_file(folder / f"{name}.safetensors"), read_timing(folder, name)["per_scenario"]
             accuracy[tuned["rows"]] = tuned["top1"]

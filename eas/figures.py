@@ -31,7 +31,7 @@ BANDED = ("generator", "generator_branch", "ofa_evolution")  # eight bands on to
 METHODS = (
     *("generator", "ofa_evolution", "uniform", "random", "evolution", "generator_blind"),
     *("ofa_evolution_aware", "evolution_aware", "generator_branch", "ofa_finetuned"),
-    *("generator_finetuned", "evolution_long"),
+    "evolution_long",
 )
 SUBNETS = ("largest", "random", "smallest")
 
@@ -264,7 +264,7 @@ def draw_arch(space: SearchSpace, arch: Tensor, classes_kept: int = 0) -> Figure
 
 def accuracy_over_madds(comparison: pd.DataFrame, kind: Kind = "single") -> Figure:
     """Mean top-1 of single superclasses (or unions) over the mean cost at every budget, a panel for each supernet."""
-    rows = analysis.only(comparison[comparison.method != "from_scratch"], kind)
+    rows = analysis.only(comparison[~comparison.method.isin(analysis.FEW)], kind)
     by = ["supernet", "method", "budget_madds"]
     table = analysis.over_seeds(rows, by, "top1").assign(madds=analysis.over_seeds(rows, by, "madds")["mean"] / 1e6)
     supernets, every = table.supernet.unique(), looks(table.method, METHODS)

@@ -45,6 +45,11 @@ FINDINGS = (
     "**OFA's arch tuned for its superclass**, scenario by scenario, on the first seeds that it was done for: "
     "{ofa_finetuned_minus_mean_ofa_evolution:+.2f} points over OFA's arch as it is; the branches, which serve all "
     "budgets of a superclass at once, minus it: {generator_branch_minus_mean_ofa_finetuned:+.2f}.",
+    "**A union** has no branch. Tuned for it alone, the generator's arch gains "
+    "{generator_finetuned_minus_mean_generator:+.2f} points over the same arch with shared weights.",
+    "**From scratch**, trained alone on as many images as `ofa`, the generator's arch lies "
+    "{from_scratch_minus_mean_generator:+.2f} points from itself with shared weights and "
+    "{from_scratch_minus_mean_generator_branch:+.2f} from itself with a branch (a few scenarios, one seed).",
     "**Superclass dropout** ({dropout_chosen}, the best on the selection split) changes the generator's top-1 by "
     "{eas_minus_ofa_mean_generator:+.2f} points [{eas_minus_ofa_low_generator:+.2f}, "
     "{eas_minus_ofa_high_generator:+.2f}] against the supernet without it.",

@@ -262,8 +262,9 @@ def test_weights_of_ones_own_are_compared_with_their_rivals_where_both_were_meas
     assert analysis.own_weights(COMPARISON[COMPARISON.method == "generator"]).empty
 
 
-def test_archs_from_scratch_are_no_line_of_the_headline():
-    few = COMPARISON[COMPARISON.method == "generator"].head(1).assign(method="from_scratch")
+@pytest.mark.parametrize("method", analysis.FEW)
+def test_what_only_some_scenarios_have_is_no_line_of_the_headline(method):
+    few = COMPARISON[COMPARISON.method == "generator"].head(1).assign(method=method)
     table = analysis.headline(pd.concat([COMPARISON, few]))
     assert table.equals(analysis.headline(COMPARISON))
 
