@@ -336,7 +336,7 @@ def metrics(
     if timing is not None:
         numbers |= timing_numbers(timing)
     if costs is not None:
-        for column in ("seconds", "images_per_second", "gpu_memory_gb"):
+        for column in ("seconds", "images_per_second", "memory_gb"):
             numbers |= {f"{column}_{row.step}": getattr(row, column) for row in costs.itertuples()}
     if throughput is not None:
         numbers |= {f"training_{n}": throughput[n] for n in ("images_per_second", "tflops", "matrix_tflops")}

@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import re
+import resource
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,15 +97,22 @@ def machine() -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {name}"
 
 
-def timed(folder: Path, name: str, key: str, seconds: dict) -> dict:
-    """Wall times, kept apart from results: the first measurement on a machine stays, so that a rerun changes nothing.
+def peak_memory() -> float:
+    """Gigabytes: the most that the GPU has reserved for a job, or without one, that its process has held so far."""
+    if jobs.device().type == "cuda":
+        return torch.cuda.max_memory_reserved() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
-    Delete `folder`/timings to measure again.
+
+def timed(folder: Path, name: str, key: str, seconds: dict) -> dict:
+    """Wall times and peak memory, kept apart from results.
+
+    The first measurement on a machine stays, so that a rerun changes nothing. Delete `folder`/timings to
+    measure again.
     """
     path = folder / "timings" / f"{name}.json"
-    fresh = {"key": key, "machine": machine()} | seconds
-    if jobs.device().type == "cuda":
-        fresh["gpu_memory_gb"] = torch.cuda.max_memory_reserved() / 1e9
+    fresh = {"key": key, "machine": machine(), "memory_gb": peak_memory()} | seconds
     if path.is_file() and (known := json.loads(path.read_text()))["key"] == key and known["machine"] == machine():
         return known
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +140,7 @@ def cost_table(folder: Path) -> pd.DataFrame:
     """What the results in `folder` cost: one row for each step and machine, over supernets and seeds.
 
     Columns step, runs, seconds (median of a run), images_per_second (of training, each image through all subnets of a
-    step; NaN elsewhere), gpu_memory_gb (peak, NaN without a GPU), machine.
+    step; NaN elsewhere), memory_gb (see `peak_memory`; NaN where it was not recorded), machine.
     """
     rows = []
     for place in (published_folder(folder) / "timings", folder / "timings"):
@@ -142,8 +151,8 @@ def cost_table(folder: Path) -> pd.DataFrame:
                 step = re.sub(r"[-/]\d+\.json$|\.json$", "", re.sub(r"/\w+-\d+/", "/", name.as_posix()))
                 rate = kept["images"] / kept["seconds"] if "images" in kept else None
                 row = {"step": step, "seconds": kept["seconds"], "images_per_second": rate}
-                rows.append(row | {"gpu_memory_gb": kept.get("gpu_memory_gb"), "machine": kept["machine"]})
-    table = pd.DataFrame(rows, columns=["step", "seconds", "images_per_second", "gpu_memory_gb", "machine"])
-    steps = table.astype({"images_per_second": float, "gpu_memory_gb": float}).groupby(["step", "machine"], sort=False)
-    medians = steps[["seconds", "images_per_second"]].median().assign(gpu_memory_gb=steps.gpu_memory_gb.max())
+                rows.append(row | {"memory_gb": kept.get("memory_gb"), "machine": kept["machine"]})
+    table = pd.DataFrame(rows, columns=["step", "seconds", "images_per_second", "memory_gb", "machine"])
+    steps = table.astype({"images_per_second": float, "memory_gb": float}).groupby(["step", "machine"], sort=False)
+    medians = steps[["seconds", "images_per_second"]].median().assign(memory_gb=steps.memory_gb.max())
     return medians.assign(runs=steps.size()).reset_index()[["step", "runs", *medians.columns, "machine"]]

@@ -271,11 +271,11 @@ def test_what_only_some_scenarios_have_is_no_line_of_the_headline(method):
 
 def test_metrics_name_what_every_step_cost():
     costs = pd.DataFrame({"step": ["supernets/own-0.5", "generators/pool"], "runs": [3, 6], "seconds": [12.0, 3.0]})
-    costs = costs.assign(images_per_second=[100.0, math.nan], gpu_memory_gb=math.nan, machine="a machine")
+    costs = costs.assign(images_per_second=[100.0, math.nan], memory_gb=math.nan, machine="a machine")
     found = analysis.metrics(COMPARISON, costs=costs)
     assert found["seconds_supernets_own_0_5"] == 12 and found["seconds_generators_pool"] == 3
     assert found["images_per_second_supernets_own_0_5"] == 100 and found["machine"] == "a machine"
-    assert not any(name.startswith("gpu_memory") for name in found)
+    assert not any(name.startswith("memory") for name in found)
 
 
 def test_metrics_tell_how_fast_training_was():

@@ -101,7 +101,9 @@ def test_a_results_time_is_kept_under_its_name(result, monkeypatch):
     result.timed({"seconds": 1.0})
     assert read_timing(result.folder, "part/result-0.5-1")["seconds"] == 1.0
     monkeypatch.setattr(records, "machine", lambda: "another")
-    assert result.timed({"seconds": 2.0}) == {"key": "key", "machine": "another", "seconds": 2.0}
+    second = result.timed({"seconds": 2.0})
+    assert 0.01 < second.pop("memory_gb") < 100  # of this process, in gigabytes
+    assert second == {"key": "key", "machine": "another", "seconds": 2.0}
 
 
 def test_the_cost_of_steps_is_that_of_the_results_at_hand(result, published, monkeypatch):
@@ -116,9 +118,9 @@ def test_the_cost_of_steps_is_that_of_the_results_at_hand(result, published, mon
     other = Result(result.folder, result.path.with_name("own-0.5-0.safetensors"), "key")
     other.write(X, {})
     monkeypatch.setattr(records, "machine", lambda: "a GPU")
-    other.timed({"seconds": 2.0, "images": 100, "gpu_memory_gb": 1.5})
+    other.timed({"seconds": 2.0, "images": 100, "memory_gb": 1.5})
     table = records.cost_table(result.folder).set_index("step")
     assert set(table.index) == {"a/pool", "part/own-0.5"}
     assert table.loc["a/pool", ["runs", "seconds"]].tolist() == [2, 2.0]
     row = table.loc["part/own-0.5"]
-    assert (row.images_per_second, row.gpu_memory_gb, row.machine) == (50, 1.5, "a GPU")
+    assert (row.images_per_second, row.memory_gb, row.machine) == (50, 1.5, "a GPU")
