@@ -172,6 +172,15 @@ def test_running_again_changes_nothing(finished):
     assert times(finished.folder) == before
 
 
+def test_what_shares_weights_depends_on_no_weights_of_ones_own(study, tmp_path):
+    def key(**sections):
+        return comparison.marked(changed(study, **sections), tmp_path, tmp_path / "pool.safetensors", "0").key
+
+    first = study.branches.candidates[:1]
+    assert key(branches={"candidates": first, "ranks": ()}, finetune=None, from_scratch=0) == key()
+    assert key(branches={"epochs": 2}) != key() != key(branches=None)  # `ofa` is trained longer for them
+
+
 def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finished, dataset, tmp_path):
     """The second run, of the first seed, has noise for test images until all choices are made."""
     chosen = steps.settings_of(finished.study, finished.folder)["eas"]
