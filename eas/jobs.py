@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import multiprocessing
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+
+MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def device() -> torch.device:
@@ -58,3 +61,16 @@ def one_thread() -> None:
     """How a worker process begins; only the bar over the jobs is shown."""
     tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
     torch.set_num_threads(1)
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Have glibc keep the large blocks that tensors free, for the next ones.
+
+    By default it gives each back to the system, and the page faults of getting it again take longer than the
+    arithmetic: calibration on 2,000 images of CIFAR-100 takes a third of the time without them.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # other C libraries, as macOS has, know no such option
+        for option, value in ((MALLOC_MMAP_MAX, 0), (MALLOC_TRIM_THRESHOLD, 2**31 - 1)):
+            libc.mallopt(option, value)

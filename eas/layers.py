@@ -71,6 +71,10 @@ class CalibratedStatistics(Statistics):
         self.recorded: dict[ElasticNorm, tuple[Tensor, Tensor]] = {}
 
     def normalize(self, norm: ElasticNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if self.groups == 1 and len(x) <= self.images:  # one operation for all: a third of the time, and more exact
+            y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, EPSILON)
+            self.recorded[norm] = mean[None], (inverse[None].square().reciprocal() - EPSILON).clamp_min(0)
+            return y
         self.recorded[norm] = self.moments(x, self.images)
         return scale_and_shift(x, *self.recorded[norm], weight, bias)
 

@@ -1,5 +1,6 @@
 """Independent jobs: processes on a CPU, one after another on a GPU. Only importable functions reach a process."""
 
+import ctypes
 import os
 
 import pytest
@@ -26,6 +27,15 @@ def test_a_job_may_have_many_arguments_and_there_may_be_no_job():
 def test_jobs_run_in_other_processes_with_one_thread_each():
     assert jobs.run(torch.get_num_threads, [()] * 3, "threads") == [1, 1, 1]
     assert os.getpid() not in jobs.run(os.getpid, [()] * 3, "processes")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_the_memory_of_large_tensors_is_used_again():
+    """Page faults so far, after each of six tensors of 64 MB: a fresh one costs 16,384 of them."""
+    each = "(torch.ones(2**24), resource.getrusage(0).ru_minflt)[1]"
+    command = f"(lambda torch, resource: [{each} for _ in range(6)])(*map(__import__, ('torch', 'resource')))"
+    (faults,) = jobs.run(eval, [(command,)], "faults")
+    assert faults[-1] - faults[1] < 1000
 
 
 def test_the_first_error_is_raised_and_ends_the_others(tmp_path):
