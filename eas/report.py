@@ -60,7 +60,7 @@ FINDINGS = (
     "{times_generator_ofa_evolution_aware:,.0f} times as long, the same search vectorised "
     "{times_generator_evolution_aware:,.0f} times, the measuring of random archs {times_generator_random:,.0f} times.",
     "**Training speed** ({training_machine}): {training_images_per_second:,.0f} images a second, each through all "
-    "subnets of a step; that is {training_share_of_matrix_rate:.0f} % of the rate of a large matrix product there.",
+    "subnets of a step; that is {training_share_of_matrix_rate:.0f} % of the best matrix rate measured there.",
     "**Budgets.** {within_budget_eas:.0f} % of the generated archs keep to their budget; they use "
     "{budget_use_mean_eas:.1f} % of it on average and never less than {budget_use_min_eas:.1f} %.",
     "**Regret** of the generator to the best of all other methods on the same supernet, picked scenario by scenario on "

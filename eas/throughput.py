@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -19,8 +20,7 @@ from eas.study import NONE, new_supernet
 from eas.supernet import Supernet
 from eas.training import make_optimizer, sliced_step, step_function
 
-STEPS = 16  # that are timed; on a GPU every arch of theirs is captured before
-ROUNDS = 5
+STEPS, ROUNDS = {"cuda": 16, "cpu": 3}, {"cuda": 5, "cpu": 2}  # on a GPU every arch is captured before it is timed
 FLOPS = 6  # of a multiply-add in training: two forwards, four backwards
 GROUPS = {  # an operation belongs to the first group with a word of its name
     "convolutions, backward": ("convolutionbackward", "convolution_backward"),
@@ -36,8 +36,8 @@ def measure_throughput(study: Study, folder: Path) -> dict:
     """Time training steps of the study's supernet on the job's device, beside the machine's matrix rate.
 
     Returns images_per_second (an image counts once, though all subnets of a step see it), tflops (arithmetic of the
-    convolutions and the classifier, nothing else counted), matrix_tflops (of a large matrix product in the type that
-    the convolutions run in), bandwidth_gb (a second, of copying a large tensor) and shares: of the time in a step's
+    convolutions and the classifier, nothing else counted), matrix_tflops (see `matrix_rate`; in the type that the
+    convolutions run in), bandwidth_gb (a second, of copying a large tensor) and shares: of the time in a step's
     operations, by kind, without CUDA graphs. What was measured stays, see `records.timed`. Source: ours.
     """
     key = study.key("data", "space", "training")
@@ -51,10 +51,10 @@ def measure_throughput(study: Study, folder: Path) -> dict:
     rng = torch.Generator(device).manual_seed(0)
     images, labels = next(data.batches(dataset.train, recipe.batch_size, recipe.augment, rng))
     kept = SuperclassDropout(dataset.hierarchy.parent.to(device), NONE)(labels, rng)
-    random = space.sample(STEPS * recipe.random_subnets, torch.Generator().manual_seed(0)).view(
-        STEPS, -1, space.decisions
-    )
-    ends = (each.expand(STEPS, 1, -1) for each in (space.largest, space.smallest))
+    count, rounds = STEPS[device.type], ROUNDS[device.type]
+    random = space.sample(count * recipe.random_subnets, torch.Generator().manual_seed(0))
+    random = random.view(count, -1, space.decisions)
+    ends = (each.expand(count, 1, -1) for each in (space.largest, space.smallest))
     steps = torch.cat([next(ends), random, next(ends)], 1)
     optimizer, compute = make_optimizer(supernet, recipe), step_function(supernet, recipe, len(labels))
 
@@ -64,19 +64,32 @@ def measure_throughput(study: Study, folder: Path) -> dict:
             compute(images, labels, *kept, archs)
             optimizer.step()
 
-    seconds = fastest(run, ROUNDS) / STEPS
+    seconds = fastest(run, rounds) / count
     madds = space.madds(steps.flatten(0, 1), len(dataset.hierarchy.classes)).double().mean().item() * steps.shape[1]
     size, kind = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
-    left, right = torch.randn(2, size, size, device=device).to(kind)
     large = torch.zeros(2**28 if device.type == "cuda" else 2**25, device=device)
     numbers = {
         "images_per_second": len(labels) / seconds,
         "tflops": FLOPS * madds * len(labels) / seconds / 1e12,
-        "matrix_tflops": 2 * size**3 / fastest(lambda: left @ right, 4 * ROUNDS) / 1e12,
-        "bandwidth_gb": 2 * large.nbytes / fastest(lambda: large.clone(), 4 * ROUNDS) / 1e9,
+        "matrix_tflops": matrix_rate(device, size, kind, 4 * rounds) / 1e12,
+        "bandwidth_gb": 2 * large.nbytes / fastest(lambda: large.clone(), 4 * rounds) / 1e9,
         "shares": shares(supernet, lambda: sliced_step(supernet, recipe, images, labels, *kept, steps[0])),
     }
     return timed(folder, "throughput", key, numbers)
+
+
+def matrix_rate(device: torch.device, size: int, kind: torch.dtype, rounds: int) -> float:
+    """Operations a second of a product of two square matrices, or of a wide convolution, whichever is faster.
+
+    On a CPU two libraries compute them, and that of the products may be the slower one.
+    """
+    left, right = torch.randn(2, size, size, device=device).to(kind)
+    images = torch.randn(8, 256, 32, 32, device=device).to(kind, memory_format=torch.channels_last)
+    filters = torch.randn(256, 256, 3, 3, device=device).to(kind, memory_format=torch.channels_last)
+    product = 2 * size**3 / fastest(lambda: left @ right, rounds)
+    seconds = fastest(lambda: F.conv2d(images, filters, padding=1), rounds)
+    convolution = 2 * filters.numel() * images[:, 0].numel() / seconds
+    return max(product, convolution)
 
 
 def fastest(work: Callable[[], object], rounds: int) -> float:
