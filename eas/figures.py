@@ -65,7 +65,7 @@ def looks(names: Iterable[str], known: Sequence[str] = ()) -> dict[str, dict]:
     names = [*known, *dict.fromkeys(name for name in names if name not in known)]
     darker = [tuple(0.75 * part for part in colour) for colour in sns.color_palette("colorblind", 10)]
     colours, dashes = cycle(darker), cycle(("-", "--", "-.", ":"))  # the palette's yellow and pink are pale on white
-    every = zip(names, colours, cycle("os^vDPX<>*"), dashes, strict=False)
+    every = zip(names, colours, cycle("os^vDPX<>*h"), dashes, strict=False)
     return {name: {"color": c, "marker": m, "linestyle": d, "markersize": 5} for name, c, m, d in every}
 
 
