@@ -33,6 +33,7 @@ from eas.space import SearchSpace
 from eas.study import (
     Scenarios,
     calibration_images,
+    groups,
     load_supernet,
     new_supernet,
     require,
@@ -444,9 +445,11 @@ def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
 
 
 def rows_from_scratch(study: Study, hierarchy: Hierarchy) -> list[int]:
-    """The scenarios of `measure_alone`: single superclasses, spread over superclasses and budgets."""
-    singles = [row for row, union in enumerate(scenarios(study, hierarchy).is_union) if not union]
-    return [singles[i] for i in spaced(study.from_scratch, len(singles))]
+    """The scenarios of `measure_alone`: from the first superclass and budget to the last, both spaced evenly."""
+    singles, budgets = len(hierarchy.superclasses), len(study.scenarios.budgets)
+    per_budget = len(groups(study, hierarchy))
+    steps = zip(spaced(study.from_scratch, budgets), spaced(study.from_scratch, singles), strict=True)
+    return [budget * per_budget + superclass for budget, superclass in steps]
 
 
 def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
