@@ -77,12 +77,14 @@ class Generator(nn.Module):
             ValueError: see SearchSpace.check_scenarios.
         """
         self.space.check_scenarios(kept, budgets)
-        return decode(self.space, *self(kept, budgets), budgets, kept.sum(-1))
+        pieces = zip(kept.split(PIECE), budgets.split(PIECE), strict=True)
+        return torch.cat([decode(self.space, *self(k, b), b, k.sum(-1)) for k, b in pieces])
 
 
 # -------------------------------------------------------------------- decoding
 
 PRICES = 16  # candidates a round
+PIECE = 1024  # scenarios decoded at once: memory is bounded, and stays in the processor's cache
 
 
 def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, classes_kept: Tensor) -> Tensor:
@@ -95,9 +97,10 @@ def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, cl
     cost = (space.block_madds / space.block_madds.double().mean()).to(width)
     room = budgets - space.fixed_madds(classes_kept)
     # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
+    steps = cost.sort(1).values.diff(dim=1)
     low = torch.zeros(len(room), dtype=width.dtype)
     high = (width.amax((1, 2)) - width.amin((1, 2)) + depth.amax((1, 2)) - depth.amin((1, 2))) * 2
-    high = high / cost.diff(dim=1).min() + 1 if cost.shape[1] > 1 else high + 1
+    high = high / steps[steps > 0].min() + 1 if (steps > 0).any() else high + 1
     best = space.smallest.expand(len(room), -1)
     for powers in (torch.linspace(-8, 0, PRICES), None):
         if powers is None:
@@ -129,30 +132,38 @@ def priced(space: SearchSpace, depth: Tensor, width: Tensor, cost: Tensor, price
 
 def fill(space: SearchSpace, archs: Tensor, width: Tensor, budgets: Tensor, classes_kept: Tensor) -> Tensor:
     """Widen blocks, or add the next block of a stage, while the budget allows: each time the change scored best."""
-    archs = space.canonical(archs)
-    depth, choice = archs.split([space.stages, space.blocks], -1)
+    depth, choice = (part.clone() for part in space.canonical(archs).split([space.stages, space.blocks], -1))
     position = torch.arange(space.blocks) % space.blocks_per_stage
-    stage = (torch.arange(space.blocks) // space.blocks_per_stage).expand(len(archs), -1)
-    depths = torch.tensor(space.depths)
+    stage, depths = torch.arange(space.blocks) // space.blocks_per_stage, torch.tensor(space.depths)
     addable = depths.diff(append=depths[-1:]) == 1  # only a depth whose successor is one block more can grow by one
     left = (budgets - space.madds(archs, classes_kept)).double()
-    table = space.block_madds.double()
+    table, never = space.block_madds.double(), float("-inf")
+    level = depth[:, stage]
+    active = position < depths[level]
+    open_ = active | ((position == depths[level]) & addable[level])
+    # Of every change: what it costs and what it gains. A change moves one block, so only that block's row is renewed.
+    extra = table - (table.expand(len(archs), -1, -1).gather(2, choice[..., None]) * active[..., None])
+    gain = width - width.gather(-1, choice[..., None]) * active[..., None]
+    gain = gain.masked_fill(~(open_[..., None] & (extra > 0)), never)
+    rows = torch.arange(len(archs))  # the archs that can still change
     while True:
-        level = depth.gather(1, stage)
-        active = position < depths[level]
-        paid = table.expand(len(archs), -1, -1).gather(2, choice[..., None]) * active[..., None]
-        extra = table - paid
-        open_ = active | ((position == depths[level]) & addable[level])
-        possible = (extra > 0) & (extra <= left[:, None, None]) & open_[..., None]
-        gain = width - width.gather(-1, choice[..., None]) * active[..., None]
-        best, move = gain.masked_fill(~possible, float("-inf")).flatten(1).max(1, keepdim=True)
-        if not (doing := best > float("-inf")).any():
-            return torch.cat([depth, choice], -1)
-        block = move // len(space.ratios)
-        grows = doing & ~active.gather(1, block)
-        choice = choice.scatter(1, block, torch.where(doing, move % len(space.ratios), choice.gather(1, block)))
-        depth = depth.scatter_add(1, stage.gather(1, block), grows.long())
-        left = left - (extra.flatten(1).gather(1, move) * doing)[:, 0]
+        best, move = gain.masked_fill(extra > left[:, None, None], never).flatten(1).max(1)
+        if not (going := best > never).all():
+            rows, extra, gain, left, move = (each[going] for each in (rows, extra, gain, left, move))
+            if not len(rows):
+                return torch.cat([depth, choice], -1)
+        each, block, form = torch.arange(len(rows)), move // len(space.ratios), move % len(space.ratios)
+        left = left - extra[each, block, form]
+        choice[rows, block] = form
+        extra[each, block] = more = table[block] - table[block, form][:, None]
+        scores = width[rows, block]
+        gain[each, block] = (scores - scores[each, form][:, None]).masked_fill(more <= 0, never)
+        if (grown := ~active[rows, block]).any():
+            row, block = rows[grown], block[grown]
+            active[row, block] = True
+            depth[row, stage[block]] += 1
+            opens = addable[depth[row, stage[block]]]  # then the block behind it is the next that can be added
+            gain[each[grown][opens], block[opens] + 1] = width[row[opens], block[opens] + 1]
 
 
 # -------------------------------------------------------------------- training
