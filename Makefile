@@ -6,7 +6,7 @@ STAMP := .venv/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help study test cifar100 notebooks install clean
+.PHONY: help study test cifar100 bench notebooks install clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -25,13 +25,16 @@ cifar100: install $(TIER)/dvc.yaml  ## run the CIFAR-100 study; TIER=cpu: its re
 	$(BIN)/python -m eas.data cifar100 --to "$${EAS_CIFAR100:-data}"
 	$(BIN)/dvc repro $(TIER)/dvc.yaml
 
+bench: install  ## time it side by side with once-for-all, about 20 minutes on a quiet machine, and write reports/benchmarks
+	$(BIN)/python -m benchmarks $(PARTS)
+
 notebooks: install  ## run the notebooks' tiny profile in place, for fresh outputs to commit
 	$(BIN)/python notebooks/conftest.py notebooks/*.ipynb
 
 install: $(STAMP)  ## make .venv and install into it; again only when pyproject.toml has changed
 
 $(STAMP): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[study]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[study,bench]'
 	@touch $@
 
 $(BIN)/python:

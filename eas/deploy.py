@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from eas import data, search
+from eas import data, jobs, search
 from eas.comparison import choose_signal, load_generator, load_model, measure_archs
 from eas.config import Study, load_study
 from eas.data import Dataset, Hierarchy, Split, as_input, save_tensors
@@ -270,6 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--madds", type=float, required=True, help="budget of multiply-adds, such as 20e6")
     parser.add_argument("--to", required=True, metavar="PATH", help="of the files, without .safetensors and .json")
     options = parser.parse_args(arguments)
+    jobs.keep_memory()  # calibration, which is nearly all of the time, takes a third of it then
     try:
         network, card = published(options.study).specialize(options.names, options.madds)
         weights = save(network, card, options.to)

@@ -19,7 +19,8 @@ class SuperclassDropout:
         batch [related code]: every superclass is kept with probability 1 - rate, one draw a batch; samples of dropped
             superclasses carry no loss. At least one superclass of the batch is kept.
         own [related code]: one draw a batch; with probability `rate` every sample is scored against the classes of its
-            own superclass only, otherwise against all.
+            own superclass only, otherwise against all. The loss over all classes is that of finding the superclass plus
+            that of finding the class within it; in the mean over draws the former is weighted by 1 - rate.
         sample [ours]: for every sample, each superclass but its own is dropped with probability `rate`.
 
     `parent` int64 [classes] maps a class to its superclass; superclasses may differ in size.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from eas import analysis, data, deploy
+from eas import analysis, data, deploy, jobs
 from eas.config import Study, load_study
 from eas.study import spaced
 
@@ -65,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--count", type=int, help="of scenarios; all by default")
     options = parser.parse_args(arguments)
+    jobs.keep_memory()
     try:
         table = recompute(load_study(options.study), ".", options.method, options.count)
     except (OSError, ValueError) as err:

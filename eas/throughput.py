@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -17,7 +16,6 @@ from eas.config import Study
 from eas.dropout import SuperclassDropout
 from eas.records import known_timing, timed
 from eas.study import NONE, new_supernet
-from eas.supernet import Supernet
 from eas.training import make_optimizer, sliced_step, step_function
 
 STEPS, ROUNDS = {"cuda": 16, "cpu": 3}, {"cuda": 5, "cpu": 2}  # on a GPU every arch is captured before it is timed
@@ -67,13 +65,12 @@ def measure_throughput(study: Study, folder: Path) -> dict:
     seconds = fastest(run, rounds) / count
     madds = space.madds(steps.flatten(0, 1), len(dataset.hierarchy.classes)).double().mean().item() * steps.shape[1]
     size, kind = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
-    large = torch.zeros(2**28 if device.type == "cuda" else 2**25, device=device)
     numbers = {
         "images_per_second": len(labels) / seconds,
         "tflops": FLOPS * madds * len(labels) / seconds / 1e12,
         "matrix_tflops": matrix_rate(device, size, kind, 4 * rounds) / 1e12,
-        "bandwidth_gb": 2 * large.nbytes / fastest(lambda: large.clone(), 4 * rounds) / 1e9,
-        "shares": shares(supernet, lambda: sliced_step(supernet, recipe, images, labels, *kept, steps[0])),
+        "bandwidth_gb": copy_rate(device, 4 * rounds) / 1e9,
+        "shares": shares(lambda: sliced_step(supernet, recipe, images, labels, *kept, steps[0]), device),
     }
     return timed(folder, "throughput", key, numbers)
 
@@ -90,6 +87,12 @@ def matrix_rate(device: torch.device, size: int, kind: torch.dtype, rounds: int)
     seconds = fastest(lambda: F.conv2d(images, filters, padding=1), rounds)
     convolution = 2 * filters.numel() * images[:, 0].numel() / seconds
     return max(product, convolution)
+
+
+def copy_rate(device: torch.device, rounds: int) -> float:
+    """Bytes a second, read and written, of copying a tensor that no cache holds."""
+    large = torch.zeros(2**28 if device.type == "cuda" else 2**25, device=device)
+    return 2 * large.nbytes / fastest(lambda: large.clone(), rounds)
 
 
 def fastest(work: Callable[[], object], rounds: int) -> float:
@@ -110,10 +113,10 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def shares(supernet: Supernet, step: Callable[[], Tensor]) -> dict[str, float]:
+def shares(step: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Shares of a step's time by kind of operation (GROUPS), in percent."""
     step()
-    cuda = supernet.mean.is_cuda
+    cuda = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiler:
         step()
         synchronize()

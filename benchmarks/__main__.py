@@ -1,0 +1,86 @@
+"""Run the benchmarks and write reports/benchmarks/: `python -m benchmarks`, or some parts of it by name.
+
+Parts that are not named keep the results of an earlier run, which then are of another run: the page says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks import growth, report, search_cost, study_minutes, timing, to_network, training_step
+from eas import jobs
+
+ROOT = Path(__file__).resolve().parent.parent
+MEMORY = 50, 5_000, 1_000_000  # scenarios
+Tables = dict[str, pd.DataFrame]
+
+
+def search() -> Tables:
+    setting, setup = search_cost.prepare(ROOT / "build" / "benchmarks")
+    table = search_cost.measure(setting)
+    memory = [{"scenarios": n, "peak_mb": timing.peak_memory(search_cost.generate_many, n)} for n in MEMORY]
+    return {
+        "search": table,
+        "search_quality": search_cost.quality(setting),
+        "search_break_even": search_cost.break_even(table, setup["generator"]),
+        "search_setup": pd.DataFrame(list(setup.items()), columns=["part", "seconds"]),
+        "search_memory": pd.DataFrame(memory),
+    }
+
+
+def training() -> Tables:
+    return {"training": training_step.measure(root=ROOT), "training_profile": training_step.profiles(root=ROOT)}
+
+
+def network() -> Tables:
+    table = to_network.measure(root=ROOT)
+    ratios = pd.DataFrame(to_network.ratios(table).items(), columns=["step", "times"])
+    return {"network": table, "network_ratios": ratios}
+
+
+def growing() -> Tables:
+    table = growth.measure()
+    return {"growth": table, "growth_exponents": growth.exponents(table)}
+
+
+def study() -> Tables:
+    stages, steps = study_minutes.measure(ROOT)
+    return {"study_stages": stages, "study_steps": steps}
+
+
+PARTS: dict[str, Callable[[], Tables]] = {
+    "search": search,
+    "training": training,
+    "network": network,
+    "growth": growing,
+    "study": study,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    chosen = parser.parse_args(arguments).parts or list(PARTS)
+    if unknown := [name for name in chosen if name not in PARTS]:
+        parser.error(f"no part {unknown[0]!r}: there are {', '.join(PARTS)}")
+    # For all sides, as the study's jobs run: one thread, and glibc keeps the memory of large tensors.
+    torch.set_num_threads(1)
+    jobs.keep_memory()
+    folder = ROOT / "reports" / "benchmarks"
+    for name in chosen:
+        print(f"--- {name}", flush=True)
+        for table, content in PARTS[name]().items():
+            report.keep(folder, table, content)
+    report.render(folder)
+    print(f"written: {folder.relative_to(ROOT)}/README.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

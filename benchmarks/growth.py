@@ -1,0 +1,194 @@
+"""How costs grow with the number of classes, superclasses, decisions and scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks import timing
+from eas.config import Dropout
+from eas.dropout import SuperclassDropout, masked_cross_entropy, soft_targets
+from eas.generator import Generator
+from eas.search import AccuracyModel, evolution
+from eas.space import SearchSpace
+
+Works = Mapping[tuple[str, int], timing.Work]  # (work, size) to what is timed
+
+IMAGE_SIZE, CHANNELS, WIDTHS, RATIOS = 32, 3, (16, 32, 64), (0.25, 0.5, 0.75, 1.0)  # as in the study cifar100
+BLOCKS, CLASSES, SUPERCLASSES = 4, 100, 20  # likewise, where another size grows
+MEMBERS = 5  # classes of a superclass, where the number of classes grows
+SCENARIOS, BATCH, ARCHS = 50, 256, 10_000  # of one call, where another size grows
+EVALUATIONS, POPULATION = 200, 50
+ANCHORS = 5  # budgets that a generator's embedding interpolates between
+MANY = 500_000  # scenarios from which one round is enough: it takes so long that hiccups do not show
+TOP = 3  # largest sizes whose growth `exponents` gives by itself
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is timed along every axis."""
+
+    classes: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    superclasses: tuple[int, ...] = (2, 10, 50, 250)
+    superclasses_of: int = 1000  # classes
+    blocks: tuple[int, ...] = (2, 4, 8, 16, 32)  # a stage
+    scenarios: tuple[int, ...] = (1, 10, 100, 1000, 10_000, 100_000, 1_000_000)
+    memory: tuple[int, ...] = (1000, 100_000, 1_000_000)  # those of `scenarios` whose peak memory is measured
+
+
+FULL = Sizes()
+
+
+def measure(sizes: Sizes = FULL) -> pd.DataFrame:
+    """Columns axis, work, size; seconds, low, high, rounds (see timing.compare); peak_mb, NaN where not measured."""
+    parts = {
+        "classes": timed(over_classes(sizes.classes), "classes"),
+        "superclasses": timed(over_superclasses(sizes.superclasses, sizes.superclasses_of), "superclasses"),
+        "decisions": timed(over_decisions(sizes.blocks), "decisions"),
+        "scenarios": over_scenarios(sizes.scenarios, sizes.memory),
+    }
+    table = pd.concat([part.assign(axis=axis) for axis, part in parts.items()], ignore_index=True)
+    return table[["axis", "work", "size", "seconds", "low", "high", "rounds", "peak_mb"]]
+
+
+def exponents(table: pd.DataFrame) -> pd.DataFrame:
+    """How each work of `measure` grows: columns axis, work, exponent, exponent_top (see timing.exponent).
+
+    exponent_top is of the largest sizes, where fixed costs no longer hide the growth.
+    """
+    rows = []
+    for (axis, work), part in table.groupby(["axis", "work"], sort=False):
+        size, seconds = part.sort_values("size")[["size", "seconds"]].to_numpy().T
+        over_all, at_top = (timing.exponent(size[-n:], seconds[-n:]) for n in (len(size), TOP))
+        rows.append({"axis": axis, "work": work, "exponent": over_all, "exponent_top": at_top})
+    return pd.DataFrame(rows)
+
+
+def timed(works: Works, label: str) -> pd.DataFrame:
+    """Time all works in turns; columns work, size, seconds, low, high, rounds and an empty peak_mb."""
+    table = timing.compare({f"{work}: {size}": run for (work, size), run in works.items()}, label)
+    return table.assign(work=[work for work, _ in works], size=[size for _, size in works], peak_mb=np.nan)
+
+
+# -------------------------------------------------------------------- the axes
+
+
+def over_classes(sizes: tuple[int, ...]) -> Works:
+    """Superclasses of equal size, so that their number grows as well; a scenario is one superclass."""
+    works = {}
+    for classes in sizes:
+        parent = hierarchy(classes, classes // MEMBERS)
+        works[f"generate, {SCENARIOS} scenarios", classes] = generation(space_of(BLOCKS), parent, SCENARIOS)
+        works[f"superclass dropout and loss, batch of {BATCH}", classes] = dropout_and_loss(parent)
+    return works
+
+
+def over_superclasses(sizes: tuple[int, ...], classes: int) -> Works:
+    """The same classes in more and more superclasses; a scenario is one superclass."""
+    works = {}
+    for superclasses in sizes:
+        parent = hierarchy(classes, superclasses)
+        labels, rng = some_labels(parent), torch.Generator().manual_seed(0)
+        draw = partial(dropout_of(parent), labels, rng)
+        works[f"superclass dropout, batch of {BATCH}", superclasses] = draw
+        works[f"generate, {SCENARIOS} scenarios", superclasses] = generation(space_of(BLOCKS), parent, SCENARIOS)
+    return works
+
+
+def over_decisions(blocks: tuple[int, ...]) -> Works:
+    """Deeper and deeper stages; the size is the number of decisions."""
+    works, parent = {}, hierarchy(CLASSES, SUPERCLASSES)
+    for space in map(space_of, blocks):
+        archs = space.sample(ARCHS, torch.Generator().manual_seed(0))
+        size = space.decisions
+        works[f"generate, {SCENARIOS} scenarios", size] = generation(space, parent, SCENARIOS)
+        works[f"multiply-adds, {ARCHS} archs", size] = partial(space.madds, archs, CLASSES)
+        works[f"evolution, {SCENARIOS} scenarios, {EVALUATIONS} evaluations each", size] = search(space, parent)
+    return works
+
+
+def over_scenarios(sizes: tuple[int, ...], memory: tuple[int, ...]) -> pd.DataFrame:
+    """More and more scenarios in one call; the memory of `memory` of them, each in a process of its own."""
+    table = timed({("generate", count): prepare_generation(count) for count in sizes if count < MANY}, "scenarios")
+    for count in (count for count in sizes if count >= MANY):
+        took = timing.seconds(prepare_generation(count))
+        row = {"work": "generate", "size": count, "seconds": took, "low": took, "high": took, "rounds": 1}
+        table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
+    peak = {count: timing.peak_memory(prepare_generation, count) for count in memory}
+    return table.assign(peak_mb=table["size"].map(peak))
+
+
+# -------------------------------------------------------------------- the works
+
+
+def space_of(blocks: int) -> SearchSpace:
+    """Three stages of at most `blocks` blocks, any number of them kept."""
+    return SearchSpace(IMAGE_SIZE, CHANNELS, WIDTHS, tuple(range(1, blocks + 1)), RATIOS)
+
+
+def hierarchy(classes: int, superclasses: int) -> Tensor:
+    """The superclass of every class, int64 [classes]; sizes differ by one at most."""
+    return torch.arange(classes) * superclasses // classes
+
+
+def scenarios(space: SearchSpace, parent: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Random superclasses, one a scenario, as classes kept (bool [count, classes]), and random budgets [count].
+
+    Budgets are between a tenth above the smallest arch and the largest arch: few fit at once, few fit everything.
+    """
+    rng = torch.Generator().manual_seed(0)
+    member = torch.arange(int(parent.max()) + 1)[:, None] == parent
+    rows = torch.randint(len(member), (count,), generator=rng)
+    low, high = space.madds(space.smallest, member.sum(1)) * 1.1, space.madds(space.largest, member.sum(1)).double()
+    return member[rows], torch.lerp(low.double()[rows], high[rows], torch.rand(count, dtype=high.dtype, generator=rng))
+
+
+def generation(space: SearchSpace, parent: Tensor, count: int) -> timing.Work:
+    """An untrained generator, called once for `count` scenarios."""
+    kept, budgets = scenarios(space, parent, count)
+    torch.manual_seed(0)
+    generator = Generator(space, len(parent), torch.linspace(float(budgets.min()), float(budgets.max()), ANCHORS))
+    return partial(generator.generate, kept, budgets)
+
+
+def prepare_generation(count: int) -> timing.Work:
+    """`generation` where scenarios grow. One scenario is generated here: what the first call sets up is no growth."""
+    space, parent = space_of(BLOCKS), hierarchy(CLASSES, SUPERCLASSES)
+    generation(space, parent, 1)()
+    return generation(space, parent, count)
+
+
+def dropout_of(parent: Tensor) -> SuperclassDropout:
+    """The variant that draws most: every superclass for every sample."""
+    return SuperclassDropout(parent, Dropout(variant="sample", rate=0.5))
+
+
+def some_labels(parent: Tensor) -> Tensor:
+    """int64 [BATCH]"""
+    return torch.randint(len(parent), (BATCH,), generator=torch.Generator().manual_seed(0))
+
+
+def dropout_and_loss(parent: Tensor) -> timing.Work:
+    """What superclass dropout adds to a training step, forward: the draw, the targets and the masked loss."""
+    rng, labels, dropout = torch.Generator().manual_seed(0), some_labels(parent), dropout_of(parent)
+    logits = torch.randn(BATCH, len(parent), generator=rng)
+
+    def work() -> Tensor:
+        kept, weight = dropout(labels, rng)
+        return masked_cross_entropy(logits, soft_targets(labels, kept, 0.0), kept, weight)
+
+    return work
+
+
+def search(space: SearchSpace, parent: Tensor) -> timing.Work:
+    """Evolution of SCENARIOS scenarios side by side, on an accuracy model that is not fitted."""
+    torch.manual_seed(0)
+    model = AccuracyModel(space, len(parent), aware=True)
+    effort = {"evaluations": EVALUATIONS, "population": POPULATION, "seed": 0}
+    return torch.inference_mode()(partial(evolution, space, model, *scenarios(space, parent, SCENARIOS), **effort))

@@ -1,0 +1,122 @@
+"""OFA's MobileNetV3 space as rows of integers, with OFA's costs, and one accuracy predictor that both sides read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers import AccuracyPredictor, FLOPsTable
+from eas.search import AccuracyModel
+from eas.space import SearchSpace, cached_table
+
+SIDE = 224
+KERNELS, EXPANSIONS, DEPTHS = (3, 5, 7), (3, 4, 6), (2, 3, 4)
+PAIRS = tuple(product(KERNELS, EXPANSIONS))  # the nine forms of a block; the first one is the cheapest
+WIDTHS = (24, 40, 80, 112, 160)  # of the stages, at width 1.0
+CLASSES, SUPERCLASSES = 100, 20  # of the scenarios; the predictor does not read them
+
+
+@dataclass(frozen=True)
+class MobileNetSpace(SearchSpace):
+    """Five stages of two to four blocks; a block's "ratio" is one of nine pairs (kernel, expansion).
+
+    `costs` are the multiply-adds of every block in every form, [blocks][forms]; `fixed` those of what every arch has.
+    The image size, which OFA also searches, is fixed to 224: the paper's budgets are at that size.
+    """
+
+    costs: tuple[tuple[int, ...], ...]
+    fixed: int
+
+    @classmethod
+    def from_table(cls, table: FLOPsTable) -> MobileNetSpace:
+        """The space with the costs of OFA's table, rounded to whole multiply-adds."""
+        entry = table.efficiency_dict[SIDE]
+        first, *blocks = entry["mobile_inverted_blocks"]
+        costs = tuple(tuple(round(block[pair] * 1e6) for pair in PAIRS) for block in blocks)
+        fixed = round((sum(entry["other_blocks"].values()) + first[3, 1]) * 1e6)
+        return cls(SIDE, 3, WIDTHS, DEPTHS, PAIRS, costs, fixed)
+
+    @cached_table
+    def block_madds(self) -> Tensor:
+        """Multiply-adds of every block in every form, int64 [blocks, forms]."""
+        return torch.tensor(self.costs)
+
+    def fixed_madds(self, classes_kept: Tensor | int) -> Tensor:
+        """OFA's table has one classifier for all: its cost does not depend on the classes kept."""
+        return torch.full_like(torch.as_tensor(classes_kept), self.fixed)
+
+    def as_sample(self, arch: Tensor) -> dict:
+        """The arch, int64 [decisions], as OFA's finder writes it."""
+        pairs = [PAIRS[form] for form in arch[self.stages :].tolist()]
+        kernels, expansions = (list(values) for values in zip(*pairs, strict=True))
+        return {"wid": None, "ks": kernels, "e": expansions, "d": self.depth(arch).tolist(), "r": [SIDE]}
+
+    def from_sample(self, sample: dict) -> Tensor:
+        """The reverse of `as_sample`, canonical."""
+        depths = [DEPTHS.index(depth) for depth in sample["d"]]
+        forms = [PAIRS.index(pair) for pair in zip(sample["ks"], sample["e"], strict=True)]
+        return self.canonical(torch.tensor(depths + forms))
+
+
+class SharedPredictor(nn.Module):
+    """OFA's accuracy predictor, read from our features: both sides ask the same network.
+
+    `peer` is what OFA's finder calls. Its published weights are not in the package, so it is fitted to a made-up
+    accuracy (`fit`): speed can be compared, and how well a method optimises the predictor, but not accuracies.
+    """
+
+    def __init__(self, space: MobileNetSpace, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.space, self.peer = space, AccuracyPredictor(pretrained=False, device="cpu")
+        self.layers = self.peer.model
+        forms = torch.zeros(space.blocks, len(PAIRS), 120)
+        nothing = AccuracyPredictor.spec2feats([0] * space.blocks, [0] * space.blocks, [4] * 5, SIDE)
+        for block, (form, (kernel, expansion)) in product(range(space.blocks), enumerate(PAIRS)):
+            kernels, expansions = ([0] * space.blocks for _ in range(2))
+            kernels[block], expansions[block] = kernel, expansion
+            read = AccuracyPredictor.spec2feats(kernels, expansions, [4] * 5, SIDE)
+            forms[block, form] = (read - nothing)[:120]
+        self.register_buffer("matrix", nn.functional.pad(forms.flatten(0, 1), (0, 8)))
+        self.register_buffer("nothing", nothing)
+
+    def forward(self, features: Tensor, kept: Tensor) -> Tensor:
+        """Predicted accuracy [n] from SearchSpace.features [n, features]; the classes are not read, as in OFA."""
+        forms = features[:, self.space.stages * len(DEPTHS) :]
+        return self.layers(forms @ self.matrix + self.nothing)[:, 0]
+
+    score = AccuracyModel.score
+
+    def fit(self, steps: int = 300) -> None:
+        """Fit to: every block helps by the square root of its cost, some blocks more than others, some forms too."""
+        rng = torch.Generator().manual_seed(0)
+        cost = self.space.block_madds.double()
+        helps = (cost / cost.max()).sqrt() * torch.rand(len(cost), 1, generator=rng)
+        helps = (helps + 0.05 * torch.randn(cost.shape, generator=rng)).float()
+        optimizer = torch.optim.Adam(self.layers.parameters(), 1e-3)
+        nobody = torch.ones(1, 1)
+        for _ in range(steps):
+            archs = self.space.sample(512, rng)
+            target = (helps * self.space.gates(archs)[1]).sum(-1) * self.space.active(archs)
+            loss = (self.score(archs, nobody) - target.sum(-1)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        self.eval().requires_grad_(False)
+
+
+def scenario_sampler(budgets: tuple[float, float]) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
+    """Draws (classes kept bool [n, classes], budgets [n]): one to three superclasses, any budget in the range."""
+    parent = torch.arange(CLASSES) % SUPERCLASSES
+
+    def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        picked = torch.randint(SUPERCLASSES, (n, 3), generator=rng)  # the same one twice is a smaller union
+        member = torch.zeros(n, SUPERCLASSES, dtype=torch.bool).scatter(1, picked, True)
+        low, high = budgets
+        return member[:, parent], low + (high - low) * torch.rand(n, dtype=torch.float64, generator=rng)
+
+    return draw

@@ -1,0 +1,130 @@
+"""The peer: the package `ofa` (once-for-all), unmodified; and our elastic network built from its dynamic layers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eas.space import KERNEL, SearchSpace
+
+try:
+    import thop  # noqa: F401 (what OFA counts the FLOPs of its table with)
+    from ofa.imagenet_classification.elastic_nn.modules.dynamic_op import DynamicBatchNorm2d, DynamicConv2d
+    from ofa.tutorial import AccuracyPredictor, EvolutionFinder, FLOPsTable
+    from ofa.utils import accuracy, cross_entropy_loss_with_soft_target, cross_entropy_with_label_smoothing
+except ImportError as error:
+    raise ImportError(f"the peer `ofa` cannot be used ({error}): pip install -e '.[bench]'") from error
+
+__all__ = ["AccuracyPredictor", "EvolutionFinder", "FLOPsTable", "OfaPreResNet", "flops_table", "ofa_step"]
+
+
+def flops_table(folder: Path, side: int = 224) -> FLOPsTable:
+    """OFA's FLOPs table of its MobileNetV3 space (width 1.2, its default) at one image size; kept in `folder`."""
+    path = folder / f"ofa_flops_{side}.npy"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(path, {})  # an empty table to load: by default it makes those of five image sizes
+        table = FLOPsTable(device="cpu", load_efficiency_table=path)
+        with contextlib.redirect_stdout(io.StringIO()):
+            table.build_single_lut(batch_size=1, base_resolution=side)
+        np.save(path, table.efficiency_dict)
+    return FLOPsTable(device="cpu", load_efficiency_table=path)
+
+
+# -------------------------------------------------------------------- the same network in OFA's layers
+
+
+class OfaBlock(nn.Module):
+    """eas.layers.ElasticBlock, layer by layer in OFA's dynamic layers."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.norm1 = DynamicBatchNorm2d(inputs)
+        self.conv1 = DynamicConv2d(inputs, outputs, KERNEL, stride)
+        self.norm2 = DynamicBatchNorm2d(outputs)
+        self.conv2 = DynamicConv2d(outputs, outputs, KERNEL)
+        self.shortcut = DynamicConv2d(inputs, outputs, 1, stride) if inputs != outputs or stride > 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(x), inplace=True)
+        shortcut = x if self.shortcut is None else self.shortcut(h)
+        return shortcut + self.conv2(F.relu(self.norm2(self.conv1(h)), inplace=True))
+
+
+class OfaPreResNet(nn.Module):
+    """eas.supernet.Supernet in OFA's dynamic layers, used as OFA's own networks are: an active subnet is set first."""
+
+    def __init__(self, space: SearchSpace, classes: int):
+        super().__init__()
+        self.space = space
+        self.stem = DynamicConv2d(space.in_channels, space.widths[0], KERNEL)
+        inputs = (space.widths[0], *space.widths)
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                OfaBlock(width if block else inputs[stage], width, stride=1 if block or stage == 0 else 2)
+                for block in range(space.blocks_per_stage)
+            )
+            for stage, width in enumerate(space.widths)
+        )
+        self.norm = DynamicBatchNorm2d(space.widths[-1])
+        self.classifier = nn.Linear(space.widths[-1], classes)
+        self.set_active_subnet(space.largest)
+
+    def set_active_subnet(self, arch: Tensor) -> None:
+        """Choose what the next forward pass runs; `arch` int64 [decisions]."""
+        described = self.space.describe(arch)
+        self.depths = [len(stage) for stage in described]
+        for blocks, channels in zip(self.stages, described, strict=True):
+            for block, inner in zip(blocks, channels, strict=False):
+                block.conv1.active_out_channel = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images float [n, channels, side, side], normalised, to logits [n, classes] of the active subnet."""
+        x = self.stem(images)
+        for blocks, depth in zip(self.stages, self.depths, strict=True):
+            for block in blocks[:depth]:
+                x = block(x)
+        return self.classifier(F.relu(self.norm(x), inplace=True).mean((2, 3)))
+
+    def load_supernet(self, weights: dict[str, Tensor]) -> None:
+        """Take the weights of a Supernet's state_dict."""
+        own = self.state_dict()
+        for name in own:  # OFA's layers hold a torch layer each: conv1.conv.weight is our conv1.weight
+            if (source := name.replace(".conv.", ".").replace(".bn.", ".")) in weights:
+                own[name] = weights[source]
+        self.load_state_dict(own)
+
+
+def ofa_step(
+    network: OfaPreResNet,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    archs: Tensor,
+    smoothing: float,
+    distillation: float,
+) -> None:
+    """One training step as OFA's train_one_epoch takes it, without its fixed `.cuda()` and its progress line.
+
+    Its teacher is a separate network; here, as in ours, it is the first arch, so that both do the same arithmetic.
+    """
+    network.zero_grad()
+    soft_label = None
+    for arch in archs:
+        network.set_active_subnet(arch)
+        output = network(images)
+        loss = cross_entropy_with_label_smoothing(output, labels, smoothing)
+        if soft_label is None:
+            soft_label = F.softmax(output.detach(), dim=1)
+        else:
+            kd_loss = cross_entropy_loss_with_soft_target(output, soft_label)
+            loss = (1 - distillation) * loss + distillation * kd_loss
+        accuracy(output, labels, topk=(1, 5))  # OFA updates its metrics in every step
+        loss.backward()
+    optimizer.step()

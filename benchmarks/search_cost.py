@@ -1,0 +1,183 @@
+"""Benchmark 1: what the archs for 1 to a million scenarios cost, in OFA's MobileNetV3 space with OFA's predictor."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks import timing
+from benchmarks.mobilenet import CLASSES, SIDE, MobileNetSpace, SharedPredictor, scenario_sampler
+from benchmarks.peers import EvolutionFinder, FLOPsTable, flops_table
+from eas import search
+from eas.config import Generator as Recipe
+from eas.generator import Generator, ModelSignal, train_generator
+
+BUDGETS = 250e6, 550e6  # multiply-adds; the smallest arch has 188M, and OFA's finder draws until a candidate fits
+COUNTS = 1, 5, 50, 500, 5_000, 1_000_000
+POPULATION, EVALUATIONS = 100, 500
+GENERATIONS = 500  # OFA's own setting, of 100 evaluations each
+RECIPE = Recipe(steps=600, gate_steps=1, gate_scenarios=1, gate_images=1)  # the embedded study's; without gates
+LARGEST = {  # scenarios that a method is run for at most: what takes longer is not run, and not guessed
+    "generator": 1_000_000,
+    "random": 500,
+    "evolution": 500,
+    "evolution_long": 50,
+    "ofa_finder": 50,
+    "ofa_finder_long": 5,
+}
+TOLD = {
+    "generator": "the trained generator, one forward pass, hard budget included",
+    "random": f"{EVALUATIONS} random archs that use the budget, best predicted one",
+    "evolution": f"OFA's evolution, vectorised over scenarios (ours), {EVALUATIONS} evaluations",
+    "evolution_long": f"the same, {POPULATION * GENERATIONS:,} evaluations",
+    "ofa_finder": f"OFA's EvolutionFinder, unmodified, {EVALUATIONS} evaluations",
+    "ofa_finder_long": f"the same as published: {GENERATIONS} generations, {POPULATION * GENERATIONS:,} evaluations",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods share, and the generator."""
+
+    table: FLOPsTable
+    space: MobileNetSpace
+    predictor: SharedPredictor
+    generator: Generator
+
+
+def prepare(folder: Path, steps: int = RECIPE.steps) -> tuple[Setting, dict[str, float]]:
+    """Everything that is made once; and its seconds: predictor (all methods need it), generator (ours only)."""
+    table = flops_table(folder)
+    space = MobileNetSpace.from_table(table)
+    start = time.perf_counter()
+    predictor = SharedPredictor(space, seed=0)
+    predictor.fit()
+    fitted = time.perf_counter()
+    generator = Generator(space, CLASSES, torch.linspace(*BUDGETS, 5))
+    signal, draw = ModelSignal(space, predictor), scenario_sampler(BUDGETS)
+    recipe = RECIPE.model_copy(update={"steps": steps})
+    train_generator(generator, signal, draw, recipe, steps=steps, scenarios=recipe.scenarios, seed=0)
+    spent = {"predictor": fitted - start, "generator": time.perf_counter() - fitted}
+    return Setting(table, space, predictor, generator.eval().requires_grad_(False)), spent
+
+
+# -------------------------------------------------------------------- the methods
+
+
+def methods(setting: Setting) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Each takes classes kept, bool [n, classes], and budgets [n], and returns archs int64 [n, decisions]."""
+    space, predictor = setting.space, setting.predictor
+
+    def evolution(evaluations: int) -> Callable[[Tensor, Tensor], Tensor]:
+        effort = {"evaluations": evaluations, "population": POPULATION, "seed": 0}
+        return lambda kept, budgets: search.evolution(space, predictor, kept, budgets, **effort)
+
+    return {
+        "generator": setting.generator.generate,
+        "random": lambda kept, budgets: best_random(setting, kept, budgets),
+        "evolution": evolution(EVALUATIONS),
+        "evolution_long": evolution(POPULATION * GENERATIONS),
+        "ofa_finder": lambda kept, budgets: found(setting, budgets, EVALUATIONS // POPULATION - 1),
+        "ofa_finder_long": lambda kept, budgets: found(setting, budgets, GENERATIONS),
+    }
+
+
+def best_random(setting: Setting, kept: Tensor, budgets: Tensor) -> Tensor:
+    """The best of EVALUATIONS random archs by the predictor, for every scenario."""
+    rng = torch.Generator().manual_seed(0)
+    archs = search.random_archs(setting.space, budgets, kept.sum(-1), EVALUATIONS, rng)
+    best = setting.predictor.score(archs, kept[:, None]).argmax(1)
+    return archs[torch.arange(len(archs)), best]
+
+
+def found(setting: Setting, budgets: Tensor, generations: int) -> Tensor:
+    """OFA's finder, scenario after scenario, which is how it works: a new search for every budget."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (what the finder draws from)
+    archs = []
+    for budget in budgets.tolist():
+        effort = {"population_size": POPULATION, "max_time_budget": generations}
+        finder = EvolutionFinder("flops", budget / 1e6, setting.table, setting.predictor.peer, **effort)
+        finder.arch_manager.resolutions = [SIDE]  # the space here has one image size
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar a scenario
+            _, (_, sample, _) = finder.run_evolution_search()
+        archs.append(setting.space.from_sample(sample))
+    return torch.stack(archs)
+
+
+# -------------------------------------------------------------------- the measurement
+
+
+@torch.inference_mode()
+def measure(setting: Setting, counts: Sequence[int] = COUNTS, largest: dict[str, int] = LARGEST) -> pd.DataFrame:
+    """A row for every method and number of scenarios that it is run for.
+
+    Columns method, scenarios; seconds, low, high: of all scenarios, median and quartiles over rounds; rounds;
+    per_scenario (seconds); times_generator: that of the method over the generator's, in the same run.
+    """
+    every, tables = methods(setting), []
+    rng = torch.Generator().manual_seed(1)
+    for count in counts:
+        scenarios = scenario_sampler(BUDGETS)(count, rng)
+        works = {name: bound(every[name], scenarios) for name in every if count <= largest[name]}
+        table = timing.compare(works, f"archs for {count:,} scenarios").rename(columns={"work": "method"})
+        own = table.seconds[table.method == "generator"].item()
+        table = table.assign(per_scenario=table.seconds / count, times_generator=table.seconds / own)
+        tables.append(table.assign(scenarios=count))
+    first = ["method", "scenarios"]
+    table = pd.concat(tables, ignore_index=True)
+    return table[first + [name for name in table if name not in first]]
+
+
+def bound(method: Callable[[Tensor, Tensor], Tensor], scenarios: tuple[Tensor, Tensor]) -> timing.Work:
+    return lambda: method(*scenarios)
+
+
+def break_even(table: pd.DataFrame, setup: float) -> pd.DataFrame:
+    """From how many scenarios on training the generator pays off, against every other method.
+
+    Columns method, per_scenario (seconds, at the most scenarios that it was run for), scenarios (rounded up).
+    """
+    last = table.sort_values("scenarios").groupby("method", sort=False).last()
+    others = last.drop(index="generator")
+    saved = others.per_scenario - last.per_scenario["generator"]
+    return others[["per_scenario"]].assign(scenarios=np.ceil(setup / saved).where(saved > 0)).reset_index()
+
+
+@torch.inference_mode()
+def quality(setting: Setting, count: int = 5) -> pd.DataFrame:
+    """What every method finds for the same scenarios.
+
+    Columns method; predicted: mean predicted accuracy; used_percent: mean share of the budget; within: all within it.
+    """
+    kept, budgets = scenario_sampler(BUDGETS)(count, torch.Generator().manual_seed(2))
+    rows = []
+    for name, method in methods(setting).items():
+        archs = method(kept, budgets)
+        used = setting.space.madds(archs, kept.sum(-1)) / budgets
+        predicted = setting.predictor.score(archs, kept).mean().item()
+        within = bool((used <= 1).all())
+        rows.append(
+            {"method": name, "predicted": predicted, "used_percent": 100 * used.mean().item(), "within": within}
+        )
+    return pd.DataFrame(rows)
+
+
+def generate_many(count: int) -> timing.Work:
+    """For timing.peak_memory: an untrained generator of a MobileNet-like size, and the archs of `count` scenarios."""
+    costs = tuple(tuple(range(8_000_000 + block, 40_000_000, 3_600_000))[:9] for block in range(20))
+    space = MobileNetSpace(SIDE, 3, (24, 40, 80, 112, 160), (2, 3, 4), tuple(range(9)), costs, 30_000_000)
+    generator = Generator(space, CLASSES, torch.linspace(*BUDGETS, 5))
+    scenarios = scenario_sampler(BUDGETS)(count, torch.Generator().manual_seed(1))
+    generator.generate(*(each[:1] for each in scenarios))
+    return bound(generator.generate, scenarios)
