@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from benchmarks import timing
 from benchmarks.peers import OfaPreResNet
 from eas import data, deploy
-from eas.comparison import new_generator
 from eas.config import load_study
 from eas.data import Hierarchy, Split, as_input
 from eas.evaluation import calibrate
+from eas.fitting import new_generator
 from eas.generator import Generator
 from eas.space import SearchSpace
 from eas.supernet import PreResNet, Supernet, extract

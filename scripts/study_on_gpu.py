@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-from eas import comparison, data, deploy, jobs, study, throughput, tuning  # noqa: E402
+from eas import comparison, data, deploy, fitting, jobs, study, throughput, tuning  # noqa: E402
 from eas.config import Study, load_study  # noqa: E402
 
 Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, whether it uses the GPU
@@ -44,9 +44,9 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
         for job in tuning.low_rank_jobs(config, folder, chosen):
             yield tuning.measure_low_rank, [job], True
     every = study.supernet_jobs(config, folder)
-    for function in (comparison.measure_pool, comparison.fit_gates):
+    for function in (fitting.measure_pool, fitting.fit_gates):
         yield from ((function, [job], True) for job in every)
-    yield comparison.fit_models, every, False
+    yield fitting.fit_models, every, False
     yield comparison.propose, every, False
     yield from ((comparison.select, [job], True) for job in every)
     signal = comparison.choose_signal(config, folder)

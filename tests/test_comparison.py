@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eas import comparison, data, deploy, tuning
+from eas import comparison, data, deploy, fitting, tuning
 from eas import study as steps
 from eas.analysis import OTHER_WEIGHTS
 from eas.data import Split
@@ -44,7 +44,7 @@ def finished(study, dataset, tmp_path_factory):
     data.save(dataset, folder / "dataset.safetensors")
     steps.train_supernets(study, folder)
     tuning.run_branches(study, folder)
-    comparison.run_generators(study, folder)
+    fitting.run_generators(study, folder)
     table = comparison.run_comparison(study, folder)
     loaded = data.load(study, folder / "dataset.safetensors")
     return Finished(study, folder, loaded, table, comparison.choose_signal(study, folder))
@@ -165,7 +165,7 @@ def test_running_again_changes_nothing(finished):
     before = times(finished.folder)
     steps.train_supernets(finished.study, finished.folder)
     tuning.run_branches(finished.study, finished.folder)
-    comparison.run_generators(finished.study, finished.folder)
+    fitting.run_generators(finished.study, finished.folder)
     table = comparison.run_comparison(finished.study, finished.folder)
     pd.testing.assert_frame_equal(table, finished.table)
     comparison.prepare(finished.study, finished.folder, ROOT)
@@ -174,7 +174,7 @@ def test_running_again_changes_nothing(finished):
 
 def test_what_shares_weights_depends_on_no_weights_of_ones_own(study, tmp_path):
     def key(**sections):
-        return comparison.marked(changed(study, **sections), tmp_path, tmp_path / "pool.safetensors", "0").key
+        return fitting.marked(changed(study, **sections), tmp_path, tmp_path / "pool.safetensors", "0").key
 
     first = study.branches.candidates[:1]
     assert key(branches={"candidates": first, "ranks": ()}, finetune=None, from_scratch=0) == key()
@@ -191,7 +191,7 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finis
     data.save(hidden, tmp_path / "dataset.safetensors")
     steps.train_supernets(again, tmp_path)
     tuning.run_branches(again, tmp_path)
-    comparison.run_generators(again, tmp_path)
+    fitting.run_generators(again, tmp_path)
     for job in steps.supernet_jobs(again, tmp_path):
         comparison.propose(*job)
         comparison.select(*job)
@@ -268,7 +268,7 @@ def test_archs_measured_together_are_as_archs_measured_alone(supernet, dataset, 
 
 def test_the_pool_is_measured_on_training_scenarios_and_spread_over_the_budgets(finished):
     study, hierarchy = finished.study, finished.dataset.hierarchy
-    pool = comparison.read_pool(study, finished.folder, "eas", study.seeds[0])
+    pool = fitting.read_pool(study, finished.folder, "eas", study.seeds[0])
     kept = steps.scenarios(study, hierarchy).kept
     held_out = {tuple(row.tolist()) for row in kept[10 : len(kept) // len(study.scenarios.budgets)]}
     assert held_out and not held_out & {tuple(row.tolist()) for row in pool["kept"]}
@@ -364,7 +364,7 @@ def test_times_of_all_methods_are_measured_once(finished):
 
 
 def test_records_of_fitting_hold_every_loss(finished):
-    study, records = finished.study, comparison.fit_records(finished.study, finished.folder)
+    study, records = finished.study, fitting.fit_records(finished.study, finished.folder)
     assert len(records) == 2 * len(study.seeds)
     assert {(r["supernet"], r["seed"]) for r in records} == {(n, s) for n in ("eas", "ofa") for s in study.seeds}
     for each in records:
@@ -383,11 +383,11 @@ def test_the_split_half_test_covers_every_supernet_and_seed(finished):
 def test_what_is_missing_names_the_notebook_that_makes_it(finished, tmp_path):
     study, dataset = finished.study, finished.dataset
     with pytest.raises(FileNotFoundError, match="pool.safetensors is missing: run notebooks/03_generator for the stud"):
-        comparison.read_pool(study, tmp_path, "eas", 0)
+        fitting.read_pool(study, tmp_path, "eas", 0)
     with pytest.raises(FileNotFoundError, match="gates.safetensors is missing: run notebooks/03_generator"):
-        comparison.load_generator(study, tmp_path, dataset, "eas", 0, "gates")
+        fitting.load_generator(study, tmp_path, dataset, "eas", 0, "gates")
     with pytest.raises(FileNotFoundError, match="run notebooks/02_supernet for the study tiny first"):
-        comparison.run_generators(study, tmp_path)
+        fitting.run_generators(study, tmp_path)
 
 
 def test_only_the_tiny_study_is_prepared_in_passing(finished, tmp_path):
