@@ -91,7 +91,7 @@ class SharedPredictor(nn.Module):
 
     score = AccuracyModel.score
 
-    def fit(self, steps: int = 300) -> None:
+    def fit(self, steps: int = 1000) -> None:
         """Fit to: every block helps by the square root of its cost, some blocks more than others, some forms too."""
         rng = torch.Generator().manual_seed(0)
         cost = self.space.block_madds.double()
