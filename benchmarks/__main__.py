@@ -22,7 +22,7 @@ Tables = dict[str, pd.DataFrame]
 
 
 def search() -> Tables:
-    setting, setup = search_cost.prepare(ROOT / "build" / "benchmarks")
+    setting, setup = search_cost.prepare(ROOT / "build" / "benchmarks", ROOT)
     table = search_cost.measure(setting)
     memory = [{"scenarios": n, "peak_mb": timing.peak_memory(search_cost.generate_many, n)} for n in MEMORY]
     return {

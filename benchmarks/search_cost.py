@@ -19,14 +19,13 @@ from benchmarks import timing
 from benchmarks.mobilenet import CLASSES, SIDE, MobileNetSpace, SharedPredictor, scenario_sampler
 from benchmarks.peers import EvolutionFinder, FLOPsTable, flops_table
 from eas import search
-from eas.config import Generator as Recipe
+from eas.config import load_study
 from eas.generator import Generator, ModelSignal, train_generator
 
 BUDGETS = 250e6, 550e6  # multiply-adds; the smallest arch has 188M, and OFA's finder draws until a candidate fits
 COUNTS = 1, 5, 50, 500, 5_000, 1_000_000
 POPULATION, EVALUATIONS = 100, 500
 GENERATIONS = 500  # OFA's own setting, of 100 evaluations each
-RECIPE = Recipe(steps=600, gate_steps=1, gate_scenarios=1, gate_images=1)  # the embedded study's; without gates
 LARGEST = {  # scenarios that a method is run for at most: what takes longer is not run, and not guessed
     "generator": 1_000_000,
     "random": 500,
@@ -55,8 +54,11 @@ class Setting:
     generator: Generator
 
 
-def prepare(folder: Path, steps: int = RECIPE.steps) -> tuple[Setting, dict[str, float]]:
-    """Everything that is made once; and its seconds: predictor (all methods need it), generator (ours only)."""
+def prepare(folder: Path, root: str | Path = ".", steps: int | None = None) -> tuple[Setting, dict[str, float]]:
+    """Everything that is made once; and its seconds: predictor (all methods need it), generator (ours only).
+
+    The generator is trained as in the embedded study. `folder` is where OFA's table is kept.
+    """
     table = flops_table(folder)
     space = MobileNetSpace.from_table(table)
     start = time.perf_counter()
@@ -65,8 +67,8 @@ def prepare(folder: Path, steps: int = RECIPE.steps) -> tuple[Setting, dict[str,
     fitted = time.perf_counter()
     generator = Generator(space, CLASSES, torch.linspace(*BUDGETS, 5))
     signal, draw = ModelSignal(space, predictor), scenario_sampler(BUDGETS)
-    recipe = RECIPE.model_copy(update={"steps": steps})
-    train_generator(generator, signal, draw, recipe, steps=steps, scenarios=recipe.scenarios, seed=0)
+    recipe = load_study("glyphs", root).generator
+    train_generator(generator, signal, draw, recipe, steps=steps or recipe.steps, scenarios=recipe.scenarios, seed=0)
     spent = {"predictor": fitted - start, "generator": time.perf_counter() - fitted}
     return Setting(table, space, predictor, generator.eval().requires_grad_(False)), spent
 

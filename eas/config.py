@@ -141,6 +141,7 @@ class Generator(Section):
     gate_images: Positive
     learning_rate: Finite = 3e-3
     penalty: Finite = 10.0  # on the squared relative distance from the budget
+    entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # reward at the start, falling to none
 
 
 class Search(Section):

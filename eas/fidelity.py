@@ -32,6 +32,7 @@ SOURCES = {
     "generator.embedding": (RELATED, "32, for the superclass and for the budget"),
     "generator.gate": (OURS, "the signal is the paper's, its steps, scenarios and images are ours"),
     "generator.penalty": (OURS, "on the squared relative distance; there lambda 0.01 on the absolute one"),
+    "generator.entropy": (OURS, "reward of undecided choices, falling to none over the steps"),
     "generator.learning_rate": (OURS, "there Adam with 0.0003"),
     "search": (OURS, "the effort of the opponents beside OFA's evolution"),
     "search.evaluations": (OFA, "about 500 in the related code"),

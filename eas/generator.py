@@ -225,25 +225,32 @@ def train_generator(
     """Train in place; returns the loss of every step.
 
     Archs are drawn by straight-through Gumbel softmax; the distance of the expected cost from the budget, relative to
-    the budget, is penalised in square [related code: lambda (MAdds - budget)^2]. `draw_scenarios(n, rng)` gives the
-    classes kept, bool [n, classes], and the budgets in multiply-adds [n].
+    the budget, is penalised in square [related code: lambda (MAdds - budget)^2]. The choices' entropy is rewarded, less
+    and less (ours): without it they settle before their effects are known. `draw_scenarios(n, rng)` gives the classes
+    kept, bool [n, classes], and the budgets in multiply-adds [n].
     """
     rng = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(generator.parameters(), recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 2))
     history = []
-    for _ in tqdm(range(steps), label, mininterval=1):
+    for step in tqdm(range(steps), label, mininterval=1):
         kept, budgets = draw_scenarios(scenarios, rng)
         scores = generator(kept, budgets)
         expected = generator.space.expected_madds(*(s.softmax(-1) for s in scores), kept.sum(-1))
         off = (expected - budgets) / budgets
-        loss = (signal(*(straight_through(s, rng) for s in scores), kept) + recipe.penalty * off**2).mean()
+        loss = signal(*(straight_through(s, rng) for s in scores), kept) + recipe.penalty * off**2
+        loss = (loss - recipe.entropy * (1 - step / steps) * sum(map(entropy, scores))).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         history.append(loss.item())
     return history
+
+
+def entropy(scores: Tensor) -> Tensor:
+    """Entropy of the choices [n, decisions, choices], in nats, summed over decisions; [n]."""
+    return -(scores.softmax(-1) * scores.log_softmax(-1)).sum((-2, -1))
 
 
 def straight_through(scores: Tensor, rng: torch.Generator) -> Tensor:

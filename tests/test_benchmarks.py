@@ -26,7 +26,7 @@ COMMITTED = ROOT / "reports" / "benchmarks"
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """OFA's space with a generator that has hardly been trained: enough for times."""
-    return search_cost.prepare(tmp_path_factory.mktemp("table"), steps=5)[0]
+    return search_cost.prepare(tmp_path_factory.mktemp("table"), ROOT, steps=5)[0]
 
 
 @pytest.fixture(scope="module")

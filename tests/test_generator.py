@@ -1,5 +1,6 @@
 """The generator: archs within every possible budget, decoding against brute force, and both training signals."""
 
+import math
 from itertools import combinations
 from pathlib import Path
 
@@ -10,7 +11,16 @@ from torch import nn
 from eas import data, generator
 from eas.config import load_study
 from eas.dropout import mask_logits
-from eas.generator import GateSignal, Generator, ModelSignal, decode, fill, straight_through, train_generator
+from eas.generator import (
+    GateSignal,
+    Generator,
+    ModelSignal,
+    decode,
+    entropy,
+    fill,
+    straight_through,
+    train_generator,
+)
 from eas.layers import Statistics
 from eas.search import AccuracyModel
 from eas.space import SearchSpace
@@ -376,10 +386,10 @@ class Planted(nn.Module):
         return (features * ((kept @ self.taste) / kept.sum(-1, keepdim=True))).sum(-1)
 
 
-def trained(signal, steps, seed=0, blind=False):
-    made = new_generator(seed=seed, blind=blind)
+def trained(signal, steps, seed=0, blind=False, **changed):
+    made, recipe = new_generator(seed=seed, blind=blind), GLYPHS.generator.model_copy(update=changed)
     draw = scenario_sampler(GLYPHS, data.hierarchy("glyphs"))
-    history = train_generator(made, signal, draw, GLYPHS.generator, steps=steps, scenarios=64, seed=seed)
+    history = train_generator(made, signal, draw, recipe, steps=steps, scenarios=64, seed=seed)
     return made, history
 
 
@@ -400,6 +410,23 @@ def test_training_on_an_accuracy_model_raises_what_it_predicts_for_generated_arc
     for kind in (~union, union):  # the unions were never drawn in training
         assert predicted(sighted)[kind].mean() > untrained[kind].mean() + 0.02
         assert predicted(sighted)[kind].mean() > predicted(blind)[kind].mean()
+
+
+def test_rewarding_entropy_finds_better_archs():
+    space, hierarchy = SPACES["glyphs"], data.hierarchy("glyphs")
+    model, wanted = Planted(space, hierarchy), scenarios(GLYPHS, hierarchy)
+
+    def predicted(reward):
+        archs = trained(ModelSignal(space, model), 300, entropy=reward)[0].generate(wanted.kept, wanted.budgets)
+        return model(space.features(*space.gates(archs)), wanted.kept).mean()
+
+    assert predicted(0.1) > predicted(0.0)
+
+
+def test_the_entropy_is_that_of_all_choices():
+    scores = torch.zeros(2, 3, 4)
+    scores[1, 0, 0] = 100.0  # one of its decisions is made
+    torch.testing.assert_close(entropy(scores), math.log(4) * torch.tensor([3.0, 2.0]))
 
 
 def test_training_leaves_the_accuracy_model_as_it_is():
