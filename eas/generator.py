@@ -77,8 +77,10 @@ class Generator(nn.Module):
             ValueError: see SearchSpace.check_scenarios.
         """
         self.space.check_scenarios(kept, budgets)
-        pieces = zip(kept.split(PIECE), budgets.split(PIECE), strict=True)
-        return torch.cat([decode(self.space, *self(k, b), b, k.sum(-1)) for k, b in pieces])
+        archs = torch.empty(len(kept), self.space.decisions, dtype=torch.long)
+        for out, k, b in zip(*(each.split(PIECE) for each in (archs, kept, budgets)), strict=True):
+            out[:] = decode(self.space, *self(k, b), b, k.sum(-1))
+        return archs
 
 
 # -------------------------------------------------------------------- decoding
