@@ -224,7 +224,7 @@ def train_generator(
     seed: int,
     label: str = "generator",
 ) -> list[float]:
-    """Train in place; returns the loss of every step.
+    """Train in place; returns the loss of every step, the reward below left out.
 
     Archs are drawn by straight-through Gumbel softmax; the distance of the expected cost from the budget, relative to
     the budget, is penalised in square [related code: lambda (MAdds - budget)^2]. The choices' entropy is rewarded, less
@@ -240,10 +240,10 @@ def train_generator(
         scores = generator(kept, budgets)
         expected = generator.space.expected_madds(*(s.softmax(-1) for s in scores), kept.sum(-1))
         off = (expected - budgets) / budgets
-        loss = signal(*(straight_through(s, rng) for s in scores), kept) + recipe.penalty * off**2
-        loss = (loss - recipe.entropy * (1 - step / steps) * sum(map(entropy, scores))).mean()
+        loss = (signal(*(straight_through(s, rng) for s in scores), kept) + recipe.penalty * off**2).mean()
+        reward = recipe.entropy * (1 - step / steps) * sum(map(entropy, scores)).mean()
         optimizer.zero_grad()
-        loss.backward()
+        (loss - reward).backward()
         optimizer.step()
         schedule.step()
         history.append(loss.item())

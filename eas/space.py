@@ -208,7 +208,9 @@ class SearchSpace:
         Raises:
             ValueError: an empty set of classes, or a budget that no arch fits; it states the smallest possible.
         """
-        count = torch.cat([piece.sum(-1) for piece in kept.split(PIECE)])  # a sum of bools holds them all as integers
+        count = torch.empty(len(kept), dtype=torch.long)
+        for out, piece in zip(count.split(PIECE), kept.split(PIECE), strict=True):
+            torch.sum(piece, -1, out=out)  # in pieces: a sum of bools holds them all as integers
         if not count.all():
             raise ValueError(f"scenario {int((count == 0).nonzero()[0])} keeps no class: name at least one")
         smallest = self.madds(self.smallest, count)
