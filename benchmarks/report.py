@@ -63,6 +63,7 @@ def metrics(folder: Path) -> Metrics:
         # The finder's scenarios do not help each other: what it takes for 5 is what it takes for 50.
         found[f"search_times_{method}"] = float(row.per_scenario / own[50])
     found["search_us_50"] = float(own[50] * 1e6)
+    found["search_us_500"] = float(own[500] * 1e6)
     found["search_us_most"] = float(own.iloc[-1] * 1e6)
     found["search_setup_seconds"] = float(read(folder, "search_setup").set_index("part").seconds["generator"])
     memory = read(folder, "search_memory").set_index("scenarios").peak_mb

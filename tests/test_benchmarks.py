@@ -146,13 +146,13 @@ def test_when_the_generators_training_has_paid_off():
 
 
 def test_ratios_stay_above_their_floors(setting, monkeypatch):
-    """Half of what was measured when these were set: a floor for the code, not a race. Both sides run in turns."""
+    """Floors well below what was measured when they were set (1,019, 156, 1.27, 1.39); both sides run in turns."""
     monkeypatch.setattr(timing, "ENOUGH", 4.0)
     largest = dict.fromkeys(search_cost.LARGEST, 0) | {"generator": 50, "ofa_finder": 50, "evolution": 50}
     table = search_cost.measure(setting, (50,), largest).set_index("method").times_generator
     assert table["ofa_finder"] > 500 and table["evolution"] > 40
     rate = training_step.measure({"cifar100": 3}, 64, ROOT).set_index("side").images_per_second
-    assert rate["eas"] / rate["ofa"] > 1.1
+    assert rate["eas"] / rate["ofa"] > 1
     ratios = to_network.ratios(to_network.measure(to_network.Sizes(500, (1,)), ROOT))
     assert ratios["calibrate, equal batches"] > 1.2
 
