@@ -134,6 +134,7 @@ def training_figure(folder: Path) -> Figure:
             axis.barh(shares.loc[study].index, length, left=left, **bars)
             left += length
         axis.set(title=study, xlabel="milliseconds a step")
+        axis.invert_yaxis()
         figures.plain_names(axis)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -169,7 +170,8 @@ def growth_figure(folder: Path) -> Figure:
             line, power = part[part.work == work], exponents.exponent_top[name, work]
             axis.plot(line["size"], line.seconds, label=f"{work.split(',')[0]}: exponent {power:.2f}", **look)
         axis.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
-        axis.legend(fontsize=7)
+        axis.margins(y=0.35)  # room for the names
+        axis.legend(fontsize=7, loc="upper left")
     return figure
 
 
