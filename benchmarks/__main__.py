@@ -1,12 +1,13 @@
 """Run the benchmarks and write reports/benchmarks/: `python -m benchmarks`, or some parts of it by name.
 
-Parts that are not named keep the results of an earlier run, which then are of another run: the page says so.
+Parts that are not named keep the results of an earlier run; the page says which run every part is of.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +23,10 @@ Tables = dict[str, pd.DataFrame]
 
 
 def search() -> Tables:
-    setting, setup = search_cost.prepare(ROOT / "build" / "benchmarks", ROOT)
+    folder = ROOT / "build" / "benchmarks"
+    setting, setup = search_cost.prepare(folder, ROOT)
     table = search_cost.measure(setting)
-    memory = [{"scenarios": n, "peak_mb": timing.peak_memory(search_cost.generate_many, n)} for n in MEMORY]
+    memory = [{"scenarios": n, "peak_mb": timing.peak_memory(search_cost.generate_many, folder, n)} for n in MEMORY]
     return {
         "search": table,
         "search_quality": search_cost.quality(setting),
@@ -66,17 +68,19 @@ PARTS: dict[str, Callable[[], Tables]] = {
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
-    chosen = parser.parse_args(arguments).parts or list(PARTS)
+    parser.add_argument("--beside", default="nothing", help="what else the machine does meanwhile; the page says so")
+    options = parser.parse_args(arguments)
+    chosen = options.parts or list(PARTS)
     if unknown := [name for name in chosen if name not in PARTS]:
         parser.error(f"no part {unknown[0]!r}: there are {', '.join(PARTS)}")
     # For all sides, as the study's jobs run: one thread, and glibc keeps the memory of large tensors.
     torch.set_num_threads(1)
     jobs.keep_memory()
-    folder = ROOT / "reports" / "benchmarks"
+    folder, run = ROOT / "reports" / "benchmarks", time.strftime("%Y-%m-%d %H:%M")
     for name in chosen:
         print(f"--- {name}", flush=True)
         for table, content in PARTS[name]().items():
-            report.keep(folder, table, content)
+            report.keep(folder, table, content, run, options.beside)
     report.render(folder)
     print(f"written: {folder.relative_to(ROOT)}/README.md")
     return 0

@@ -27,11 +27,11 @@ AIMS = {  # what was set before anything was measured: number of metrics.json, a
 }
 
 
-def keep(folder: Path, name: str, table: pd.DataFrame) -> None:
-    """Write a table, with what it was measured on and with."""
+def keep(folder: Path, name: str, table: pd.DataFrame, run: str, beside: str) -> None:
+    """Write a table, with what it was measured on and with: in which run, and beside what other work."""
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    about = {package: version(package) for package in ("torch", "ofa")}
+    about = {package: version(package) for package in ("torch", "ofa")} | {"run": run, "beside": beside}
     kept = read_about(folder) | {name: {"machine": records.machine(), "python": platform.python_version()} | about}
     (folder / "machines.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
@@ -202,13 +202,19 @@ FIGURES: dict[str, Callable[[Path], Figure]] = {
 def page(folder: Path, numbers: Metrics) -> str:
     """README.md: page.md with its numbers and tables filled in."""
     about = read_about(folder)
-    machines = sorted({f"torch {each['torch']}, `ofa` {each['ofa']}, {each['machine']}" for each in about.values()})
     tables = {f"table_{path.stem}": markdown(read(folder, path.stem)) for path in folder.glob("*.csv")}
     methods = "\n".join(f"- `{name}`: {text}." for name, text in search_cost.TOLD.items())
     files = ", ".join(f"[{path.name}]({path.name})" for path in sorted(folder.glob("*.csv")))
-    said = {"generated": GENERATED.replace("eas.report", "benchmarks"), "machines": " | ".join(machines)}
+    said = {"generated": GENERATED.replace("eas.report", "benchmarks"), "runs": runs(about)}
     said |= {"aims": aims(numbers), "methods": methods, "files": files}
     return PAGE.read_text(encoding="utf-8").format(**numbers, **tables, **said)
+
+
+def runs(about: dict[str, dict]) -> str:
+    """A row for every run: when, with what, beside what other work, and the tables that are of it."""
+    table = pd.DataFrame(about).T.rename_axis("tables").reset_index()
+    known = [column for column in table if column != "tables"]
+    return markdown(table.groupby(known)["tables"].agg(", ".join).reset_index())
 
 
 def aims(numbers: Metrics) -> str:

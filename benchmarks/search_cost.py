@@ -175,10 +175,9 @@ def quality(setting: Setting, count: int = 5) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def generate_many(count: int) -> timing.Work:
-    """For timing.peak_memory: an untrained generator of a MobileNet-like size, and the archs of `count` scenarios."""
-    costs = tuple(tuple(range(8_000_000 + block, 40_000_000, 3_600_000))[:9] for block in range(20))
-    space = MobileNetSpace(SIDE, 3, (24, 40, 80, 112, 160), (2, 3, 4), tuple(range(9)), costs, 30_000_000)
+def generate_many(folder: Path, count: int) -> timing.Work:
+    """For timing.peak_memory: the archs of `count` scenarios by an untrained generator; OFA's table is in `folder`."""
+    space = MobileNetSpace.from_table(flops_table(folder))
     generator = Generator(space, CLASSES, torch.linspace(*BUDGETS, 5))
     scenarios = scenario_sampler(BUDGETS)(count, torch.Generator().manual_seed(1))
     generator.generate(*(each[:1] for each in scenarios))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ BYTES = 4  # of a number: float32
 BACKWARD = 2  # a backward pass reads and writes about twice what a forward pass does
 
 
-def measure(studies: dict[str, int] = STUDIES, images: int | None = None, root: str | Path = ".") -> pd.DataFrame:
+def measure(studies: Iterable[str] = STUDIES, images: int | None = None, root: str | Path = ".") -> pd.DataFrame:
     """Columns study, side; seconds of a step, low, high, rounds; images_per_second; peak_mb; matrix_share (percent).
 
     An image counts once, though all subnets of a step see it. peak_mb is what a step adds to the memory of network,
@@ -56,7 +57,7 @@ def measure(studies: dict[str, int] = STUDIES, images: int | None = None, root: 
     return table[["study", *(column for column in table if column != "study")]]
 
 
-def profiles(studies: dict[str, int] = STUDIES, images: int | None = None, root: str | Path = ".") -> pd.DataFrame:
+def profiles(studies: Iterable[str] = STUDIES, images: int | None = None, root: str | Path = ".") -> pd.DataFrame:
     """Where a step's time goes, torch.profiler: columns study, side and percent for every kind of operation."""
     rows = []
     for name in studies:

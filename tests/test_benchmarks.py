@@ -151,7 +151,7 @@ def test_ratios_stay_above_their_floors(setting, monkeypatch):
     largest = dict.fromkeys(search_cost.LARGEST, 0) | {"generator": 50, "ofa_finder": 50, "evolution": 50}
     table = search_cost.measure(setting, (50,), largest).set_index("method").times_generator
     assert table["ofa_finder"] > 500 and table["evolution"] > 40
-    rate = training_step.measure({"cifar100": 3}, 64, ROOT).set_index("side").images_per_second
+    rate = training_step.measure(["cifar100"], 64, ROOT).set_index("side").images_per_second
     assert rate["eas"] / rate["ofa"] > 1
     ratios = to_network.ratios(to_network.measure(to_network.Sizes(500, (1,)), ROOT))
     assert ratios["calibrate, equal batches"] > 1.2
