@@ -115,8 +115,8 @@ def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, see
     for budget in wanted.budgets.unique():
         rows = (wanted.budgets == budget).nonzero()[:, 0]
         archs = search.random_archs(supernet.space, budget[None], most_classes, study.search.random, rng)[0]
-        logits = [evaluation.subnet_logits(supernet, arch, calibration, dataset.selection) for arch in archs]
-        top1 = [evaluation.superclass_top1(each, dataset.selection.labels, wanted.kept[rows]) for each in logits]
+        every = evaluation.logits_of_each(supernet, archs, calibration, dataset.selection)
+        top1 = [evaluation.superclass_top1(each, dataset.selection.labels, wanted.kept[rows]) for each in every]
         best[rows] = archs[torch.stack(top1).argmax(0)]
     ended = time.perf_counter()
     result.timed({"seconds": ended - begun, "random": (ended - start) / len(wanted)})

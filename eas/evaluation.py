@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -23,13 +25,31 @@ def calibrate(supernet: Supernet, arch: Tensor, calibration: Split) -> Calibrate
 def subnet_logits(
     supernet: Supernet, arch: Tensor, calibration: Split, split: Split, batch: int | None = None
 ) -> Tensor:
-    """Logits [n, classes] of one calibrated arch on the images of `split`.
-
-    A batch that fits the processor's cache is twice as fast on a CPU; a GPU wants a large one.
-    """
+    """Logits [n, classes] of one calibrated arch on the images of `split`."""
     statistics = FixedStatistics(calibrate(supernet, arch, calibration).recorded)
-    batch = batch or (2000 if split.images.is_cuda else 250)
-    return torch.cat([supernet(as_input(images), arch, statistics) for images in split.images.split(batch)])
+    return torch.cat([supernet(as_input(images), arch, statistics) for images in parts(split, batch)])
+
+
+@torch.inference_mode()
+def logits_of_each(supernet: Supernet, archs: Tensor, calibration: Split, split: Split) -> Iterator[Tensor]:
+    """`subnet_logits` of archs [n, decisions], one after another; what they have in common runs once.
+
+    It stays in memory: two feature maps of the first stage, of all images.
+    """
+    statistics = CalibratedStatistics(len(calibration))
+    begun = supernet.begin(as_input(calibration.images), archs, statistics)
+    fixed = FixedStatistics(statistics.recorded)
+    batches = [supernet.begin(as_input(images), archs, fixed) for images in parts(split)]
+    for arch in archs:
+        statistics = CalibratedStatistics(len(calibration))
+        supernet.finish(*begun, arch, statistics)
+        fixed = FixedStatistics(statistics.recorded)
+        yield torch.cat([supernet.finish(*each, arch, fixed) for each in batches])
+
+
+def parts(split: Split, batch: int | None = None) -> tuple[Tensor, ...]:
+    """Images in batches: those that fit the processor's cache are twice as fast on a CPU; a GPU wants large ones."""
+    return split.images.split(batch or (2000 if split.images.is_cuda else 250))
 
 
 def superclass_top1(logits: Tensor, labels: Tensor, kept: Tensor) -> Tensor:

@@ -128,10 +128,19 @@ class ElasticBlock(nn.Module):
         `channel_gate` [n, outputs, 1, 1] and `block_gate` [n, 1, 1, 1] are in [0, 1]; a channel at 0 adds exactly
         what a sliced channel adds: nothing.
         """
+        shortcut, h = self.open(x, statistics, inner)
+        h = self.conv2(h if channel_gate is None else h * channel_gate)
+        return shortcut + (h if block_gate is None else h * block_gate)
+
+    def open(self, x: Tensor, statistics: Statistics, inner: int | None = None) -> tuple[Tensor, Tensor]:
+        """A block up to its last convolution: the shortcut, and the `inner` channels that the convolution reads.
+
+        Narrower blocks on the same x have the leading ones of these channels, as norms treat each by itself.
+        """
         h = F.relu(self.norm1(x, statistics), inplace=True)
         shortcut = x if self.shortcut is None else self.shortcut(h)
-        h = F.relu(self.norm2(self.conv1(h, inner), statistics), inplace=True)
-        if channel_gate is not None:
-            h = h * channel_gate
-        h = self.conv2(h)
-        return shortcut + (h if block_gate is None else h * block_gate)
+        return shortcut, F.relu(self.norm2(self.conv1(h, inner), statistics), inplace=True)
+
+    def close(self, shortcut: Tensor, h: Tensor) -> Tensor:
+        """The rest of the block that `open` began."""
+        return shortcut + self.conv2(h)

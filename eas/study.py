@@ -173,17 +173,18 @@ def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> d
     return record
 
 
-def measured_archs(space: SearchSpace) -> list[tuple[str, Tensor]]:
-    """What is reported of every set of weights: the largest arch, some random ones, the smallest."""
+def measured_archs(space: SearchSpace) -> tuple[list[str], Tensor]:
+    """What is reported of every set of weights: the largest arch, some random ones, the smallest; names and archs."""
     random = space.sample(MEASURED, torch.Generator().manual_seed(0))
-    return [("largest", space.largest), *(("random", arch) for arch in random), ("smallest", space.smallest)]
+    return ["largest", *["random"] * MEASURED, "smallest"], torch.stack([space.largest, *random, space.smallest])
 
 
 def selection_accuracy(study: Study, supernet: Supernet, dataset: Dataset) -> list[dict]:
     """Calibrated accuracy of the largest, the smallest and some random subnets, the same ones for every supernet."""
     space, parent, rows = supernet.space, dataset.hierarchy.parent, []
-    for subnet, arch in measured_archs(space):
-        logits = evaluation.subnet_logits(supernet, arch, calibration_images(study, dataset), dataset.selection)
+    names, archs = measured_archs(space)
+    every = evaluation.logits_of_each(supernet, archs, calibration_images(study, dataset), dataset.selection)
+    for subnet, arch, logits in zip(names, archs, every, strict=True):
         labels = dataset.selection.labels
         own = evaluation.own_superclass_correct(logits, labels, parent).float().mean().item() * 100
         flat = (logits.argmax(1) == labels).float().mean().item() * 100

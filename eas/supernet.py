@@ -41,11 +41,28 @@ class Supernet(nn.Module):
 
     def forward(self, images: Tensor, arch: Tensor, statistics: Statistics) -> Tensor:
         """Logits [n, classes] of one arch (int64 [decisions]) by slicing: costs what the subnet costs."""
-        x = self.start(images)
-        for stage, widths in zip(self.stages, self.space.describe(arch), strict=True):
+        return self.finish(*self.begin(images, arch[None], statistics), arch, statistics)
+
+    def begin(self, images: Tensor, archs: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """What archs [n, decisions] have in common on the same images: `finish` makes logits of it, for each of them.
+
+        Every first block reads the same stem, and its inner channels are the leading ones of the widest one's. So the
+        shortcut and the widest inner channels (ElasticBlock.open) are computed once. Source: ours.
+        """
+        return self.stages[0][0].open(self.start(images), statistics, max(map(self.first_inner, archs)))
+
+    def finish(self, shortcut: Tensor, h: Tensor, arch: Tensor, statistics: Statistics) -> Tensor:
+        """Logits [n, classes] of one arch from what `begin` returned; more channels of `h` than it has are left out."""
+        (first, *others), *stages = self.space.describe(arch)
+        x = self.stages[0][0].close(shortcut, h[:, :first])
+        for stage, widths in zip((self.stages[0][1:], *self.stages[1:]), (others, *stages), strict=True):
             for block, inner in zip(stage, widths, strict=False):
                 x = block(x, statistics, inner)
         return self.head(x, statistics)
+
+    def first_inner(self, arch: Tensor) -> int:
+        """Inner channels of an arch's first block, which every arch keeps."""
+        return self.space.describe(arch)[0][0]
 
     def forward_gated(self, images: Tensor, depth: Tensor, width: Tensor, statistics: Statistics) -> Tensor:
         """Logits [groups, n, classes] of several archs on the same images, by gates: one shape for all archs.

@@ -95,26 +95,45 @@ def step_function(supernet: Supernet, recipe: Training, batch: int) -> Callable[
 def sliced_step(
     supernet: Supernet, recipe: Training, images: Tensor, labels: Tensor, kept: Tensor, weight: Tensor, archs: Tensor
 ) -> Tensor:
-    """Every arch in turn, as slices: the least arithmetic. The first arch teaches the others."""
+    """Every arch in turn, as slices: the least arithmetic. The first arch teaches the others.
+
+    What the archs have in common runs once, forward and backward: its gradient is the sum of theirs.
+    """
     targets = soft_targets(labels, kept, recipe.label_smoothing)
     total = torch.zeros((), device=images.device)
+    with mixed_precision(images.device):
+        common = supernet.begin(images, archs, Statistics())
+    gradients = [torch.zeros_like(each) for each in common]
     for index, arch in enumerate(archs):
-        loss, logits = subnet_step(supernet, arch, images, targets, kept, weight)
-        total += loss
+        begun = [leaf(common[0]), leaf(common[1][:, : supernet.first_inner(arch)])]
+        with mixed_precision(images.device):
+            logits = supernet.finish(*begun, arch, Statistics())
+        total += backward(logits, targets, kept, weight)
+        for gradient, each in zip(gradients, begun, strict=True):
+            if each.requires_grad:
+                gradient[:, : each.shape[1]] += each.grad
         if index == 0:
             targets = distilled(targets, logits, kept, recipe.distillation)
+    if tuned := [pair for pair in zip(common, gradients, strict=True) if pair[0].requires_grad]:
+        torch.autograd.backward(*zip(*tuned, strict=True))
     return total / len(archs)
 
 
-def subnet_step(
-    supernet: Supernet, arch: Tensor, images: Tensor, targets: Tensor, kept: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Forward and backward of one subnet; returns its loss and logits, detached. bfloat16 on a GPU."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda, cache_enabled=False):
-        logits = supernet(images, arch, Statistics())
+def leaf(x: Tensor) -> Tensor:
+    """`x` as the start of a graph of its own: a slice's gradient would be of full width, in another memory layout."""
+    return x.detach().contiguous(memory_format=torch.channels_last).requires_grad_(x.requires_grad)
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where it pays: on a GPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
+
+
+def backward(logits: Tensor, targets: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
+    """Add one subnet's gradients; returns its loss, detached."""
     loss = masked_cross_entropy(logits, targets, kept, weight)
     loss.backward()
-    return loss.detach(), logits.detach()
+    return loss.detach()
 
 
 class GraphedStep:
@@ -175,9 +194,10 @@ class GraphedStep:
         return graph
 
     def run(self, arch: Tensor) -> None:
-        loss, logits = subnet_step(self.supernet, arch, self.images, self.targets, self.kept, self.weight)
-        self.loss += loss
-        self.logits.copy_(logits)
+        with mixed_precision(self.images.device):
+            logits = self.supernet(self.images, arch, Statistics())
+        self.loss += backward(logits, self.targets, self.kept, self.weight)
+        self.logits.copy_(logits.detach())
 
 
 def distilled(hard: Tensor, teacher: Tensor, kept: Tensor, share: float) -> Tensor:

@@ -110,16 +110,15 @@ def branch_accuracy(supernet: Supernet, branches: Path | dict[str, Tensor], data
 
     On the selection split, mean over superclasses; the subnets are those of the shared weights' records.
     """
-    hierarchy, archs = dataset.hierarchy, measured_archs(supernet.space)
+    hierarchy, (names, archs) = dataset.hierarchy, measured_archs(supernet.space)
     top1 = torch.zeros(len(archs), len(hierarchy.superclasses))
     for index, name in enumerate(hierarchy.superclasses):
         kept = hierarchy.kept([name])
         load_branch(supernet, branches, index)
         own, images = dataset.train.only(kept), dataset.selection.only(kept)
-        for row, (_, arch) in enumerate(archs):
-            logits = evaluation.subnet_logits(supernet, arch, own, images)
+        for row, logits in enumerate(evaluation.logits_of_each(supernet, archs, own, images)):
             top1[row, index] = evaluation.superclass_top1(logits, images.labels, kept[None])[0]
-    return [{"subnet": name, "top1": mean} for (name, _), mean in zip(archs, top1.mean(1).tolist(), strict=True)]
+    return [{"subnet": name, "top1": mean} for name, mean in zip(names, top1.mean(1).tolist(), strict=True)]
 
 
 def measure_low_rank(study: Study, folder: Path, setting: Dropout, branch: Branch, seed: int, rank: int) -> dict:

@@ -21,6 +21,7 @@ from eas.training import (
     step_function,
     train,
 )
+from eas.tuning import begin_tuning
 
 RECIPE = Training(epochs=3, batch_size=30, learning_rate=0.1, random_subnets=2, distinct_archs=16)
 
@@ -336,6 +337,20 @@ def test_the_teacher_gets_no_gradient_from_its_students(new, space):
     torch.testing.assert_close(loss, torch.stack(losses).mean().detach())
     for one, other in zip(supernet.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["norms", "classifier"])
+def test_a_frozen_beginning_gets_no_gradient_and_the_rest_its_own(part, new, space):
+    """What archs have in common is differentiated apart from the rest: also where only some of it is tuned."""
+    supernet, reference, case = new(), new(), random_case()
+    tuned, archs = begin_tuning(supernet, part), torch.stack([space.largest, space.smallest])
+    step_function(supernet, recipe(), 16)(*case, archs)
+    step_function(reference, recipe(), 16)(*case, archs)
+    assert tuned and len(tuned) < len(weights(supernet))
+    whole = dict(reference.named_parameters())
+    for name, parameter in supernet.named_parameters():
+        expected = whole[name].grad if name in tuned else torch.zeros_like(parameter)
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_without_distillation_every_subnet_sees_the_labels_alone(new, space):
