@@ -202,6 +202,11 @@ class SearchSpace:
         pieces = archs.reshape(-1, self.decisions).split(PIECE)
         return torch.cat([total(piece) for piece in pieces]).view(archs.shape[:-1])
 
+    @cached_property
+    def least_madds(self) -> int:
+        """Multiply-adds of the smallest arch's blocks."""
+        return int(self._total(self.block_madds, self.smallest))
+
     def check_scenarios(self, kept: Tensor, budgets: Tensor) -> None:
         """Check scenarios, bool [n, classes] and multiply-adds [n], before any long work.
 
@@ -213,7 +218,7 @@ class SearchSpace:
             torch.sum(piece, -1, out=out)  # in pieces: a sum of bools holds them all as integers
         if not count.all():
             raise ValueError(f"scenario {int((count == 0).nonzero()[0])} keeps no class: name at least one")
-        smallest = self.madds(self.smallest, count)
+        smallest = self.fixed_madds(count) + self.least_madds
         if not (budgets >= smallest).all():  # also catches NaN
             worst = int((~(budgets >= smallest)).nonzero()[0])
             raise ValueError(
