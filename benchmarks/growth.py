@@ -180,7 +180,7 @@ def dropout_and_loss(parent: Tensor) -> timing.Work:
     logits = torch.randn(BATCH, len(parent), generator=rng)
 
     def work() -> Tensor:
-        kept, weight = dropout(labels, rng)
+        kept, weight = dropout(labels, rng, 0.0)
         return masked_cross_entropy(logits, soft_targets(labels, kept, 0.0), kept, weight)
 
     return work

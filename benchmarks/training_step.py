@@ -81,7 +81,7 @@ def prepare(side: str, name: str, batch: int, root: str | Path) -> timing.Work:
     archs = sandwich(study, supernet.space)
     if side == "eas":
         hierarchy = data.hierarchy(study.data.name)
-        kept = SuperclassDropout(hierarchy.parent.to(device), NONE)(labels, torch.Generator(device))
+        kept = SuperclassDropout(hierarchy.parent.to(device), NONE)(labels, torch.Generator(device), 0.0)
         optimizer, compute = make_optimizer(supernet, recipe), step_function(supernet, recipe, batch)
 
         def step() -> None:

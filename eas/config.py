@@ -86,10 +86,12 @@ class Dropout(Section):
 
     variant: Literal["none", "batch", "own", "sample"]
     rate: Rate
+    begin: Rate = 0.0  # share of the training after which it begins: before, all classes count
 
     @property
     def name(self) -> str:
-        return self.variant if self.variant == "none" else f"{self.variant}-{self.rate:g}"
+        begin = f"-from-{self.begin:g}" if self.begin else ""
+        return self.variant if self.variant == "none" else f"{self.variant}-{self.rate:g}{begin}"
 
 
 class DropoutChoice(Section):

@@ -23,16 +23,17 @@ class SuperclassDropout:
             that of finding the class within it; in the mean over draws the former is weighted by 1 - rate.
         sample [ours]: for every sample, each superclass but its own is dropped with probability `rate`.
 
+    Whatever the variant, all classes count in the first part of a training, `begin` [ours: a schedule of one step].
     `parent` int64 [classes] maps a class to its superclass; superclasses may differ in size.
     """
 
     parent: Tensor
     setting: Dropout
 
-    def __call__(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, labels: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
         """Labels int64 [n] to (kept bool [n, classes], weight float [n]); kept[i, labels[i]] holds where weight is 1.
 
-        `generator` is on the labels' device.
+        `generator` is on the labels' device; `progress`, in [0, 1), is the share of the training that is over.
         """
         own = self.parent[labels]  # [n]
         count = int(self.parent.max()) + 1
@@ -43,7 +44,7 @@ class SuperclassDropout:
         def draw(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, device=labels.device) >= self.setting.rate
 
-        match self.setting.variant:
+        match self.setting.variant if progress >= self.setting.begin else "none":
             case "none":
                 kept = torch.ones_like(is_own)
             case "batch":
@@ -63,7 +64,7 @@ class KeptClasses:
 
     kept: Tensor
 
-    def __call__(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, labels: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
         """Like SuperclassDropout; samples of other classes carry no loss."""
         return self.kept.expand(len(labels), -1), self.kept[labels].float()
 

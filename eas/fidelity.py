@@ -24,7 +24,7 @@ SOURCES = {
     "training.random_subnets": (RELATED, "several sampled subnets a step; the largest and the smallest beside them"),
     "training.distillation": (RELATED, "the teacher's softmax renormalised over the kept classes; the share is ours"),
     "dropout": (OURS, "the choice on the selection split"),
-    "dropout.candidates": (RELATED, "variants batch and own, rates among those seen there; the variant sample is ours"),
+    "dropout.candidates": (RELATED, "variants batch and own, rates among those seen there; sample and begin are ours"),
     "branches": (OURS, "not in the paper"),
     "finetune": (OURS, "not in the paper"),
     "from_scratch": (OURS, ""),

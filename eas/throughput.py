@@ -48,7 +48,7 @@ def measure_throughput(study: Study, folder: Path) -> dict:
     space, recipe = supernet.space, study.training
     rng = torch.Generator(device).manual_seed(0)
     images, labels = next(data.batches(dataset.train, recipe.batch_size, recipe.augment, rng))
-    kept = SuperclassDropout(dataset.hierarchy.parent.to(device), NONE)(labels, rng)
+    kept = SuperclassDropout(dataset.hierarchy.parent.to(device), NONE)(labels, rng, 0.0)
     count, rounds = STEPS[device.type], ROUNDS[device.type]
     random = space.sample(count * recipe.random_subnets, torch.Generator().manual_seed(0))
     random = random.view(count, -1, space.decisions)

@@ -17,7 +17,7 @@ from eas.dropout import mask_logits, masked_cross_entropy, soft_targets
 from eas.layers import Statistics
 from eas.supernet import Supernet
 
-ClassesThatCount = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+ClassesThatCount = Callable[[Tensor, torch.Generator, float], tuple[Tensor, Tensor]]
 
 
 class Diverged(RuntimeError):
@@ -62,11 +62,12 @@ def train(
         arch_generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches(split, recipe.batch_size, recipe.augment, generator)):
-            set_learning_rate(optimizer, recipe, (epoch * steps + step) / (recipe.epochs * steps))
+            progress = (epoch * steps + step) / (recipe.epochs * steps)
+            set_learning_rate(optimizer, recipe, progress)
             picked = sample[torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)]
             archs = torch.stack([space.largest, *picked, space.smallest] if arch is None else [arch])
             optimizer.zero_grad(set_to_none=False)
-            total += compute(images, labels, *dropout(labels, generator), archs)
+            total += compute(images, labels, *dropout(labels, generator, progress), archs)
             optimizer.step()
         loss = total.item() / steps
         if not math.isfinite(loss) or not all(weights.isfinite().all() for weights in supernet.parameters()):

@@ -54,6 +54,7 @@ def test_values_arrive_with_their_types_and_defaults(study):
     assert study.dropout.candidates == (Dropout(variant="own", rate=0.5),)
     assert [dropout.name for dropout in study.dropout.candidates] == ["own-0.5"]
     assert Dropout(variant="none", rate=0.0).name == "none"
+    assert Dropout(variant="own", rate=0.9, begin=0.8).name == "own-0.9-from-0.8"
 
 
 def test_a_note_is_no_part_of_a_key(study, tmp_path):

@@ -23,14 +23,14 @@ def random_labels(count, seed=0):
 def draws(variant, rate, labels, times, seed=0):
     """(kept, weight) of several batches in a row, [times, n, classes] and [times, n]."""
     dropout, rng = SuperclassDropout(PARENT, Dropout(variant=variant, rate=rate)), seeded(seed)
-    kept, weight = zip(*(dropout(labels, rng) for _ in range(times)), strict=True)
+    kept, weight = zip(*(dropout(labels, rng, 0.0) for _ in range(times)), strict=True)
     return torch.stack(kept), torch.stack(weight)
 
 
 def case(variant="sample", rate=0.6, count=64, seed=0):
     """Logits, labels, kept and weight of one batch."""
     labels = random_labels(count, seed)
-    kept, weight = SuperclassDropout(PARENT, Dropout(variant=variant, rate=rate))(labels, seeded(seed))
+    kept, weight = SuperclassDropout(PARENT, Dropout(variant=variant, rate=rate))(labels, seeded(seed), 0.0)
     return torch.randn(count, CLASSES, generator=seeded(seed + 1)) * 3, labels, kept, weight
 
 
@@ -118,10 +118,23 @@ def test_draws_depend_on_the_generator_alone(variant):
     assert not torch.equal(first[0], draws(variant, 0.5, labels, 20, seed=1)[0])
 
 
+@pytest.mark.parametrize("variant", ["batch", "own", "sample"])
+def test_before_it_begins_all_classes_count_and_nothing_is_drawn(variant):
+    labels, rng = random_labels(40), seeded()
+    late = SuperclassDropout(PARENT, Dropout(variant=variant, rate=0.9, begin=0.7))
+    for progress in (0.0, 0.4, 0.69):
+        kept, weight = late(labels, rng, progress)
+        assert kept.all() and (weight == 1).all()
+    assert torch.equal(rng.get_state(), seeded().get_state())
+    always = draws(variant, 0.9, labels, 1)
+    assert all(torch.equal(one, other[0]) for one, other in zip(late(labels, rng, 0.7), always, strict=True))
+    assert not always[0].all()
+
+
 def test_kept_classes_are_always_the_same():
     kept = PARENT == 2
     labels = torch.tensor([3, 0, 6, 9])
-    found, weight = KeptClasses(kept)(labels, seeded())
+    found, weight = KeptClasses(kept)(labels, seeded(), 0.0)
     assert found.shape == (4, CLASSES) and (found == kept).all()
     assert weight.tolist() == [1, 0, 1, 0] and weight.dtype == torch.float32
 

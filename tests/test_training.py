@@ -52,7 +52,7 @@ def own(hierarchy):
     return SuperclassDropout(hierarchy.parent, Dropout(variant="own", rate=0.5))
 
 
-def everything(labels, generator):
+def everything(labels, *_):
     """No dropout, without a hierarchy."""
     return torch.ones(len(labels), 160, dtype=torch.bool), torch.ones(len(labels))
 
@@ -78,12 +78,12 @@ def failing_at(call, dropout, error):
     """`dropout`, whose call of this number (from 1) raises."""
     calls = 0
 
-    def counted(labels, generator):
+    def counted(*arguments):
         nonlocal calls
         calls += 1
         if calls == call:
             raise error
-        return dropout(labels, generator)
+        return dropout(*arguments)
 
     return counted
 
@@ -130,9 +130,9 @@ def test_training_moves_every_weight_but_not_the_images_normalisation(new, few, 
 def test_a_split_smaller_than_the_batch_is_a_step_an_epoch(new, few):
     seen, small = [], Split(few.images[:12], few.labels[:12])
 
-    def dropout(labels, generator):
+    def dropout(labels, generator, progress):
         seen.append(len(labels))
-        return everything(labels, generator)
+        return everything(labels)
 
     history = train(new(), small, dropout, recipe(batch_size=128), seed=0)
     assert seen == [12] * 3 and len(history) == 3
@@ -225,6 +225,22 @@ def test_checkpoints_do_not_change_the_result_and_a_finished_run_is_not_repeated
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_dropout_is_told_how_much_of_the_training_is_over(resumed, new, few, tmp_path):
+    seen = []
+
+    def dropout(labels, generator, progress):
+        seen.append(progress)
+        return everything(labels)
+
+    path = tmp_path / "checkpoint"
+    if resumed:
+        with pytest.raises(Interrupted):
+            train(new(), few, failing_at(4, everything, Interrupted()), RECIPE, seed=0, checkpoint=path)
+    train(new(), few, dropout, RECIPE, seed=0, checkpoint=path)
+    assert seen == pytest.approx([step / 9 for step in range(3 if resumed else 0, 9)])
+
+
 # -------------------------------------------------------------------- divergence
 
 
@@ -232,10 +248,10 @@ def undefined_from(call):
     """No dropout, but from this call on (from 1) the loss is not a number."""
     calls = 0
 
-    def dropout(labels, generator):
+    def dropout(labels, generator, progress):
         nonlocal calls
         calls += 1
-        kept, weight = everything(labels, generator)
+        kept, weight = everything(labels)
         return kept, weight * (float("nan") if calls >= call else 1)
 
     return dropout

@@ -106,7 +106,7 @@ def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(
     def train(supernet, split, dropout, recipe, *, seed, label, compute):
         seen.append((label, split.labels.unique(), recipe.epochs, recipe.batch_size, recipe.learning_rate))
         assert not changed_names(supernet, before)
-        kept, weight = dropout(split.labels, None)
+        kept, weight = dropout(split.labels, None, 0.0)
         assert torch.equal(kept[0].nonzero()[:, 0], split.labels.unique()) and weight.all()
         with torch.no_grad():
             supernet.norm.bias += 1  # must not reach the next branch
