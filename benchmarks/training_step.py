@@ -15,7 +15,7 @@ from benchmarks.peers import OfaPreResNet, ofa_step
 from eas import data, jobs, throughput
 from eas.config import Study, load_study
 from eas.data import as_input
-from eas.dropout import SuperclassDropout
+from eas.dropout import SuperclassDropout, soft_targets
 from eas.layers import ElasticConv2d, ElasticNorm, Statistics
 from eas.space import SearchSpace
 from eas.study import NONE
@@ -81,12 +81,13 @@ def prepare(side: str, name: str, batch: int, root: str | Path) -> timing.Work:
     archs = sandwich(study, supernet.space)
     if side == "eas":
         hierarchy = data.hierarchy(study.data.name)
-        kept = SuperclassDropout(hierarchy.parent.to(device), NONE)(labels, torch.Generator(device), 0.0)
+        kept, weight = SuperclassDropout(hierarchy.parent.to(device), NONE)(labels, torch.Generator(device), 0.0)
         optimizer, compute = make_optimizer(supernet, recipe), step_function(supernet, recipe, batch)
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=False)
-            compute(images, labels, *kept, archs)
+            targets = soft_targets(labels, kept, recipe.label_smoothing)  # the peer's are made in its step, too
+            compute(images, targets, kept, weight, archs)
             optimizer.step()
 
         return step

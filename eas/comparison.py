@@ -28,6 +28,7 @@ from eas.study import (
     Scenarios,
     calibration_images,
     groups,
+    load_teacher,
     new_supernet,
     require,
     scenarios,
@@ -241,7 +242,8 @@ def measure_tuned(
     rows = (at_budget & (union == (supernet_name == "eas"))).nonzero()[:, 0]
     archs, kept, begun = archs[TUNED[supernet_name][1]][rows], wanted.kept[rows], time.perf_counter()
     top1 = torch.empty(len(rows))
-    for index, tuned in tune_archs(study, supernet, dataset, archs, kept, seed):
+    teacher = load_teacher(study, folder, dataset, seed)
+    for index, tuned in tune_archs(study, supernet, dataset, archs, kept, seed, teacher):
         own = dataset.train.only(kept[index])
         top1[index] = measure_archs(tuned, archs[index, None], kept[index, None], own, dataset.test)[0]
     seconds = time.perf_counter() - begun
@@ -261,7 +263,7 @@ def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
         return record
     dataset, start = data.load(study, folder / "dataset.safetensors").to(jobs.device()), time.perf_counter()
     arch, kept = final_archs(folder, "eas", seed, signal)["generator"][row], scenarios(study, dataset.hierarchy).kept
-    network = train_alone(study, dataset, arch, seed)
+    network = train_alone(study, dataset, arch, seed, load_teacher(study, folder, dataset, seed))
     result.timed({"seconds": time.perf_counter() - start})
     calibration = calibration_images(study, dataset)
     top1 = measure_archs(network, arch[None], kept[row, None], calibration, dataset.test)

@@ -64,6 +64,14 @@ class Augment(Section):
     cutout: Annotated[int, Field(ge=0)] = 0
 
 
+class Teacher(Section):
+    """A larger network, trained alone on all classes, that all trainings of its seed learn from."""
+
+    widths: tuple[Positive, ...] = Field(min_length=1)  # of its stages; depths and ratios are the space's largest
+    epochs: Positive
+    share: Fraction  # of its prediction in the targets, restricted to the classes that count
+
+
 class Training(Section):
     """The supernet's recipe, the same for every supernet of a study."""
 
@@ -77,7 +85,8 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     zero_init: bool = True  # every block begins as its shortcut
     label_smoothing: Rate = 0.0
-    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the teacher in a smaller subnet's loss
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the largest subnet in a smaller one's loss
+    teacher: Teacher | None = None
     augment: Augment = Augment()
 
 

@@ -23,6 +23,7 @@ SOURCES = {
     "training": (OURS, ""),
     "training.random_subnets": (RELATED, "several sampled subnets a step; the largest and the smallest beside them"),
     "training.distillation": (RELATED, "the teacher's softmax renormalised over the kept classes; the share is ours"),
+    "training.teacher": (OFA, "a larger network, as there; over the kept classes, as in the related code; size ours"),
     "dropout": (OURS, "the choice on the selection split"),
     "dropout.candidates": (RELATED, "variants batch and own, rates among those seen there; sample and begin are ours"),
     "branches": (OURS, "not in the paper"),

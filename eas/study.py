@@ -1,6 +1,7 @@
 """A study's scenarios and supernets: steps that the notebooks and a GPU machine run, each skipping what is there.
 
 Files, under a study's folder:
+    supernets/teacher-<seed>.safetensors + .json     weights; accuracy on the selection split
     supernets/<setting>-<seed>.safetensors + .json   weights; learning curve, accuracy on the selection split
 """
 
@@ -24,10 +25,11 @@ from eas import data, evaluation, jobs
 from eas.config import Dropout, Study
 from eas.data import Dataset, Hierarchy
 from eas.dropout import SuperclassDropout
+from eas.layers import FixedStatistics
 from eas.records import Result
 from eas.space import SearchSpace
 from eas.supernet import Supernet, begin_as_identity
-from eas.training import train
+from eas.training import Network, mixed_precision, train
 
 NONE = Dropout(variant="none", rate=0.0)
 MEASURED = 8  # random subnets whose accuracy is reported beside the largest and the smallest
@@ -144,6 +146,58 @@ def load_supernet(study: Study, dataset: Dataset, path: Path) -> Supernet:
     return supernet.requires_grad_(False).to(jobs.device())
 
 
+def teacher_path(folder: Path, seed: int) -> Path:
+    return folder / "supernets" / f"teacher-{seed}.safetensors"
+
+
+def train_teacher(study: Study, folder: Path, seed: int) -> dict:
+    """Train the teacher of a seed, alone and on all classes; returns its record (accuracy on the selection split)."""
+    key = f"{study.key('data', 'space', 'training', 'evaluation')}-teacher-{seed}"
+    result = Result(folder, teacher_path(folder, seed), key)
+    if record := result.finished():
+        return record
+    dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
+    torch.manual_seed(seed)
+    network = build_teacher(study, dataset)
+    recipe = study.training.model_copy(update={"epochs": study.training.teacher.epochs, "teacher": None})
+    if recipe.zero_init:
+        begin_as_identity(network)
+    dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), NONE)
+    start, largest = time.perf_counter(), network.space.largest
+    train(network, dataset.train, dropout, recipe, seed=seed, label=result.path.stem, arch=largest)
+    result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
+    logits = evaluation.subnet_logits(network, largest, calibration_images(study, dataset), dataset.selection)
+    own = evaluation.own_superclass_correct(logits, dataset.selection.labels, dataset.hierarchy.parent)
+    return result.write(network.state_dict(), {"seed": seed, "top1": own.float().mean().item() * 100}, resumable=True)
+
+
+def build_teacher(study: Study, dataset: Dataset) -> Supernet:
+    """The teacher, untrained, on the job's device: the largest arch of a space with its widths."""
+    wide = study.space.model_copy(update={"widths": study.training.teacher.widths})
+    space = SearchSpace.from_study(study.model_copy(update={"space": wide}), dataset.train.images.shape[1])
+    return Supernet(space, len(dataset.hierarchy.classes), dataset.mean, dataset.std).to(jobs.device())
+
+
+def load_teacher(study: Study, folder: Path, dataset: Dataset, seed: int) -> Network | None:
+    """The trained teacher of a seed, images to logits; None in a study without.
+
+    Its norms run on the statistics of a sample of all classes, whatever the images are.
+    """
+    if not study.training.teacher:
+        return None
+    network = build_teacher(study, dataset)
+    network.load_state_dict(load_file(require(teacher_path(folder, seed), study, "02_supernet")))
+    largest = network.requires_grad_(False).space.largest
+    statistics = FixedStatistics(evaluation.calibrate(network, largest, calibration_images(study, dataset)).recorded)
+
+    @torch.no_grad()
+    def teacher(images: Tensor) -> Tensor:
+        with mixed_precision(images.device):
+            return network(images, largest, statistics)
+
+    return teacher
+
+
 def supernet_path(folder: Path, setting: Dropout, seed: int) -> Path:
     return folder / "supernets" / f"{setting.name}-{seed}.safetensors"
 
@@ -164,7 +218,16 @@ def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> d
     dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), setting)
     checkpoint = result.resume.with_suffix(f".{key}")
     start = time.perf_counter()
-    history = train(supernet, dataset.train, dropout, recipe, seed=seed, checkpoint=checkpoint, label=result.path.stem)
+    history = train(
+        supernet,
+        dataset.train,
+        dropout,
+        recipe,
+        seed=seed,
+        checkpoint=checkpoint,
+        label=result.path.stem,
+        teacher=load_teacher(study, folder, dataset, seed),
+    )
     result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
     accuracy = selection_accuracy(study, supernet, dataset)
     content = {"setting": setting.name, "seed": seed, "history": history, "accuracy": accuracy}
@@ -200,13 +263,27 @@ def calibration_images(study: Study, dataset: Dataset) -> data.Split:
 
 
 def train_supernets(study: Study, folder: Path) -> list[dict]:
-    """None on all seeds, every candidate of superclass dropout on the first few, then the chosen one on the others."""
+    """None on all seeds, every candidate of superclass dropout on the first few, then the chosen one on the others.
+
+    Before them the teachers, where the study has any.
+    """
+    if study.training.teacher:
+        jobs.run(train_teacher, [(study, folder, seed) for seed in study.seeds], "teachers")
     jobs.run(train_supernet, [(study, folder, *run) for run in first_runs(study)], "supernets")
     chosen = choose_dropout(study, read_records(study, folder))
     rest = [(study, folder, chosen, seed) for seed in study.seeds[study.dropout.seeds :]]
     jobs.run(train_supernet, rest, f"supernets, chosen: {chosen.name}")
     shutil.rmtree(folder / "resume", ignore_errors=True)
     return read_records(study, folder)
+
+
+def read_teachers(study: Study, folder: Path) -> list[dict]:
+    """The records of the teachers, seed by seed; none in a study without."""
+    seeds = study.seeds if study.training.teacher else ()
+    return [
+        json.loads(require(teacher_path(folder, seed).with_suffix(".json"), study, "02_supernet").read_text())
+        for seed in seeds
+    ]
 
 
 def first_runs(study: Study) -> list[tuple[Dropout, int]]:

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from eas import data, jobs
 from eas.config import Study
-from eas.dropout import SuperclassDropout
+from eas.dropout import SuperclassDropout, soft_targets
 from eas.records import known_timing, timed
 from eas.study import NONE, new_supernet
 from eas.training import make_optimizer, sliced_step, step_function
@@ -48,7 +48,8 @@ def measure_throughput(study: Study, folder: Path) -> dict:
     space, recipe = supernet.space, study.training
     rng = torch.Generator(device).manual_seed(0)
     images, labels = next(data.batches(dataset.train, recipe.batch_size, recipe.augment, rng))
-    kept = SuperclassDropout(dataset.hierarchy.parent.to(device), NONE)(labels, rng, 0.0)
+    kept, weight = SuperclassDropout(dataset.hierarchy.parent.to(device), NONE)(labels, rng, 0.0)
+    targets = soft_targets(labels, kept, recipe.label_smoothing)
     count, rounds = STEPS[device.type], ROUNDS[device.type]
     random = space.sample(count * recipe.random_subnets, torch.Generator().manual_seed(0))
     random = random.view(count, -1, space.decisions)
@@ -59,7 +60,7 @@ def measure_throughput(study: Study, folder: Path) -> dict:
     def run() -> None:
         for archs in steps:
             optimizer.zero_grad(set_to_none=False)
-            compute(images, labels, *kept, archs)
+            compute(images, targets, kept, weight, archs)
             optimizer.step()
 
     seconds = fastest(run, rounds) / count
@@ -70,7 +71,7 @@ def measure_throughput(study: Study, folder: Path) -> dict:
         "tflops": FLOPS * madds * len(labels) / seconds / 1e12,
         "matrix_tflops": matrix_rate(device, size, kind, 4 * rounds) / 1e12,
         "bandwidth_gb": copy_rate(device, 4 * rounds) / 1e9,
-        "shares": shares(lambda: sliced_step(supernet, recipe, images, labels, *kept, steps[0]), device),
+        "shares": shares(lambda: sliced_step(supernet, recipe, images, targets, kept, weight, steps[0]), device),
     }
     return timed(folder, "throughput", key, numbers)
 

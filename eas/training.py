@@ -17,6 +17,7 @@ from eas.dropout import mask_logits, masked_cross_entropy, soft_targets
 from eas.layers import Statistics
 from eas.supernet import Supernet
 
+Network = Callable[[Tensor], Tensor]  # images [n, channels, size, size] to logits [n, classes]
 ClassesThatCount = Callable[[Tensor, torch.Generator, float], tuple[Tensor, Tensor]]
 
 
@@ -35,6 +36,7 @@ def train(
     label: str = "supernet",
     compute: Callable[..., Tensor] | None = None,
     arch: Tensor | None = None,
+    teacher: Network | None = None,
 ) -> list[dict[str, float]]:
     """Train `supernet` in place on its own device (where `split` must be); returns one row an epoch.
 
@@ -44,11 +46,15 @@ def train(
 
     With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
     the same result; use another name when the recipe changes. `compute`, a step function of this supernet, recipe and
-    batch size, may be passed again to save a GPU its captures. With `arch`, that one is trained alone.
+    batch size, may be passed again to save a GPU its captures. With `arch`, that one is trained alone. The softmax of
+    the `teacher`, over the classes that count, takes its share of the targets (recipe.teacher).
 
     Raises:
         Diverged: the loss or a weight is NaN or infinite; says where, and leaves the last good checkpoint.
+        ValueError: a teacher, but no recipe.teacher, or the other way round.
     """
+    if (teacher is None) != (recipe.teacher is None):
+        raise ValueError("a teacher and the recipe's part 'teacher' belong together: give both or none")
     device, space = split.labels.device, supernet.space
     optimizer = make_optimizer(supernet, recipe)
     history = load_checkpoint(checkpoint, supernet, optimizer) if checkpoint else []
@@ -67,7 +73,11 @@ def train(
             picked = sample[torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)]
             archs = torch.stack([space.largest, *picked, space.smallest] if arch is None else [arch])
             optimizer.zero_grad(set_to_none=False)
-            total += compute(images, labels, *dropout(labels, generator, progress), archs)
+            kept, weight = dropout(labels, generator, progress)
+            targets = soft_targets(labels, kept, recipe.label_smoothing)
+            if teacher:
+                targets = distilled(targets, teacher(images), kept, recipe.teacher.share)
+            total += compute(images, targets, kept, weight, archs)
             optimizer.step()
         loss = total.item() / steps
         if not math.isfinite(loss) or not all(weights.isfinite().all() for weights in supernet.parameters()):
@@ -94,13 +104,12 @@ def step_function(supernet: Supernet, recipe: Training, batch: int) -> Callable[
 
 
 def sliced_step(
-    supernet: Supernet, recipe: Training, images: Tensor, labels: Tensor, kept: Tensor, weight: Tensor, archs: Tensor
+    supernet: Supernet, recipe: Training, images: Tensor, targets: Tensor, kept: Tensor, weight: Tensor, archs: Tensor
 ) -> Tensor:
-    """Every arch in turn, as slices: the least arithmetic. The first arch teaches the others.
+    """Every arch in turn, as slices: the least arithmetic. The first arch, taught by `targets`, teaches the others.
 
     What the archs have in common runs once, forward and backward: its gradient is the sum of theirs.
     """
-    targets = soft_targets(labels, kept, recipe.label_smoothing)
     total = torch.zeros((), device=images.device)
     with mixed_precision(images.device):
         common = supernet.begin(images, archs, Statistics())
@@ -161,12 +170,12 @@ class GraphedStep:
         )  # one for all captures: memory freed on a stream is reused on that stream only
         self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
 
-    def __call__(self, images: Tensor, labels: Tensor, kept: Tensor, weight: Tensor, archs: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, targets: Tensor, kept: Tensor, weight: Tensor, archs: Tensor) -> Tensor:
         """As sliced_step."""
         self.images.copy_(images)
         self.kept.copy_(kept)
         self.weight.copy_(weight)
-        self.targets.copy_(soft_targets(labels, kept, self.recipe.label_smoothing))
+        self.targets.copy_(targets)
         self.loss.zero_()
         for index, arch in enumerate(archs.tolist()):
             self.graph(tuple(arch)).replay()

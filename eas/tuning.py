@@ -28,6 +28,7 @@ from eas.records import Result
 from eas.study import (
     NONE,
     load_supernet,
+    load_teacher,
     measured_archs,
     new_supernet,
     require,
@@ -35,7 +36,7 @@ from eas.study import (
     supernet_path,
 )
 from eas.supernet import Supernet, begin_as_identity
-from eas.training import step_function, train
+from eas.training import Network, step_function, train
 
 # -------------------------------------------------------------------- superclass branches
 
@@ -60,12 +61,13 @@ def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch,
     recipe = {"epochs": study.branches.epochs, "batch_size": study.branches.batch_size}
     recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
     compute = step_function(supernet, recipe, recipe.batch_size)
+    options = {"seed": seed, "compute": compute, "teacher": load_teacher(study, folder, dataset, seed)}
     branches, start = {}, time.perf_counter()
     for index, name in enumerate(dataset.hierarchy.superclasses):
         kept = dataset.hierarchy.kept([name])
         supernet.load_state_dict(shared)
         dropout = KeptClasses(kept.to(jobs.device()))
-        train(supernet, dataset.train.only(kept), dropout, recipe, seed=seed, label=name, compute=compute)
+        train(supernet, dataset.train.only(kept), dropout, recipe, label=name, **options)
         branches |= {f"{index}.{n}": t.bfloat16() for n, t in supernet.state_dict().items() if n in tuned}
     result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
     supernet.load_state_dict(shared)
@@ -236,7 +238,7 @@ def branch_table(branches: Sequence[dict], supernets: Sequence[dict], setting: D
 
 
 def tune_archs(
-    study: Study, supernet: Supernet, dataset: Dataset, archs: Tensor, kept: Tensor, seed: int
+    study: Study, supernet: Supernet, dataset: Dataset, archs: Tensor, kept: Tensor, seed: int, teacher: Network | None
 ) -> Iterator[tuple[int, Supernet]]:
     """For each arch in turn, the supernet tuned for it alone on the images of its classes; yields (index, supernet).
 
@@ -245,22 +247,23 @@ def tune_archs(
     shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     recipe = study.training.model_copy(update=study.finetune.model_dump(exclude={"seeds"}))
     begin_tuning(supernet, "all")
-    compute = step_function(supernet, recipe, recipe.batch_size)
+    options = {"seed": seed, "compute": step_function(supernet, recipe, recipe.batch_size), "teacher": teacher}
     for index, (arch, classes) in enumerate(zip(archs, kept, strict=True)):
         supernet.load_state_dict(shared)
         own, dropout = dataset.train.only(classes), KeptClasses(classes.to(jobs.device()))
-        train(supernet, own, dropout, recipe, seed=seed, label=f"arch {index}", compute=compute, arch=arch)
+        train(supernet, own, dropout, recipe, label=f"arch {index}", arch=arch, **options)
         yield index, supernet
     supernet.load_state_dict(shared)
     supernet.requires_grad_(False)
 
 
-def train_alone(study: Study, dataset: Dataset, arch: Tensor, seed: int) -> Supernet:
+def train_alone(study: Study, dataset: Dataset, arch: Tensor, seed: int, teacher: Network | None) -> Supernet:
     """One arch trained from scratch, on all classes, for as many images as the supernet `ofa`; frozen afterwards."""
     torch.manual_seed(seed)
     supernet = new_supernet(study, dataset).to(jobs.device())
     if study.training.zero_init:
         begin_as_identity(supernet)
     dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), NONE)
-    train(supernet, dataset.train, dropout, study.longer, seed=seed, label="from scratch", arch=arch)
+    options = {"seed": seed, "arch": arch, "teacher": teacher}
+    train(supernet, dataset.train, dropout, study.longer, label="from scratch", **options)
     return supernet.requires_grad_(False)

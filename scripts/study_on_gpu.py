@@ -30,6 +30,8 @@ Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, wh
 
 def steps(config: Study, folder: Path) -> Iterator[Step]:
     """The heavy steps in order; later ones depend on what earlier ones wrote, so this is a generator."""
+    if config.training.teacher:
+        yield from ((study.train_teacher, [(config, folder, seed)], True) for seed in config.seeds)
     for setting, seed in study.first_runs(config):
         yield study.train_supernet, [(config, folder, setting, seed)], True
     chosen = study.settings_of(config, folder)["eas"]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from eas.config import Dropout, load_study
 
 ROOT = Path(__file__).parents[1]
+TIERS = ["", "gpu", "cpu", "teacher"]  # folders with a params.yaml and a dvc.yaml
 STUDIES = yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]
 
 
@@ -40,7 +41,7 @@ def refusal(folder, content):
     return message
 
 
-@pytest.mark.parametrize("file", [ROOT / tier / "params.yaml" for tier in ("", "gpu", "cpu")], ids=["", "gpu", "cpu"])
+@pytest.mark.parametrize("file", [ROOT / tier / "params.yaml" for tier in TIERS], ids=TIERS)
 def test_every_study_of_the_repository_loads(file):
     tier = yaml.safe_load(file.read_text())["tier"]
     for name in {*STUDIES, tier["study"]}:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from eas import data, records
 from eas import study as steps
-from eas.config import Augment, Branch, Branches, Dropout, load_study
+from eas.config import Augment, Branch, Branches, Dropout, Teacher, load_study
 from eas.study import NONE
 from eas.training import step_function
 
@@ -111,7 +111,7 @@ def test_scenarios_are_every_group_at_every_budget_in_order(wide, hierarchy):
     assert wanted.is_union == ([False] * 10 + [True] * 4) * 3
 
 
-@pytest.mark.parametrize("name", ["tiny", "glyphs", "cifar100", "cifar100_cpu"])
+@pytest.mark.parametrize("name", ["tiny", "glyphs", "glyphs_teacher", "cifar100", "cifar100_cpu"])
 def test_every_study_has_superclasses_and_unions_times_budgets_scenarios(name):
     study, hierarchy = load_study(name, ROOT), data.hierarchy("cifar100" if name.startswith("cifar100") else "glyphs")
     asked = study.scenarios
@@ -242,6 +242,34 @@ def test_a_finished_supernet_survives_that_dvc_deletes_the_stages_outputs(quick,
     shutil.rmtree(folder / "supernets")
     with pytest.raises(AssertionError, match="trained again"):  # what is kept was made with other parameters
         steps.train_supernet(changed(quick, training={"learning_rate": 0.01}), folder, OWN, 0)
+
+
+TEACHER = Teacher(widths=(16, 32), epochs=1, share=0.5)
+
+
+def test_a_teacher_is_trained_once_and_all_supernets_of_its_seed_learn_from_it(quick, dataset, folder, monkeypatch):
+    taught, alone = changed(quick, training={"teacher": TEACHER}), steps.train_supernet(quick, folder, OWN, 0)
+    with pytest.raises(FileNotFoundError, match="teacher-0.safetensors is missing: run notebooks/02_supernet"):
+        steps.train_supernet(taught, folder, OWN, 0)
+    record = steps.train_teacher(taught, folder, 0)
+    assert set(record) >= {"seed", "top1"} and 0 < record["top1"] <= 100
+    network = steps.build_teacher(taught, dataset)
+    assert network.space.widths == (16, 32) and steps.new_supernet(taught, dataset).space.widths == (8, 16)
+    for setting in (NONE, OWN):
+        assert steps.train_supernet(taught, folder, setting, 0)["history"] != alone["history"]
+    forbid_training(monkeypatch)
+    assert steps.train_teacher(taught, folder, 0) == record
+
+
+def test_a_teacher_predicts_each_image_by_itself(quick, dataset, folder):
+    taught = changed(quick, training={"teacher": TEACHER})
+    steps.train_teacher(taught, folder, 0)
+    teacher = steps.load_teacher(taught, folder, dataset, 0)
+    images = data.as_input(dataset.selection.images[:8])
+    logits = teacher(images)
+    assert logits.shape == (8, len(dataset.hierarchy.classes)) and not logits.requires_grad
+    torch.testing.assert_close(torch.cat([teacher(image) for image in images.split(1)]), logits, rtol=1e-4, atol=1e-4)
+    assert steps.load_teacher(quick, folder, dataset, 0) is None
 
 
 def test_a_killed_training_goes_on_to_the_same_result(quick, folder, monkeypatch):

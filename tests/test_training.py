@@ -142,9 +142,9 @@ def test_a_split_smaller_than_the_batch_is_a_step_an_epoch(new, few):
 def test_a_step_trains_the_largest_some_random_and_the_smallest(random_subnets, new, few, own, space):
     seen = []
 
-    def compute(images, labels, kept, weight, archs):
+    def compute(images, targets, kept, weight, archs):
         seen.append(archs)
-        assert images.shape == (30, 1, 16, 16) and kept.shape == (30, 160) and weight.shape == labels.shape == (30,)
+        assert images.shape == (30, 1, 16, 16) and kept.shape == targets.shape == (30, 160) and weight.shape == (30,)
         return torch.tensor(1.0)
 
     train(new(), few, own, recipe(random_subnets=random_subnets, distinct_archs=4), seed=5, compute=compute)
@@ -241,6 +241,27 @@ def test_the_dropout_is_told_how_much_of_the_training_is_over(resumed, new, few,
     assert seen == pytest.approx([step / 9 for step in range(3 if resumed else 0, 9)])
 
 
+def test_the_teachers_prediction_over_the_classes_that_count_is_mixed_into_the_targets(new, few, own):
+    logits, seen = torch.randn(30, 160, generator=torch.Generator().manual_seed(3)), []
+
+    def compute(images, targets, kept, weight, archs):
+        expected = 0.7 * logits.masked_fill(~kept, float("-inf")).softmax(-1)
+        torch.testing.assert_close(targets - expected, 0.3 * (targets - expected > 0.1).float())  # one-hot
+        seen.append(kept.all().item())
+        return torch.tensor(1.0)
+
+    taught = recipe(teacher={"widths": (8,), "epochs": 1, "share": 0.7})
+    train(new(), few, own, taught, seed=0, compute=compute, teacher=lambda images: logits)
+    assert set(seen) == {True, False}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_teacher_and_its_share_belong_together(given, new, few):
+    share = recipe() if given else recipe(teacher={"widths": (8,), "epochs": 1, "share": 0.7})
+    with pytest.raises(ValueError, match="give both or none"):
+        train(new(), few, everything, share, seed=0, teacher=(lambda images: images) if given else None)
+
+
 # -------------------------------------------------------------------- divergence
 
 
@@ -312,19 +333,19 @@ def test_weights_that_the_last_step_of_an_epoch_ruined_are_not_the_last_good_sta
 # -------------------------------------------------------------------- one step
 
 
-def random_case(count=16, seed=0):
+def random_case(count=16, smoothing=0.0, seed=0):
+    """Images, targets, kept and weight of one batch."""
     rng = torch.Generator().manual_seed(seed)
     images, labels = torch.rand(count, 1, 16, 16, generator=rng), torch.randint(160, (count,), generator=rng)
     kept = torch.rand(count, 160, generator=rng) < 0.5
     kept[torch.arange(count), labels] = True
     weight = (torch.rand(count, generator=rng) < 0.8).float()
-    return images, labels, kept, weight
+    return images, soft_targets(labels, kept, smoothing), kept, weight
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_distilled_targets_sum_to_one_over_the_kept_classes(share):
-    _, labels, kept, _ = random_case()
-    hard = torch.nn.functional.one_hot(labels, 160).float()
+    _, hard, kept, _ = random_case()
     teacher = torch.randn(16, 160, generator=torch.Generator().manual_seed(1)) * 5
     targets = distilled(hard, teacher, kept, share)
     torch.testing.assert_close(targets.sum(-1), torch.ones(16))
@@ -338,13 +359,12 @@ def test_distilled_targets_sum_to_one_over_the_kept_classes(share):
 def test_the_teacher_gets_no_gradient_from_its_students(new, space):
     """Gradients of a step are those of the single subnets, the students' targets taken as constants."""
     settings = recipe(label_smoothing=0.1, distillation=0.7)
-    images, labels, kept, weight = random_case()
+    images, hard, kept, weight = random_case(smoothing=0.1)
     archs = torch.stack([space.largest, *space.sample(2, torch.Generator().manual_seed(2)), space.smallest])
     supernet, reference = new(), new()
-    loss = step_function(supernet, settings, 16)(images, labels, kept, weight, archs)
+    loss = step_function(supernet, settings, 16)(images, hard, kept, weight, archs)
     with torch.no_grad():
         teacher = mask_logits(reference(images, space.largest, Statistics()), kept).softmax(-1)
-    hard = soft_targets(labels, kept, 0.1)
     losses = []
     for index, arch in enumerate(archs):
         targets = 0.3 * hard + 0.7 * teacher if index else hard
@@ -425,8 +445,8 @@ def test_training_uses_that_schedule_step_by_step(new, few, monkeypatch):
 def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(new, few):
     labelled, seen = Split(few.images, torch.arange(len(few))), []
 
-    def compute(images, labels, *_):
-        seen.append(labels)
+    def compute(images, targets, *_):
+        seen.append(targets.argmax(-1))
         return torch.tensor(0.0)
 
     train(new(), labelled, everything, RECIPE, seed=0, compute=compute)

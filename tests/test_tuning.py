@@ -103,7 +103,7 @@ def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(
 ):
     before, seen = copy_of(shared), []
 
-    def train(supernet, split, dropout, recipe, *, seed, label, compute):
+    def train(supernet, split, dropout, recipe, *, seed, label, compute, teacher):
         seen.append((label, split.labels.unique(), recipe.epochs, recipe.batch_size, recipe.learning_rate))
         assert not changed_names(supernet, before)
         kept, weight = dropout(split.labels, None, 0.0)
@@ -223,7 +223,7 @@ def test_single_archs_are_tuned_for_their_own_classes_from_the_shared_weights(qu
     monkeypatch.setattr(tuning, "train", watched)
     archs = torch.stack([shared.space.smallest, shared.space.largest])
     kept = torch.stack([dataset.hierarchy.kept([name]) for name in dataset.hierarchy.superclasses[:2]])
-    for index, tuned in tuning.tune_archs(quick, shared, dataset, archs, kept, seed=0):
+    for index, tuned in tuning.tune_archs(quick, shared, dataset, archs, kept, 0, None):
         names = changed_names(tuned, before)
         assert {"classifier.weight", "stem.weight"} <= names
         last = "stages.1.1.norm1.bias"  # of a block that the smallest arch leaves out; biases are not decayed
@@ -242,7 +242,7 @@ def test_an_arch_alone_is_trained_as_long_as_the_supernet_without_branches(quick
 
     monkeypatch.setattr(tuning, "train", watched)
     arch = steps.new_supernet(quick, dataset).space.smallest
-    networks = [tuning.train_alone(quick, dataset, arch, seed) for seed in (0, 0, 1)]
+    networks = [tuning.train_alone(quick, dataset, arch, seed, None) for seed in (0, 0, 1)]
     assert seen == [(len(dataset.train), 2, NONE, arch.tolist())] * 3
     assert not changed_names(networks[0], networks[1].state_dict())
     assert changed_names(networks[0], networks[2].state_dict())
