@@ -112,7 +112,7 @@ def ofa_step(
 ) -> None:
     """One training step as OFA's train_one_epoch takes it, without its fixed `.cuda()` and its progress line.
 
-    Its teacher is a separate network; here, as in ours, it is the first arch, so that both do the same arithmetic.
+    Its teacher is a separate network; here, as in ours, it is the first arch.
     """
     network.zero_grad()
     soft_label = None

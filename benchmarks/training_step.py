@@ -16,7 +16,6 @@ from eas import data, jobs, throughput
 from eas.config import Study, load_study
 from eas.data import as_input
 from eas.dropout import SuperclassDropout, soft_targets
-from eas.layers import ElasticConv2d, ElasticNorm, Statistics
 from eas.space import SearchSpace
 from eas.study import NONE
 from eas.supernet import Supernet
@@ -48,9 +47,8 @@ def measure(studies: Iterable[str] = STUDIES, images: int | None = None, root: s
         peaks = [float("nan")] * 2
         if device.type == "cpu":
             peaks = [timing.peak_memory(prepare, side, name, batch, root) for side in SIDES]
-        operations, moved = arithmetic(name, batch, root)
-        limits = {"matrix_share": operations / matrix, "bandwidth_share": moved / bandwidth}
-        shares = {column: 100 * best / table.seconds for column, best in limits.items()}
+        best = pd.DataFrame([limits(side, name, batch, root) for side in SIDES]) / (matrix, bandwidth)
+        shares = 100 * best.div(table.seconds, axis=0)
         rates = {"images_per_second": batch / table.seconds, "peak_mb": peaks, **shares}
         tables.append(table.rename(columns={"work": "side"}).assign(study=name, **rates))
     table = pd.concat(tables, ignore_index=True)
@@ -116,28 +114,16 @@ def some_images(study: Study, batch: int) -> tuple[Tensor, Tensor]:
     return as_input(pixels), torch.randint(classes, (batch,), generator=rng)
 
 
+def limits(side: str, name: str, batch: int, root: str | Path) -> dict[str, float]:
+    """Operations (two a multiply-add) of a side's step, and bytes that its convolutions and norms read and write."""
+    study = load_study(name, root)
+    supernet = new_supernet(study)
+    together = side == "eas" and jobs.device().type == "cpu"
+    madds, moved = throughput.arithmetic(supernet, sandwich(study, supernet.space), together)
+    return {"matrix_share": throughput.FLOPS * madds * batch, "bandwidth_share": (1 + BACKWARD) * moved * BYTES * batch}
+
+
 def sandwich(study: Study, space: SearchSpace) -> Tensor:
     """The archs of a step, int64 [subnets, decisions]."""
     random = space.sample(study.training.random_subnets, torch.Generator().manual_seed(0))
     return torch.stack([space.largest, *random, space.smallest])
-
-
-def arithmetic(name: str, batch: int, root: str | Path) -> tuple[float, float]:
-    """Operations (two a multiply-add) of a step, and the bytes that its convolutions and norms read and write."""
-    study = load_study(name, root)
-    supernet = new_supernet(study)
-    archs, elements = sandwich(study, supernet.space), 0
-
-    def count(module, inputs, output) -> None:
-        nonlocal elements
-        elements += inputs[0].numel() + output.numel()
-
-    for module in supernet.modules():
-        if isinstance(module, ElasticConv2d | ElasticNorm):
-            module.register_forward_hook(count)
-    images, _ = some_images(study, 1)
-    with torch.inference_mode():
-        for arch in archs:
-            supernet(images, arch, Statistics())
-    madds = supernet.space.madds(archs, supernet.classifier.out_features).sum().item()
-    return throughput.FLOPS * madds * batch, (1 + BACKWARD) * elements * BYTES * batch

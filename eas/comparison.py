@@ -116,8 +116,8 @@ def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, see
     for budget in wanted.budgets.unique():
         rows = (wanted.budgets == budget).nonzero()[:, 0]
         archs = search.random_archs(supernet.space, budget[None], most_classes, study.search.random, rng)[0]
-        every = evaluation.logits_of_each(supernet, archs, calibration, dataset.selection)
-        top1 = [evaluation.superclass_top1(each, dataset.selection.labels, wanted.kept[rows]) for each in every]
+        shared, labels = evaluation.Begun(supernet, archs, calibration, dataset.selection), dataset.selection.labels
+        top1 = [evaluation.superclass_top1(shared.logits(arch), labels, wanted.kept[rows]) for arch in archs]
         best[rows] = archs[torch.stack(top1).argmax(0)]
     ended = time.perf_counter()
     result.timed({"seconds": ended - begun, "random": (ended - start) / len(wanted)})
@@ -132,12 +132,13 @@ def measure_archs(
     `archs` int64 [n, decisions], `kept` bool [n, classes].
     """
     distinct, member = archs.unique(dim=0, return_inverse=True)
-    top1 = torch.empty(len(archs))
+    images, top1 = split.only(kept.any(0)), torch.empty(len(archs))
+    shared = evaluation.Begun(supernet, distinct, calibration, images)
     for index, arch in enumerate(distinct):
         rows = (member == index).nonzero()[:, 0]
-        images = split.only(kept[rows].any(0))
-        logits = evaluation.subnet_logits(supernet, arch, calibration, images)
-        top1[rows] = evaluation.superclass_top1(logits, images.labels, kept[rows])
+        chosen = kept[rows].any(0).to(images.labels.device)[images.labels]
+        logits, labels = shared.logits(arch, chosen), images.labels[chosen]
+        top1[rows] = evaluation.superclass_top1(logits, labels, kept[rows])
     return top1
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -27,29 +25,39 @@ def subnet_logits(
 ) -> Tensor:
     """Logits [n, classes] of one calibrated arch on the images of `split`."""
     statistics = FixedStatistics(calibrate(supernet, arch, calibration).recorded)
-    return torch.cat([supernet(as_input(images), arch, statistics) for images in parts(split, batch)])
+    batches = split.images.split(batch or batch_size(split))
+    return torch.cat([supernet(as_input(images), arch, statistics) for images in batches])
 
 
-@torch.inference_mode()
-def logits_of_each(supernet: Supernet, archs: Tensor, calibration: Split, split: Split) -> Iterator[Tensor]:
-    """`subnet_logits` of archs [n, decisions], one after another; what they have in common runs once.
+class Begun:
+    """Many archs measured on the same images: what they have in common ran once, and stays in memory.
 
-    It stays in memory: two feature maps of the first stage, of all images.
+    That is two feature maps of the first stage, of all calibration images and all images of `split`.
     """
-    statistics = CalibratedStatistics(len(calibration))
-    begun = supernet.begin(as_input(calibration.images), archs, statistics)
-    fixed = FixedStatistics(statistics.recorded)
-    batches = [supernet.begin(as_input(images), archs, fixed) for images in parts(split)]
-    for arch in archs:
-        statistics = CalibratedStatistics(len(calibration))
-        supernet.finish(*begun, arch, statistics)
+
+    @torch.inference_mode()
+    def __init__(self, supernet: Supernet, archs: Tensor, calibration: Split, split: Split):
+        self.supernet, self.count, self.batch = supernet, len(calibration), batch_size(split)
+        statistics = CalibratedStatistics(self.count)
+        self.calibration = supernet.begin(as_input(calibration.images), archs, statistics)
         fixed = FixedStatistics(statistics.recorded)
-        yield torch.cat([supernet.finish(*each, arch, fixed) for each in batches])
+        batches = [supernet.begin(as_input(images), archs, fixed) for images in split.images.split(self.batch)]
+        self.images = [torch.cat(each) for each in zip(*batches, strict=True)]
+
+    @torch.inference_mode()
+    def logits(self, arch: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """As `subnet_logits`, of one of the archs; on the `chosen` images (bool [n]) only, where that is given."""
+        statistics = CalibratedStatistics(self.count)
+        self.supernet.finish(*self.calibration, arch, statistics)
+        fixed = FixedStatistics(statistics.recorded)
+        images = self.images if chosen is None else [each[chosen] for each in self.images]
+        batches = zip(*(each.split(self.batch) for each in images), strict=True)
+        return torch.cat([self.supernet.finish(*each, arch, fixed) for each in batches])
 
 
-def parts(split: Split, batch: int | None = None) -> tuple[Tensor, ...]:
-    """Images in batches: those that fit the processor's cache are twice as fast on a CPU; a GPU wants large ones."""
-    return split.images.split(batch or (2000 if split.images.is_cuda else 250))
+def batch_size(split: Split) -> int:
+    """A batch that fits the processor's cache is twice as fast on a CPU; a GPU wants a large one."""
+    return 2000 if split.images.is_cuda else 250
 
 
 def superclass_top1(logits: Tensor, labels: Tensor, kept: Tensor) -> Tensor:

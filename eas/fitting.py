@@ -84,8 +84,9 @@ def measure_pool(study: Study, folder: Path, supernet_name: str, setting: Dropou
     kept = pool_scenarios(study, dataset.hierarchy, rng)
     parent, calibration = dataset.hierarchy.parent, calibration_images(study, dataset)
     accuracy, own, start = [], [], time.perf_counter()
-    every = evaluation.logits_of_each(supernet, archs, calibration, dataset.selection)
-    for logits in tqdm(every, f"pool {supernet_name}-{seed}", len(archs), mininterval=1):
+    begun = evaluation.Begun(supernet, archs, calibration, dataset.selection)
+    for arch in tqdm(archs, f"pool {supernet_name}-{seed}", mininterval=1):
+        logits = begun.logits(arch)
         accuracy.append(evaluation.superclass_top1(logits, dataset.selection.labels, kept))
         own.append(evaluation.own_superclass_correct(logits, dataset.selection.labels, parent))
     result.timed({"seconds": time.perf_counter() - start})

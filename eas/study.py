@@ -246,9 +246,9 @@ def selection_accuracy(study: Study, supernet: Supernet, dataset: Dataset) -> li
     """Calibrated accuracy of the largest, the smallest and some random subnets, the same ones for every supernet."""
     space, parent, rows = supernet.space, dataset.hierarchy.parent, []
     names, archs = measured_archs(space)
-    every = evaluation.logits_of_each(supernet, archs, calibration_images(study, dataset), dataset.selection)
-    for subnet, arch, logits in zip(names, archs, every, strict=True):
-        labels = dataset.selection.labels
+    begun = evaluation.Begun(supernet, archs, calibration_images(study, dataset), dataset.selection)
+    for subnet, arch in zip(names, archs, strict=True):
+        logits, labels = begun.logits(arch), dataset.selection.labels
         own = evaluation.own_superclass_correct(logits, labels, parent).float().mean().item() * 100
         flat = (logits.argmax(1) == labels).float().mean().item() * 100
         rows.append({"subnet": subnet, "madds": int(space.madds(arch, len(parent))), "top1": own, "flat_top1": flat})

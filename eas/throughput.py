@@ -8,14 +8,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from eas import data, jobs
 from eas.config import Study
 from eas.dropout import SuperclassDropout, soft_targets
+from eas.layers import ElasticConv2d, ElasticNorm, Statistics
 from eas.records import known_timing, timed
 from eas.study import NONE, new_supernet
+from eas.supernet import Supernet
 from eas.training import make_optimizer, sliced_step, step_function
 
 STEPS, ROUNDS = {"cuda": 16, "cpu": 3}, {"cuda": 5, "cpu": 2}  # on a GPU every arch is captured before it is timed
@@ -64,7 +67,8 @@ def measure_throughput(study: Study, folder: Path) -> dict:
             optimizer.step()
 
     seconds = fastest(run, rounds) / count
-    madds = space.madds(steps.flatten(0, 1), len(dataset.hierarchy.classes)).double().mean().item() * steps.shape[1]
+    together = device.type == "cpu"  # a GPU runs each subnet as a graph of its own, from its images on
+    madds = sum(arithmetic(supernet, archs, together)[0] for archs in steps) / count
     size, kind = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
     numbers = {
         "images_per_second": len(labels) / seconds,
@@ -74,6 +78,35 @@ def measure_throughput(study: Study, folder: Path) -> dict:
         "shares": shares(lambda: sliced_step(supernet, recipe, images, targets, kept, weight, steps[0]), device),
     }
     return timed(folder, "throughput", key, numbers)
+
+
+@torch.no_grad()
+def arithmetic(supernet: Supernet, archs: Tensor, together: bool) -> tuple[int, int]:
+    """What one image costs in one forward pass of archs [n, decisions]: (multiply-adds, numbers moved).
+
+    Moved are the inputs and outputs of convolutions and norms. `together`: what the archs have in common counts once.
+    """
+    space, madds, moved = supernet.space, 0, 0
+    image = torch.zeros(1, space.in_channels, space.image_size, space.image_size, device=supernet.mean.device)
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal madds, moved
+        if isinstance(module, ElasticConv2d):
+            madds += output.numel() * inputs[0].shape[1] * module.kernel_size[0] ** 2
+        if isinstance(module, nn.Linear):
+            madds += module.weight.numel()
+        else:
+            moved += inputs[0].numel() + output.numel()
+
+    counted = (m for m in supernet.modules() if isinstance(m, ElasticConv2d | ElasticNorm | nn.Linear))
+    hooks = [module.register_forward_hook(count) for module in counted]
+    for group in [archs] if together else archs[:, None]:
+        shortcut, h = supernet.begin(image, group, Statistics())
+        for arch in group:
+            supernet.finish(shortcut, h, arch, Statistics())
+    for hook in hooks:
+        hook.remove()
+    return madds, moved
 
 
 def matrix_rate(device: torch.device, size: int, kind: torch.dtype, rounds: int) -> float:

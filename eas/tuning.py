@@ -118,8 +118,9 @@ def branch_accuracy(supernet: Supernet, branches: Path | dict[str, Tensor], data
         kept = hierarchy.kept([name])
         load_branch(supernet, branches, index)
         own, images = dataset.train.only(kept), dataset.selection.only(kept)
-        for row, logits in enumerate(evaluation.logits_of_each(supernet, archs, own, images)):
-            top1[row, index] = evaluation.superclass_top1(logits, images.labels, kept[None])[0]
+        begun = evaluation.Begun(supernet, archs, own, images)
+        for row, arch in enumerate(archs):
+            top1[row, index] = evaluation.superclass_top1(begun.logits(arch), images.labels, kept[None])[0]
     return [{"subnet": name, "top1": mean} for name, mean in zip(names, top1.mean(1).tolist(), strict=True)]
 
 

@@ -26,6 +26,19 @@ def test_training_takes_a_share_of_the_machine_and_the_parts_add_up(study, folde
     assert 0.3 < found["tflops"] * 1e12 / found["images_per_second"] / most < 1
 
 
+def test_the_arithmetic_of_archs_is_that_of_the_space_and_what_they_share_counts_once(supernet):
+    space = supernet.space
+    archs = torch.cat([space.sample(5, torch.Generator().manual_seed(0)), space.largest[None]])
+    alone, moved = throughput.arithmetic(supernet, archs, together=False)
+    assert alone == space.madds(archs, 160).sum()
+    together, moved_together = throughput.arithmetic(supernet, archs, together=True)
+    pixels, (width, *_) = space.image_size**2, space.widths
+    stem = 9 * space.in_channels * width * pixels
+    inner = [9 * width * supernet.first_inner(arch) * pixels for arch in archs]
+    assert alone - together == 5 * stem + sum(inner) - max(inner) and moved_together < moved
+    assert not any(module._forward_hooks for module in supernet.modules())
+
+
 def test_what_was_measured_or_published_is_not_measured_again(study, folder, monkeypatch):
     first = throughput.measure_throughput(study, folder)
     monkeypatch.setattr(throughput, "fastest", lambda *args: 1 / 0)
