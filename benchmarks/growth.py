@@ -95,7 +95,7 @@ def over_superclasses(sizes: tuple[int, ...], classes: int) -> Works:
     for superclasses in sizes:
         parent = hierarchy(classes, superclasses)
         labels, rng = some_labels(parent), torch.Generator().manual_seed(0)
-        draw = partial(dropout_of(parent), labels, rng)
+        draw = partial(dropout_of(parent), labels, rng, 0.0)
         works[f"superclass dropout, batch of {BATCH}", superclasses] = draw
         works[f"generate, {SCENARIOS} scenarios", superclasses] = generation(space_of(BLOCKS), parent, SCENARIOS)
     return works
