@@ -25,7 +25,7 @@ cifar100: install $(TIER)/dvc.yaml  ## run the CIFAR-100 study; TIER=cpu: its re
 	$(BIN)/python -m eas.data cifar100 --to "$${EAS_CIFAR100:-data}"
 	$(BIN)/dvc repro $(TIER)/dvc.yaml
 
-bench: install  ## time it side by side with once-for-all, about 20 minutes on a quiet machine, and write reports/benchmarks
+bench: install  ## time it side by side with once-for-all, 20 to 30 minutes on a quiet machine, and write reports/benchmarks
 	$(BIN)/python -m benchmarks $(PARTS)
 
 notebooks: install  ## run the notebooks' tiny profile in place, for fresh outputs to commit
