@@ -80,15 +80,22 @@ def train(
             total += compute(images, targets, kept, weight, archs)
             optimizer.step()
         loss = total.item() / steps
-        if not math.isfinite(loss) or not all(weights.isfinite().all() for weights in supernet.parameters()):
-            what = "weights are infinite or NaN" if math.isfinite(loss) else f"loss is {loss}"
-            kept = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
-            raise Diverged(f"{label}: {what} in epoch {epoch + 1}; try a lower learning rate{kept}")
+        if what := divergence(supernet, loss):
+            good = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
+            raise Diverged(f"{label}: {what} in epoch {epoch + 1}; try a lower learning rate{good}")
         history.append({"epoch": epoch + 1, "loss": loss})
         epochs.set_postfix(loss=f"{loss:.3f}")
         if checkpoint:
             save_checkpoint(checkpoint, supernet, optimizer, history)
     return history
+
+
+def divergence(supernet: Supernet, loss: float) -> str:
+    """What is no number any more, in words; empty while all is well."""
+    if not math.isfinite(loss):
+        return f"loss is {loss}"
+    finite = all(weights.isfinite().all() for weights in supernet.parameters())
+    return "" if finite else "weights are infinite or NaN"
 
 
 # -------------------------------------------------------------------- one step
