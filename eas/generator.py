@@ -89,86 +89,106 @@ class Generator(nn.Module):
 # Candidate prices of a round, as shares of the highest: first over all magnitudes, then between two of these.
 WIDE, NARROW = (10 ** torch.linspace(-8, 0, 16)).numpy(), torch.linspace(0, 1, 16).numpy()
 WIDE[0] = 0
+QUARTERS = np.arange(1, 4)
 PIECE = 1024  # scenarios decoded at once: memory is bounded, and stays in the processor's cache
+NEVER = np.float32("-inf")
 
 
 def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, classes_kept: Tensor) -> Tensor:
     """The archs with (nearly) the highest total score within the budgets, int64 [scenarios, decisions]; ours.
 
     Choices are priced: for a price per multiply-add, the best depth and widths follow exactly, stage by stage. Two
-    rounds of candidate prices, all at once, find the lowest price that the budget allows; `fill` spends what is left.
+    rounds of candidate prices find the lowest price that the budget allows; `fill` spends what is left. The cost falls
+    as the price rises, so that two steps, of three candidates each, find the first of 16 that the budget allows.
     Scores as Generator.forward returns them; the budgets must be possible (SearchSpace.check_scenarios).
 
     Many small steps: in numpy, whose calls take a third of the time of torch's.
     """
-    cost = (space.block_madds / space.block_madds.double().mean()).to(width)
     room = (budgets.double() - space.fixed_madds(classes_kept)).numpy()
+    cost = (space.block_madds / space.block_madds.double().mean()).to(width)
+    best_at = pricing(space, depth, width, cost)
     # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
     steps = np.diff(np.sort(cost.numpy(), 1), axis=1)
     high = 2 * sum(np.ptp(each.numpy(), (1, 2)) for each in (width, depth))
     high = high / steps[steps > 0].min() + 1 if (steps > 0).any() else high + 1
-    low, rows = np.zeros_like(high), np.arange(len(room))
-    best = space.smallest.numpy()
+    best, low, rows = space.smallest.numpy(), np.zeros_like(high), np.arange(len(room))
     for wide in (True, False):
         prices = high[:, None] * WIDE if wide else low[:, None] + (high - low)[:, None] * NARROW
-        archs, used = priced(space, depth, width, cost, prices)
-        feasible = used <= room[:, None]
-        first = feasible.argmax(1)  # the cost falls as the price rises
-        found = feasible.any(1)
-        best = np.where(found[:, None], archs[rows, first], best)
-        high = np.where(found, prices[rows, first], high)
-        low = prices[rows, np.maximum(first - 1, 0)]
+        first = np.zeros(len(room), int)  # how many candidates are known to be too low
+        for stride in (4, 1):
+            archs, used = best_at(prices[rows[:, None], first[:, None] + stride * QUARTERS - 1])
+            feasible = used <= room[:, None]
+            best = np.where(feasible.any(1)[:, None], archs[rows, feasible.argmax(1)], best)
+            first += stride * (~feasible).sum(1)
+        high, low = prices[rows, first], prices[rows, np.maximum(first - 1, 0)]
     return fill(space, torch.from_numpy(best), width, budgets, classes_kept)
 
 
-def priced(
-    space: SearchSpace, depth: Tensor, width: Tensor, cost: Tensor, prices: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best archs [scenarios, prices, decisions] when a unit of cost takes a price from the score; their MAdds."""
-    prices = torch.from_numpy(prices)[..., None, None]
-    value, choice = (each.numpy() for each in (width[:, None] - prices * cost).max(-1))  # [scenarios, prices, blocks]
-    table, by_stage = space.block_madds.numpy(), (*value.shape[:2], space.stages, -1)
-    paid = table.take(choice + np.arange(len(table)) * table.shape[1])  # whole numbers: a budget is exact
-    kept = np.array(space.depths) - 1
-    by_depth = value.reshape(by_stage).cumsum(-1)[..., kept] + depth.numpy()[:, None]
-    chosen = by_depth.argmax(-1)  # [scenarios, prices, stages]
-    used = np.take_along_axis(paid.reshape(by_stage).cumsum(-1), kept[chosen][..., None], -1).sum((-2, -1))
-    return np.concatenate([chosen, choice], -1), used
+def pricing(
+    space: SearchSpace, depth: Tensor, width: Tensor, cost: Tensor
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """A function of prices [scenarios, prices], which a unit of `cost` takes from the score.
+
+    It returns the best archs, int64 [scenarios, prices, decisions], not canonical, and the MAdds of their blocks.
+    """
+    table, kept = space.block_madds.numpy(), np.array(space.depths) - 1
+    scores, by_depth, costs = width.numpy()[:, None], depth.numpy()[:, None], cost.numpy()
+    block, stages = np.arange(space.blocks) * table.shape[1], (space.stages, space.blocks_per_stage)
+
+    def best_at(prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        priced = torch.from_numpy(scores - prices[..., None, None] * costs)
+        value, choice = (each.numpy() for each in priced.max(-1))  # [scenarios, prices, blocks]
+        shape = *prices.shape, *stages
+        chosen = (running_sum(value.reshape(shape)).take(kept, -1) + by_depth).argmax(-1)
+        paid = running_sum(table.take(choice + block).reshape(shape))  # whole numbers: a budget is exact
+        row = np.arange(chosen.size).reshape(chosen.shape) * space.blocks_per_stage
+        return np.concatenate([chosen, choice], -1), paid.take(row + kept[chosen]).sum(-1)
+
+    return best_at
+
+
+def running_sum(x: np.ndarray) -> np.ndarray:
+    """np.cumsum along the last axis, in place; where that is short, in a fraction of the time."""
+    for i in range(1, x.shape[-1]):
+        x[..., i] += x[..., i - 1]
+    return x
 
 
 def fill(space: SearchSpace, archs: Tensor, width: Tensor, budgets: Tensor, classes_kept: Tensor) -> Tensor:
     """Widen blocks, or add the next block of a stage, while the budget allows: each time the change scored best."""
     depth, choice = (part.numpy().copy() for part in archs.split([space.stages, space.blocks], -1))
     width = width.numpy()
-    blocks, depths, table = np.arange(space.blocks), np.array(space.depths), space.block_madds.numpy()
+    depths, table = np.array(space.depths), space.block_madds.numpy().astype(float)
+    blocks, ratios = np.arange(space.blocks), len(space.ratios)
     stage, position = np.divmod(blocks, space.blocks_per_stage)
     addable = np.diff(depths, append=depths[-1:]) == 1  # only a depth whose successor is one block more can grow by one
-    level, never = depth[:, stage], np.float32("-inf")
+    level = depth[:, stage]
     active = position < depths[level]
     choice *= active  # the canonical form
-    paid = table[blocks, choice] * active
+    flat = choice + blocks * ratios
+    paid = table.take(flat) * active
     left = (budgets.double() - space.fixed_madds(classes_kept)).numpy() - paid.sum(1)
     # Of every change: what it costs and what it gains. A change moves one block, so only that block's row is renewed.
-    extra = (table - paid[..., None]).astype(float)
-    gain = width - (np.take_along_axis(width, choice[..., None], 2) * active[..., None])
-    gain[~(active | ((position == depths[level]) & addable[level]))] = never
-    gain[extra <= 0] = never
+    extra = table - paid[..., None]
+    scored = width.take(flat + np.arange(len(archs))[:, None] * table.size) * active
+    changes = active | ((position == depths[level]) & addable[level])
+    gain = np.where(changes[..., None] & (extra > 0), width - scored[..., None], NEVER)
     each = rows = np.arange(len(archs))  # the archs that can still change
     while True:
-        possible = np.where(extra <= left[:, None, None], gain, never).reshape(len(rows), -1)
+        possible = np.where(extra <= left[:, None, None], gain, NEVER).reshape(len(rows), table.size)
         move = possible.argmax(1)
-        going = possible[each, move] > never
+        going = possible[each, move] > NEVER
         if not going.all():
             rows, extra, gain, left, move = (part[going] for part in (rows, extra, gain, left, move))
             each = each[: len(rows)]
             if not len(rows):
                 return torch.from_numpy(np.concatenate([depth, choice], 1))
-        block, form = np.divmod(move, len(space.ratios))
+        block, form = np.divmod(move, ratios)
         left = left - extra[each, block, form]
         choice[rows, block] = form
         extra[each, block] = more = table[block] - table[block, form][:, None]
         scores = width[rows, block]
-        gain[each, block] = np.where(more > 0, scores - scores[each, form][:, None], never)
+        gain[each, block] = np.where(more > 0, scores - scores[each, form][:, None], NEVER)
         if (grown := ~active[rows, block]).any():
             row, block = rows[grown], block[grown]
             active[row, block] = True
