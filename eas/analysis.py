@@ -86,18 +86,26 @@ def only(comparison: pd.DataFrame, kind: Kind | None) -> pd.DataFrame:
     return comparison[comparison.scenario.str.contains("+", regex=False) == (kind == "union")]
 
 
-def regret(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Columns supernet, seed, scenario, budget_madds, regret: the best other method's top-1 minus the generator's.
+def rivals(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the generator's rivals in choosing archs: with the shared weights, and measured on all seeds.
 
-    Methods that bring weights of their own are left out. Negative where the generator beats all others. The best of
-    several noisy opponents, picked on the very test images, is better than any of them will be again: with k equally
-    good archs the mean is not 0 but about the largest of k noise terms. Read it as an upper bound, and
-    `paired_difference` for one opponent without that bias.
+    A rival on some seeds only would raise their maximum, and its mean would be that of other supernets.
+    """
+    others = comparison[~comparison.method.isin(["generator", *OTHER_WEIGHTS])]
+    seeds = others.groupby(["supernet", "method"]).seed.transform("nunique")
+    return others[seeds == comparison.seed.nunique()]
+
+
+def regret(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, seed, scenario, budget_madds, regret: the best rival's top-1 minus the generator's.
+
+    Negative where the generator beats all others. The best of several noisy opponents, picked on the very test images,
+    is better than any of them will be again: with k equally good archs the mean is not 0 but about the largest of k
+    noise terms. Read it as an upper bound, and `paired_difference` for one opponent without that bias.
     """
     keys = ["supernet", *SCENARIO]
     generated = comparison[comparison.method == "generator"].set_index(keys).top1
-    others = comparison[~comparison.method.isin(["generator", *OTHER_WEIGHTS])]
-    return (others.groupby(keys).top1.max() - generated).dropna().rename("regret").reset_index()
+    return (rivals(comparison).groupby(keys).top1.max() - generated).dropna().rename("regret").reset_index()
 
 
 def mean_regret(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -111,8 +119,7 @@ def regret_to_best_method(comparison: pd.DataFrame) -> pd.DataFrame:
     Hardly biased, unlike `mean_regret`: one of a few methods is picked, by its mean over all scenarios and seeds.
     """
     rows = []
-    shared = comparison[~comparison.method.isin(["generator", *OTHER_WEIGHTS])]
-    for supernet, others in shared.groupby("supernet", sort=False):
+    for supernet, others in rivals(comparison).groupby("supernet", sort=False):
         best = others.groupby("method").top1.mean().idxmax()
         difference = paired_difference(comparison, (best, supernet), ("generator", supernet))
         rows.append({"supernet": supernet, "method": best} | difference._asdict())

@@ -2,7 +2,8 @@
 
 Files, under a study's folder, as safetensors, with their records (.json) beside them:
     comparison/<supernet>-<seed>/   proposals, selected: every method's arch for every scenario; measured: their
-                                    accuracy on the test split; tuned-<budget's index>: of archs tuned alone
+                                    accuracy on the test split; tuned-<budget's index>: of archs tuned alone; long:
+                                    archs of the long search and their accuracy
     comparison/from_scratch/        accuracy of some generated archs that were trained alone
 """
 
@@ -69,9 +70,6 @@ def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, se
         for suffix in ("", "_aware"):
             model = load_model(study, folder, dataset, supernet_name, seed, aware=bool(suffix))
             methods[f"evolution{suffix}"] = lambda m=model: search.evolution(space, m, kept, budgets, **effort)
-            if study.search.long_evaluations and not suffix:
-                more = effort | {"evaluations": study.search.long_evaluations}
-                methods["evolution_long"] = lambda m=model, e=more: search.evolution(space, m, kept, budgets, **e)
             found, taken = one_by_one(lambda k, b, m=model: search.ofa_evolution(space, m, k, b, **effort), wanted)
             proposals[f"ofa_evolution{suffix}"], seconds[f"ofa_evolution{suffix}"] = found, taken
         for name, method in methods.items():
@@ -207,6 +205,33 @@ def measure_branches(study: Study, supernet: Supernet, path: Path, dataset: Data
     return top1
 
 
+def long_jobs(study: Study, folder: Path) -> list[tuple]:
+    """Arguments of `measure_long` for every supernet, on the first seeds; none in a study without."""
+    seeds = study.seeds[: study.long_search.seeds] if study.long_search else ()
+    return [job for job in supernet_jobs(study, folder) if job[-1] in seeds]
+
+
+def measure_long(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
+    """What a long evolution finds with the accuracy model, and how good that is on the test split.
+
+    Writes long.safetensors: archs, int64 [scenarios, decisions]; top1, float [scenarios].
+    """
+    path = comparison_folder(folder, supernet_name, seed) / "long.safetensors"
+    result = marked(study, folder, path, setting.name, str(seed), study.key("long_search"))
+    if record := result.finished():
+        return record
+    dataset, supernet = opened(study, folder, setting, seed)
+    wanted, begun = scenarios(study, dataset.hierarchy), time.perf_counter()
+    model = load_model(study, folder, dataset, supernet_name, seed, aware=False)
+    effort = {"evaluations": study.long_search.evaluations, "population": study.search.population, "seed": seed}
+    with torch.inference_mode():
+        archs = search.evolution(supernet.space, model, wanted.kept, wanted.budgets, **effort).clone()
+    seconds = time.perf_counter() - begun
+    top1 = measure_archs(supernet, archs, wanted.kept, calibration_images(study, dataset), dataset.test)
+    result.timed({"seconds": time.perf_counter() - begun, "per_scenario": seconds / len(wanted)})
+    return result.write({"archs": archs, "top1": top1}, {"supernet": supernet_name, "seed": seed})
+
+
 TUNED = {"ofa": ("ofa_finetuned", "ofa_evolution"), "eas": ("generator_finetuned", "generator")}
 
 
@@ -290,7 +315,7 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
         seconds = read_timing(folder, f"comparison/{out.name}/proposals")
         seconds |= read_timing(folder, f"comparison/{out.name}/selected")
         seconds["generator"] = seconds[f"generator_{signal}"]
-        archs |= other_weights(study, folder, dataset.hierarchy, supernet, seed, archs, top1, seconds)
+        archs |= measured_apart(study, folder, dataset.hierarchy, supernet, seed, archs, top1, seconds)
         for method, found in archs.items():
             columns = {"method": method, "supernet": supernet, "seed": seed, "scenario": wanted.names}
             columns |= {"classes_kept": classes, "budget_madds": wanted.budgets.long()}
@@ -299,7 +324,7 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def other_weights(
+def measured_apart(
     study: Study,
     folder: Path,
     hierarchy: Hierarchy,
@@ -309,8 +334,16 @@ def other_weights(
     top1: dict[str, Tensor],
     seconds: dict[str, list[float]],
 ) -> dict[str, Tensor]:
-    """The archs of methods with weights of their own; adds their accuracy and their times to `top1` and `seconds`."""
+    """The archs of the long search and of methods with weights of their own, where there are any.
+
+    Adds their accuracy and their times to `top1` and `seconds`.
+    """
     found = {}
+    if study.long_search and seed in study.seeds[: study.long_search.seeds]:
+        name = f"comparison/{supernet}-{seed}/long"
+        long, spent = load_file(folder / f"{name}.safetensors"), read_timing(folder, name)["per_scenario"]
+        found["evolution_long"], top1["evolution_long"] = long["archs"], long["top1"]
+        seconds["evolution_long"] = [spent] * len(long["top1"])
     if "generator_branch" in top1:
         found["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
     if study.finetune and seed in study.seeds[: study.finetune.seeds]:
@@ -411,6 +444,7 @@ def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
     jobs.run(select, every, "selection split")
     signal = choose_signal(study, folder)
     jobs.run(measure_test, [(*job, signal) for job in every], "test split")
+    jobs.run(measure_long, long_jobs(study, folder), "long search")
     jobs.run(measure_tuned, tuned_jobs(study, folder, signal), "single archs tuned")
     rows = rows_from_scratch(study, data.hierarchy(study.data.name))
     jobs.run(measure_alone, [(study, folder, row, signal) for row in rows], "archs from scratch")

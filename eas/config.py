@@ -115,10 +115,12 @@ class Branch(Section):
 
     part: Literal["all", "norms", "classifier"]  # norms: scales, shifts and the classifier
     learning_rate: Finite
+    batch_size: Positive | None = None  # that of all branches, unless given
 
     @property
     def name(self) -> str:
-        return f"{self.part}-{self.learning_rate:g}"
+        batch = f"-batch-{self.batch_size}" if self.batch_size else ""
+        return f"{self.part}-{self.learning_rate:g}{batch}"
 
 
 class Branches(Section):
@@ -163,7 +165,13 @@ class Search(Section):
     random: Positive  # archs evaluated by random search
     evaluations: Positive
     population: Positive
-    long_evaluations: Positive | None = None  # of one more evolution, as a reference for the best that can be found
+
+
+class LongSearch(Section):
+    """One more evolution, with many more evaluations: a reference for the best that can be found."""
+
+    evaluations: Positive
+    seeds: Positive = 1  # on that many of the study's first seeds
 
 
 class Scenarios(Section):
@@ -195,6 +203,7 @@ class Study(Section):
     from_scratch: Annotated[int, Field(ge=0)] = 0  # scenarios whose generated arch is also trained alone
     generator: Generator
     search: Search
+    long_search: LongSearch | None = None
     scenarios: Scenarios
     evaluation: Evaluation
 

@@ -36,6 +36,7 @@ SOURCES = {
     "generator.entropy": (OURS, "reward of undecided choices, falling to none over the steps"),
     "generator.learning_rate": (OURS, "there Adam with 0.0003"),
     "search": (OURS, "the effort of the opponents beside OFA's evolution"),
+    "long_search": (OURS, "effort of the reference"),
     "search.evaluations": (OFA, "about 500 in the related code"),
     "search.population": (OFA, "100"),
     "scenarios": (OURS, ""),

@@ -182,7 +182,8 @@ def subnet_accuracy(records: Sequence[dict]) -> Figure:
         axis.axvline(madds, color="0.8", linewidth=1, zorder=0)
         axis.text(madds, 1.01, name, ha="center", transform=axis.get_xaxis_transform())
     axis.set(xlabel=MADDS, ylabel=f"selection {TOP1}")
-    axis.legend(title=f"superclass dropout\n({BAND.replace('bands', 'bars')})", loc="lower right")
+    title = f"superclass dropout ({BAND.replace('bands', 'bars')})"
+    figure.legend(title=title, loc="outside lower center", ncols=min(len(settings), 4))
     return figure
 
 

@@ -51,9 +51,12 @@ def run_generators(study: Study, folder: Path) -> None:
 
 
 def marked(study: Study, folder: Path, path: Path, *more: str) -> Result:
-    """A result that depends on all parameters of the study, but for those of weights of one's own, and on `more`."""
+    """A result that depends on all parameters of the study but those of results apart, and on `more`.
+
+    Apart are weights of one's own and the long search.
+    """
     branches = study.branches and study.branches.model_copy(update={"candidates": (), "seeds": 1, "ranks": ()})
-    shared = study.model_copy(update={"branches": branches, "finetune": None, "from_scratch": 0})
+    shared = study.model_copy(update={"branches": branches, "finetune": None, "from_scratch": 0, "long_search": None})
     return Result(folder, path, "-".join([shared.key(), *more]))
 
 

@@ -111,6 +111,20 @@ def new_supernet(study: Study, dataset: Dataset) -> Supernet:
     return Supernet(space, len(dataset.hierarchy.classes), dataset.mean, dataset.std)
 
 
+def untrained(build: Callable[[Study, Dataset], Supernet], study: Study, dataset: Dataset, seed: int) -> Supernet:
+    """What `build` makes, on the job's device, with the initial weights of a seed."""
+    torch.manual_seed(seed)
+    supernet = build(study, dataset).to(jobs.device())
+    if study.training.zero_init:
+        begin_as_identity(supernet)
+    return supernet
+
+
+def dropout_of(dataset: Dataset, setting: Dropout) -> SuperclassDropout:
+    """Superclass dropout on the job's device."""
+    return SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), setting)
+
+
 def require(path: Path, study: Study, notebook: str) -> Path:
     """`path`, if the file is there.
 
@@ -157,14 +171,11 @@ def train_teacher(study: Study, folder: Path, seed: int) -> dict:
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
-    torch.manual_seed(seed)
-    network = build_teacher(study, dataset)
+    network = untrained(build_teacher, study, dataset, seed)
     recipe = study.training.model_copy(update={"epochs": study.training.teacher.epochs, "teacher": None})
-    if recipe.zero_init:
-        begin_as_identity(network)
-    dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), NONE)
     start, largest = time.perf_counter(), network.space.largest
-    train(network, dataset.train, dropout, recipe, seed=seed, label=result.path.stem, arch=largest)
+    options = {"seed": seed, "label": result.path.stem, "arch": largest}
+    train(network, dataset.train, dropout_of(dataset, NONE), recipe, **options)
     result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
     logits = evaluation.subnet_logits(network, largest, calibration_images(study, dataset), dataset.selection)
     own = evaluation.own_superclass_correct(logits, dataset.selection.labels, dataset.hierarchy.parent)
@@ -172,10 +183,10 @@ def train_teacher(study: Study, folder: Path, seed: int) -> dict:
 
 
 def build_teacher(study: Study, dataset: Dataset) -> Supernet:
-    """The teacher, untrained, on the job's device: the largest arch of a space with its widths."""
+    """The teacher, untrained, on the CPU: the largest arch of a space with its widths."""
     wide = study.space.model_copy(update={"widths": study.training.teacher.widths})
     space = SearchSpace.from_study(study.model_copy(update={"space": wide}), dataset.train.images.shape[1])
-    return Supernet(space, len(dataset.hierarchy.classes), dataset.mean, dataset.std).to(jobs.device())
+    return Supernet(space, len(dataset.hierarchy.classes), dataset.mean, dataset.std)
 
 
 def load_teacher(study: Study, folder: Path, dataset: Dataset, seed: int) -> Network | None:
@@ -185,7 +196,7 @@ def load_teacher(study: Study, folder: Path, dataset: Dataset, seed: int) -> Net
     """
     if not study.training.teacher:
         return None
-    network = build_teacher(study, dataset)
+    network = build_teacher(study, dataset).to(jobs.device())
     network.load_state_dict(load_file(require(teacher_path(folder, seed), study, "02_supernet")))
     largest = network.requires_grad_(False).space.largest
     statistics = FixedStatistics(evaluation.calibrate(network, largest, calibration_images(study, dataset)).recorded)
@@ -211,17 +222,13 @@ def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> d
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
-    torch.manual_seed(seed)
-    supernet = new_supernet(study, dataset).to(jobs.device())
-    if recipe.zero_init:
-        begin_as_identity(supernet)
-    dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), setting)
+    supernet = untrained(new_supernet, study, dataset, seed)
     checkpoint = result.resume.with_suffix(f".{key}")
     start = time.perf_counter()
     history = train(
         supernet,
         dataset.train,
-        dropout,
+        dropout_of(dataset, setting),
         recipe,
         seed=seed,
         checkpoint=checkpoint,

@@ -23,10 +23,11 @@ from torch import Tensor
 from eas import data, evaluation, jobs
 from eas.config import Branch, Dropout, Study
 from eas.data import Dataset
-from eas.dropout import KeptClasses, SuperclassDropout
+from eas.dropout import KeptClasses
 from eas.records import Result
 from eas.study import (
     NONE,
+    dropout_of,
     load_supernet,
     load_teacher,
     measured_archs,
@@ -34,8 +35,9 @@ from eas.study import (
     require,
     settings_of,
     supernet_path,
+    untrained,
 )
-from eas.supernet import Supernet, begin_as_identity
+from eas.supernet import Supernet
 from eas.training import Network, step_function, train
 
 # -------------------------------------------------------------------- superclass branches
@@ -58,7 +60,7 @@ def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch,
     supernet = load_supernet(study, dataset, supernet_path(folder, setting, seed))
     tuned = set(begin_tuning(supernet, branch.part))
     shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
-    recipe = {"epochs": study.branches.epochs, "batch_size": study.branches.batch_size}
+    recipe = {"epochs": study.branches.epochs, "batch_size": branch.batch_size or study.branches.batch_size}
     recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
     compute = step_function(supernet, recipe, recipe.batch_size)
     options = {"seed": seed, "compute": compute, "teacher": load_teacher(study, folder, dataset, seed)}
@@ -260,11 +262,7 @@ def tune_archs(
 
 def train_alone(study: Study, dataset: Dataset, arch: Tensor, seed: int, teacher: Network | None) -> Supernet:
     """One arch trained from scratch, on all classes, for as many images as the supernet `ofa`; frozen afterwards."""
-    torch.manual_seed(seed)
-    supernet = new_supernet(study, dataset).to(jobs.device())
-    if study.training.zero_init:
-        begin_as_identity(supernet)
-    dropout = SuperclassDropout(dataset.hierarchy.parent.to(jobs.device()), NONE)
+    supernet = untrained(new_supernet, study, dataset, seed)
     options = {"seed": seed, "arch": arch, "teacher": teacher}
-    train(supernet, dataset.train, dropout, study.longer, label="from scratch", **options)
+    train(supernet, dataset.train, dropout_of(dataset, NONE), study.longer, label="from scratch", **options)
     return supernet.requires_grad_(False)

@@ -53,6 +53,7 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
     yield from ((comparison.select, [job], True) for job in every)
     signal = comparison.choose_signal(config, folder)
     yield from ((comparison.measure_test, [(*job, signal)], True) for job in every)
+    yield from ((comparison.measure_long, [job], True) for job in comparison.long_jobs(config, folder))
     yield from ((comparison.measure_tuned, [job], True) for job in comparison.tuned_jobs(config, folder, signal))
     for row in comparison.rows_from_scratch(config, data.hierarchy(config.data.name)):
         yield comparison.measure_alone, [(config, folder, row, signal)], True

@@ -89,6 +89,20 @@ def test_regret_to_one_method_is_to_the_best_on_average():
     assert row["mean"] == pytest.approx((0 - 1 + 2 - 1) / 4)
 
 
+def test_what_was_measured_on_some_seeds_only_is_no_rival():
+    long = COMPARISON[(COMPARISON.method == "random") & (COMPARISON.seed == 0)].assign(
+        method="evolution_long", top1=99.0
+    )
+    assert len(long)
+    frame = pd.concat([COMPARISON, long], ignore_index=True)
+    pd.testing.assert_frame_equal(analysis.regret(frame), analysis.regret(COMPARISON))
+    pd.testing.assert_frame_equal(analysis.regret_to_best_method(frame), analysis.regret_to_best_method(COMPARISON))
+    found = analysis.opponent_differences(frame)
+    assert found["generator_minus_evolution_long_mean_eas"] < 0 and math.isnan(
+        found["generator_minus_evolution_long_low_eas"]
+    )
+
+
 def test_paired_difference():
     sides = ("generator", "eas"), ("generator", "ofa")
     assert analysis.paired_difference(COMPARISON, *sides).mean == pytest.approx((1 + 2 + 2 + 1) / 4)

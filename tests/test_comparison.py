@@ -25,7 +25,7 @@ from eas.supernet import extract
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["method", "supernet", "seed", "scenario", "classes_kept", "budget_madds", "madds", "top1", "search_seconds"]
 METHODS = ["generator", "generator_blind", "uniform", "random"]
-METHODS += ["ofa_evolution", "evolution", "ofa_evolution_aware", "evolution_aware", "evolution_long"]
+METHODS += ["ofa_evolution", "evolution", "ofa_evolution_aware", "evolution_aware"]
 
 Finished = namedtuple("Finished", "study folder dataset table signal")
 
@@ -75,6 +75,13 @@ def times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def archs_of(finished, supernet, seed, method):
+    """A method's archs for all scenarios."""
+    if method == "evolution_long":
+        return load_file(comparison.comparison_folder(finished.folder, supernet, seed) / "long.safetensors")["archs"]
+    return comparison.final_archs(finished.folder, supernet, seed, finished.signal)[method]
+
+
 # -------------------------------------------------------------------- the table
 
 
@@ -89,6 +96,7 @@ def test_the_table_has_one_row_for_every_method_supernet_seed_and_scenario(finis
     middle = study.scenarios.budgets[len(study.scenarios.budgets) // 2] * 1e6
     unions = [pair for pair in pairs if "+" in pair[0] and pair[1] == middle]
     expected |= {("generator_branch", "eas", seed, *pair) for seed in study.seeds for pair in singles}
+    expected |= {("evolution_long", *run, *pair) for run in runs if run[1] == study.seeds[0] for pair in pairs}
     expected |= {("ofa_finetuned", "ofa", study.seeds[0], *pair) for pair in singles}
     expected |= {("generator_finetuned", "eas", study.seeds[0], *pair) for pair in unions}
     expected |= {("from_scratch", "eas", study.seeds[0], *pair) for pair in (singles[0], singles[-1])}
@@ -104,7 +112,7 @@ def test_no_arch_exceeds_its_budget_and_costs_are_those_of_the_archs(finished):
     sizes = dict(zip(wanted.names, wanted.kept.sum(1).tolist(), strict=True))
     assert (table.classes_kept == table.scenario.map(sizes)).all()
     for (method, supernet, seed), rows in table[~table.method.isin(OTHER_WEIGHTS)].groupby(COLUMNS[:3]):
-        archs = comparison.final_archs(finished.folder, supernet, seed, finished.signal)[method]
+        archs = archs_of(finished, supernet, seed, method)
         space.check(archs)
         assert space.madds(archs, wanted.kept.sum(1)).tolist() == rows.madds.tolist()
 
@@ -130,10 +138,10 @@ def test_accuracies_and_times_are_plausible(finished):
     assert (table.top1 - 100 / table.classes_kept).mean() > 0.5
 
 
-@pytest.mark.parametrize("method", [*METHODS, "generator_branch"])
+@pytest.mark.parametrize("method", [*METHODS, "evolution_long", "generator_branch"])
 def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(finished, method):
     """A plain network made of the files' tensors, the test images, the share of right answers."""
-    study, folder, dataset, table, chosen = finished
+    study, folder, dataset, table, _ = finished
     branch = method == "generator_branch"
     name = "eas" if branch else "ofa"
     setting, wanted = steps.settings_of(study, folder)[name].name, steps.scenarios(study, dataset.hierarchy)
@@ -151,7 +159,7 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(finis
             calibration = dataset.train.only(kept)
         supernet = steps.new_supernet(study, dataset)
         supernet.load_state_dict(weights)
-        archs = comparison.final_archs(folder, name, row.seed, chosen)["generator" if branch else method]
+        archs = archs_of(finished, name, row.seed, "generator" if branch else method)
         arch = archs[scenarios.index((row.scenario, row.budget_madds))]
         network = extract(supernet, arch, classes.tolist(), calibrate(supernet, arch, calibration))
         inside = kept[dataset.test.labels]
@@ -177,7 +185,7 @@ def test_what_shares_weights_depends_on_no_weights_of_ones_own(study, tmp_path):
         return fitting.marked(changed(study, **sections), tmp_path, tmp_path / "pool.safetensors", "0").key
 
     first = study.branches.candidates[:1]
-    assert key(branches={"candidates": first, "ranks": ()}, finetune=None, from_scratch=0) == key()
+    assert key(branches={"candidates": first, "ranks": ()}, finetune=None, from_scratch=0, long_search=None) == key()
     assert key(branches={"epochs": 2}) != key() != key(branches=None)  # `ofa` is trained longer for them
 
 
@@ -196,8 +204,8 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finis
         comparison.propose(*job)
         comparison.select(*job)
     found, expected = hashes(tmp_path, "*-0*/*.safetensors"), hashes(finished.folder, "*-0*/*.safetensors")
-    measured = {name for name in expected if re.search(r"measured|tuned", name)}
-    assert len(measured) == 6 and len(found) == 10
+    measured = {name for name in expected if re.search(r"measured|tuned|long", name)}
+    assert len(measured) == 8 and len(found) == 10
     assert found == {name: value for name, value in expected.items() if name not in measured}
     found, expected = (hashes(folder / "supernets", "*-0.safetensors") for folder in (tmp_path, finished.folder))
     assert len(found) == 4 and all(found[name] == expected[name] for name in found)
@@ -205,6 +213,8 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finis
     data.save(dataset, tmp_path / "dataset.safetensors")
     for job in steps.supernet_jobs(again, tmp_path):
         comparison.measure_test(*job, finished.signal)
+    for job in comparison.long_jobs(again, tmp_path):
+        comparison.measure_long(*job)
     for job in comparison.tuned_jobs(again, tmp_path, finished.signal):
         comparison.measure_tuned(*job)
     for row in comparison.rows_from_scratch(again, dataset.hierarchy):
@@ -212,6 +222,20 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finis
     table = comparison.comparison(again, tmp_path, finished.signal)
     first = finished.table[finished.table.seed == again.seeds[0]].reset_index(drop=True)
     pd.testing.assert_frame_equal(table[COLUMNS[:-1]], first[COLUMNS[:-1]], check_exact=True)
+
+
+def test_a_long_search_finds_what_is_predicted_better(finished):
+    study, seed = finished.study, finished.study.seeds[0]
+    assert study.long_search.evaluations > study.search.evaluations
+    wanted = steps.scenarios(study, finished.dataset.hierarchy)
+    for supernet in ("eas", "ofa"):
+        model = fitting.load_model(study, finished.folder, finished.dataset, supernet, seed, aware=False)
+        archs = (archs_of(finished, supernet, seed, method) for method in ("evolution_long", "evolution"))
+        long, short = (model.score(each, wanted.kept) for each in archs)
+        assert (
+            long.mean() > short.mean()
+            and not finished.table.method.eq("evolution_long")[finished.table.seed != seed].any()
+        )
 
 
 @pytest.mark.parametrize(("name", "union"), [("ofa", False), ("eas", True)])

@@ -245,6 +245,7 @@ SECTIONS = {
     "from_scratch": ("from_scratch", 0),
     "generator": ("generator.steps", 21),
     "search": ("search.pool", 13),
+    "long_search": ("long_search.evaluations", 81),
     "scenarios": ("scenarios.budgets", [0.3, 0.45]),
     "evaluation": ("evaluation.calibration_images", 101),
 }

@@ -119,6 +119,14 @@ def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(
         assert recipe == [quick.branches.epochs, quick.branches.batch_size, NORMS.learning_rate]
 
 
+def test_a_candidate_may_have_a_batch_size_of_its_own(quick, folder, monkeypatch):
+    small, seen = ALL.model_copy(update={"batch_size": 8}), []
+    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: seen.append(args[3].batch_size))
+    tuning.train_branches(quick, folder, OWN, small, 0)
+    assert set(seen) == {8} and small.name == "all-0.1-batch-8"
+    assert tuning.branch_key(quick, OWN, small, 0) != tuning.branch_key(quick, OWN, ALL, 0)
+
+
 @pytest.mark.parametrize("branch", [NORMS, CLASSIFIER])
 def test_only_the_chosen_part_is_tuned_and_stored(quick, folder, shared, branch):
     tuning.train_branches(quick, folder, OWN, branch, 0)
