@@ -77,6 +77,9 @@ FINDINGS = (
     "average: {regret_to_best_method_mean_eas:+.2f} [{regret_to_best_method_low_eas:+.2f}, "
     "{regret_to_best_method_high_eas:+.2f}] and {regret_to_best_method_mean_ofa:+.2f} "
     "[{regret_to_best_method_low_ofa:+.2f}, {regret_to_best_method_high_ofa:+.2f}].",
+    "**A long search** with the accuracy model, on the first seeds that it was done for: the generator minus it, "
+    "{generator_minus_evolution_long_mean_eas:+.2f} points on `eas`, {generator_minus_evolution_long_mean_ofa:+.2f} on "
+    "`ofa`.",
     "**Does seeing the classes help the choice of the arch?** The generator minus the one that is blind to them: "
     "{generator_minus_generator_blind_mean_eas:+.2f} points [{generator_minus_generator_blind_low_eas:+.2f}, "
     "{generator_minus_generator_blind_high_eas:+.2f}].",
