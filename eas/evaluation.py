@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -41,8 +43,7 @@ class Begun:
         statistics = CalibratedStatistics(self.count)
         self.calibration = supernet.begin(as_input(calibration.images), archs, statistics)
         fixed = FixedStatistics(statistics.recorded)
-        batches = [supernet.begin(as_input(images), archs, fixed) for images in split.images.split(self.batch)]
-        self.images = [torch.cat(each) for each in zip(*batches, strict=True)]
+        self.batches = [supernet.begin(as_input(images), archs, fixed) for images in split.images.split(self.batch)]
 
     @torch.inference_mode()
     def logits(self, arch: Tensor, chosen: Tensor | None = None) -> Tensor:
@@ -50,9 +51,15 @@ class Begun:
         statistics = CalibratedStatistics(self.count)
         self.supernet.finish(*self.calibration, arch, statistics)
         fixed = FixedStatistics(statistics.recorded)
-        images = self.images if chosen is None else [each[chosen] for each in self.images]
-        batches = zip(*(each.split(self.batch) for each in images), strict=True)
+        batches = self.batches if chosen is None else self.only(chosen)
         return torch.cat([self.supernet.finish(*each, arch, fixed) for each in batches])
+
+    def only(self, chosen: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Full batches of the chosen images."""
+        rows = chosen.split(self.batch)
+        maps = zip(*self.batches, strict=True)  # two, each as a part for every batch
+        picked = [torch.cat([part[row] for part, row in zip(parts, rows, strict=True)]) for parts in maps]
+        return zip(*(each.split(self.batch) for each in picked), strict=True)
 
 
 def batch_size(split: Split) -> int:
