@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 import torch
@@ -366,7 +367,7 @@ def measured_apart(
     return found
 
 
-REPEATS = 100  # of the generator, whose median is the headline
+TURNS, REPEATS = 10, 10  # in which methods are timed; runs of the generator in each
 
 
 def measure_time(study: Study, folder: Path) -> pd.DataFrame:
@@ -377,8 +378,9 @@ def measure_time(study: Study, folder: Path) -> pd.DataFrame:
 def time_search(study: Study, folder: Path, seed: int) -> pd.DataFrame:
     """Wall times of every method for all single superclasses at all budgets, in one process and one thread.
 
-    Columns method, scenarios, seconds_total, seconds_per_scenario: medians over repeats after a warm-up. Random search
-    is the time that `select` took, the measuring of its archs included.
+    Columns method, scenarios, seconds_total, seconds_per_scenario: medians over the runs, but for OFA's search, which
+    has all scenarios once. The methods take turns, so that a machine that slows down slows them all. Random search is
+    the time that `select` took, the measuring of its archs included.
     """
     dataset = data.load(study, folder / "dataset.safetensors")
     space, every = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
@@ -387,17 +389,20 @@ def time_search(study: Study, folder: Path, seed: int) -> pd.DataFrame:
     generator = load_generator(study, folder, dataset, "eas", seed, choose_signal(study, folder))
     model = load_model(study, folder, dataset, "eas", seed, aware=True)
     effort = {"evaluations": study.search.evaluations, "population": study.search.population, "seed": seed}
-    methods = {
-        "generator": (lambda: generator.generate(wanted.kept, wanted.budgets), REPEATS),
-        "uniform": (lambda: search.uniform(space, wanted.budgets, wanted.kept.sum(-1)), 10),
-        "evolution_aware": (lambda: search.evolution(space, model, wanted.kept, wanted.budgets, **effort), 3),
-        "ofa_evolution_aware": (
-            lambda: one_by_one(lambda k, b: search.ofa_evolution(space, model, k, b, **effort), wanted),
-            1,
-        ),
+    batched = {
+        "generator": lambda: generator.generate(wanted.kept, wanted.budgets),
+        "uniform": lambda: search.uniform(space, wanted.budgets, wanted.kept.sum(-1)),
+        "evolution_aware": lambda: search.evolution(space, model, wanted.kept, wanted.budgets, **effort),
     }
+    taken, turns, one_scenario = {name: [] for name in batched}, min(TURNS, len(wanted)), []
     with torch.inference_mode():
-        seconds = {name: median_seconds(method, repeats) for name, (method, repeats) in methods.items()}
+        for turn in range(turns):
+            for name, method in batched.items():
+                method()  # warms up: the methods before have filled the caches
+                taken[name] += [seconds_of(method) for _ in range(REPEATS if name == "generator" else 1)]
+            part = Scenarios(*(each[turn::turns] for each in (wanted.names, wanted.kept, wanted.budgets)))
+            one_scenario += one_by_one(lambda k, b: search.ofa_evolution(space, model, k, b, **effort), part)[1]
+    seconds = {name: median(runs) for name, runs in taken.items()} | {"ofa_evolution_aware": sum(one_scenario)}
     seconds["random"] = read_timing(folder, f"comparison/eas-{seed}/selected")["random"] * len(wanted)
     kept = timed(folder, f"methods-{seed}", study.key(), seconds)
     table = pd.DataFrame({"method": list(seconds), "scenarios": len(wanted)})
@@ -405,14 +410,11 @@ def time_search(study: Study, folder: Path, seed: int) -> pd.DataFrame:
     return table.assign(seconds_per_scenario=table.seconds_total / len(wanted))
 
 
-def median_seconds(method: Callable[[], object], repeats: int) -> float:
-    """Median wall time of a call, in seconds; what runs once is not warmed up."""
-    taken = []
-    for _ in range(repeats + (repeats > 1)):
-        start = time.perf_counter()
-        method()
-        taken.append(time.perf_counter() - start)
-    return sorted(taken[repeats > 1 :])[repeats // 2]
+def seconds_of(method: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    method()
+    return time.perf_counter() - start
 
 
 def swap_table(study: Study, folder: Path) -> pd.DataFrame:
