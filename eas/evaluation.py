@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -43,7 +41,14 @@ class Begun:
         statistics = CalibratedStatistics(self.count)
         self.calibration = supernet.begin(as_input(calibration.images), archs, statistics)
         fixed = FixedStatistics(statistics.recorded)
-        self.batches = [supernet.begin(as_input(images), archs, fixed) for images in split.images.split(self.batch)]
+        self.images: list[Tensor] = []
+        for index, images in enumerate(split.images.split(self.batch)):
+            maps = supernet.begin(as_input(images), archs, fixed)
+            if not self.images:  # filled batch by batch: joined at the end, they would be there twice
+                kind = {"dtype": maps[0].dtype, "device": maps[0].device, "memory_format": torch.channels_last}
+                self.images = [torch.empty(len(split), *each.shape[1:], **kind) for each in maps]
+            for whole, each in zip(self.images, maps, strict=True):
+                whole[index * self.batch :][: len(each)] = each
 
     @torch.inference_mode()
     def logits(self, arch: Tensor, chosen: Tensor | None = None) -> Tensor:
@@ -51,15 +56,9 @@ class Begun:
         statistics = CalibratedStatistics(self.count)
         self.supernet.finish(*self.calibration, arch, statistics)
         fixed = FixedStatistics(statistics.recorded)
-        batches = self.batches if chosen is None else self.only(chosen)
+        images = self.images if chosen is None else [each[chosen] for each in self.images]
+        batches = zip(*(each.split(self.batch) for each in images), strict=True)
         return torch.cat([self.supernet.finish(*each, arch, fixed) for each in batches])
-
-    def only(self, chosen: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Full batches of the chosen images."""
-        rows = chosen.split(self.batch)
-        maps = zip(*self.batches, strict=True)  # two, each as a part for every batch
-        picked = [torch.cat([part[row] for part, row in zip(parts, rows, strict=True)]) for parts in maps]
-        return zip(*(each.split(self.batch) for each in picked), strict=True)
 
 
 def batch_size(split: Split) -> int:
