@@ -47,7 +47,7 @@ def measure(studies: Iterable[str] = STUDIES, images: int | None = None, root: s
         peaks = [float("nan")] * 2
         if device.type == "cpu":
             peaks = [timing.peak_memory(prepare, side, name, batch, root) for side in SIDES]
-        best = pd.DataFrame([limits(side, name, batch, root) for side in SIDES]) / (matrix, bandwidth)
+        best = pd.DataFrame([limits(side, name, batch, root) for side in SIDES]) / [matrix, bandwidth]
         shares = 100 * best.div(table.seconds, axis=0)
         rates = {"images_per_second": batch / table.seconds, "peak_mb": peaks, **shares}
         tables.append(table.rename(columns={"work": "side"}).assign(study=name, **rates))
