@@ -86,14 +86,19 @@ def only(comparison: pd.DataFrame, kind: Kind | None) -> pd.DataFrame:
     return comparison[comparison.scenario.str.contains("+", regex=False) == (kind == "union")]
 
 
+def on_all_seeds(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods that were measured on every seed, with their supernet: only their means compare."""
+    seeds = comparison.groupby(["supernet", "method"]).seed.transform("nunique")
+    return comparison[seeds == comparison.seed.nunique()]
+
+
 def rivals(comparison: pd.DataFrame) -> pd.DataFrame:
     """The rows of the generator's rivals in choosing archs: with the shared weights, and measured on all seeds.
 
     A rival on some seeds only would raise their maximum, and its mean would be that of other supernets.
     """
-    others = comparison[~comparison.method.isin(["generator", *OTHER_WEIGHTS])]
-    seeds = others.groupby(["supernet", "method"]).seed.transform("nunique")
-    return others[seeds == comparison.seed.nunique()]
+    others = on_all_seeds(comparison)
+    return others[~others.method.isin(["generator", *OTHER_WEIGHTS])]
 
 
 def regret(comparison: pd.DataFrame) -> pd.DataFrame:

@@ -1,15 +1,12 @@
-"""Generators and opponents compared: archs are proposed and selected first, then measured on the test split, once.
+"""Generators and opponents compared on the test split, once, and the tables made of that.
 
-Files, under a study's folder, as safetensors, with their records (.json) beside them:
-    comparison/<supernet>-<seed>/   proposals, selected: every method's arch for every scenario; measured: their
-                                    accuracy on the test split; tuned-<budget's index>: of archs tuned alone; long:
-                                    archs of the long search and their accuracy
-    comparison/from_scratch/        accuracy of some generated archs that were trained alone
+The archs are those of `eas.proposals`; what is optional and measured apart, `eas.references` adds. Files, under a
+study's folder, as safetensors, with their records (.json) beside them:
+    comparison/<supernet>-<seed>/   measured: accuracy of every method's archs; the swap test
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -21,133 +18,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from eas import analysis, data, evaluation, jobs, search
+from eas import analysis, data, jobs, references, search
 from eas.config import Dropout, Study
 from eas.data import Dataset, Hierarchy
-from eas.fitting import SIGNALS, load_generator, load_model, marked, opened, read_pool, run_generators
+from eas.evaluation import measure_archs
+from eas.fitting import load_generator, load_model, marked, opened, read_pool, run_generators
+from eas.proposals import choose_signal, comparison_folder, final_archs, one_by_one, propose, select
 from eas.records import read_timing, timed
-from eas.study import (
-    Scenarios,
-    calibration_images,
-    groups,
-    load_teacher,
-    new_supernet,
-    require,
-    scenarios,
-    spaced,
-    supernet_jobs,
-    train_supernets,
-)
+from eas.study import Scenarios, calibration_images, new_supernet, require, scenarios, supernet_jobs, train_supernets
 from eas.supernet import Supernet
-from eas.tuning import branches_path, choose_branch, load_branch, run_branches, train_alone, tune_archs
-
-# -------------------------------------------------------------------- archs first, then their accuracy
-
-
-def comparison_folder(folder: Path, supernet: str, seed: int) -> Path:
-    return folder / "comparison" / f"{supernet}-{seed}"
-
-
-def propose(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
-    """Every method's arch for every scenario, and its time; looks at the selection split only.
-
-    Writes proposals.safetensors: one int64 [scenarios, decisions] for each method; the wall times, by
-    method and scenario, are kept apart. A method that serves all scenarios in one batch is timed as a whole and the
-    time is shared out.
-    """
-    out = comparison_folder(folder, supernet_name, seed)
-    result = marked(study, folder, out / "proposals.safetensors", setting.name, str(seed))
-    if record := result.finished():
-        return record
-    dataset = data.load(study, folder / "dataset.safetensors")
-    space, wanted = new_supernet(study, dataset).space, scenarios(study, dataset.hierarchy)
-    kept, budgets = wanted.kept, wanted.budgets
-    generators = {n: load_generator(study, folder, dataset, supernet_name, seed, n) for n in (*SIGNALS, "blind")}
-    effort = {"evaluations": study.search.evaluations, "population": study.search.population, "seed": seed}
-    methods = {f"generator_{n}": (lambda g=g: g.generate(kept, budgets)) for n, g in generators.items()}
-    methods["uniform"] = lambda: search.uniform(space, budgets, kept.sum(-1))
-    proposals, seconds, begun = {}, {}, time.perf_counter()
-    with torch.inference_mode():
-        for suffix in ("", "_aware"):
-            model = load_model(study, folder, dataset, supernet_name, seed, aware=bool(suffix))
-            methods[f"evolution{suffix}"] = lambda m=model: search.evolution(space, m, kept, budgets, **effort)
-            found, taken = one_by_one(lambda k, b, m=model: search.ofa_evolution(space, m, k, b, **effort), wanted)
-            proposals[f"ofa_evolution{suffix}"], seconds[f"ofa_evolution{suffix}"] = found, taken
-        for name, method in methods.items():
-            method()  # warm up: the first call of any torch function is slow
-            start = time.perf_counter()
-            proposals[name] = method()
-            seconds[name] = [(time.perf_counter() - start) / len(wanted)] * len(wanted)
-    result.timed({"seconds": time.perf_counter() - begun} | seconds)
-    return result.write({n: archs.clone() for n, archs in proposals.items()}, {"supernet": supernet_name, "seed": seed})
-
-
-def one_by_one(method: Callable[[Tensor, float], Tensor], wanted: Scenarios) -> tuple[Tensor, list[float]]:
-    """Archs and seconds of a method that serves one scenario at a time."""
-    found, seconds = [], []
-    for kept, budget in zip(wanted.kept, wanted.budgets.tolist(), strict=True):
-        start = time.perf_counter()
-        found.append(method(kept, budget))
-        seconds.append(time.perf_counter() - start)
-    return torch.stack(found), seconds
-
-
-def select(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
-    """What needs measuring on the selection split: random search, and each generator signal's accuracy.
-
-    Writes selected.safetensors: random, int64 [scenarios, decisions]; the record holds the signals' mean superclass
-    top-1.
-    """
-    out = comparison_folder(folder, supernet_name, seed)
-    result = marked(study, folder, out / "selected.safetensors", setting.name, str(seed))
-    if record := result.finished():
-        return record
-    dataset, supernet = opened(study, folder, setting, seed)
-    wanted, proposals = scenarios(study, dataset.hierarchy), load_file(out / "proposals.safetensors")
-    calibration = calibration_images(study, dataset)
-    content, begun = {"supernet": supernet_name, "seed": seed}, time.perf_counter()
-    for name in SIGNALS:
-        top1 = measure_archs(supernet, proposals[f"generator_{name}"], wanted.kept, calibration, dataset.selection)
-        content[f"selection_top1_{name}"] = top1.mean().item()
-    start, best = time.perf_counter(), torch.empty(len(wanted), supernet.space.decisions, dtype=torch.long)
-    rng = torch.Generator().manual_seed(seed)
-    most_classes = wanted.kept.sum(-1).max()[None]
-    for budget in wanted.budgets.unique():
-        rows = (wanted.budgets == budget).nonzero()[:, 0]
-        archs = search.random_archs(supernet.space, budget[None], most_classes, study.search.random, rng)[0]
-        shared, labels = evaluation.Begun(supernet, archs, calibration, dataset.selection), dataset.selection.labels
-        top1 = [evaluation.superclass_top1(shared.logits(arch), labels, wanted.kept[rows]) for arch in archs]
-        best[rows] = archs[torch.stack(top1).argmax(0)]
-    ended = time.perf_counter()
-    result.timed({"seconds": ended - begun, "random": (ended - start) / len(wanted)})
-    return result.write({"random": best}, content)
-
-
-def measure_archs(
-    supernet: Supernet, archs: Tensor, kept: Tensor, calibration: data.Split, split: data.Split
-) -> Tensor:
-    """Superclass top-1 in percent of every (arch, scenario) pair, float [n]; an arch that occurs twice is run once.
-
-    `archs` int64 [n, decisions], `kept` bool [n, classes].
-    """
-    distinct, member = archs.unique(dim=0, return_inverse=True)
-    images, top1 = split.only(kept.any(0)), torch.empty(len(archs))
-    shared = evaluation.Begun(supernet, distinct, calibration, images)
-    for index, arch in enumerate(distinct):
-        rows = (member == index).nonzero()[:, 0]
-        chosen = kept[rows].any(0).to(images.labels.device)[images.labels]
-        logits, labels = shared.logits(arch, chosen), images.labels[chosen]
-        top1[rows] = evaluation.superclass_top1(logits, labels, kept[rows])
-    return top1
-
-
-def choose_signal(study: Study, folder: Path) -> str:
-    """The generator's training signal with the best mean accuracy on the selection split, over supernets and seeds."""
-    paths = [
-        comparison_folder(folder, name, seed) / "selected.json" for _, _, name, _, seed in supernet_jobs(study, folder)
-    ]
-    records = pd.DataFrame([json.loads(require(path, study, "04_ablations").read_text()) for path in paths])
-    return max(SIGNALS, key=lambda name: records[f"selection_top1_{name}"].mean())
+from eas.tuning import branches_path, choose_branch, load_branch, run_branches
 
 
 def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int, signal: str) -> dict:
@@ -182,14 +62,6 @@ def measure_test(study: Study, folder: Path, supernet_name: str, setting: Dropou
     return result.write(top1, {"supernet": supernet_name, "seed": seed, "signal": signal})
 
 
-def final_archs(folder: Path, supernet: str, seed: int, signal: str) -> dict[str, Tensor]:
-    """Every method's archs, int64 [scenarios, decisions]; 'generator' is the one trained with the chosen signal."""
-    out = comparison_folder(folder, supernet, seed)
-    archs = load_file(out / "proposals.safetensors") | load_file(out / "selected.safetensors")
-    trained = {name: archs.pop(f"generator_{name}") for name in SIGNALS}
-    return {"generator": trained[signal]} | archs
-
-
 def measure_branches(study: Study, supernet: Supernet, path: Path, dataset: Dataset, archs: Tensor) -> Tensor:
     """Test top-1 of the generated archs with each superclass's own weights, float [scenarios]; NaN for unions.
 
@@ -206,105 +78,6 @@ def measure_branches(study: Study, supernet: Supernet, path: Path, dataset: Data
     return top1
 
 
-def long_jobs(study: Study, folder: Path) -> list[tuple]:
-    """Arguments of `measure_long` for every supernet, on the first seeds; none in a study without."""
-    seeds = study.seeds[: study.long_search.seeds] if study.long_search else ()
-    return [job for job in supernet_jobs(study, folder) if job[-1] in seeds]
-
-
-def measure_long(study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int) -> dict:
-    """What a long evolution finds with the accuracy model, and how good that is on the test split.
-
-    Writes long.safetensors: archs, int64 [scenarios, decisions]; top1, float [scenarios].
-    """
-    path = comparison_folder(folder, supernet_name, seed) / "long.safetensors"
-    result = marked(study, folder, path, setting.name, str(seed), study.key("long_search"))
-    if record := result.finished():
-        return record
-    dataset, supernet = opened(study, folder, setting, seed)
-    wanted, begun = scenarios(study, dataset.hierarchy), time.perf_counter()
-    model = load_model(study, folder, dataset, supernet_name, seed, aware=False)
-    effort = {"evaluations": study.long_search.evaluations, "population": study.search.population, "seed": seed}
-    with torch.inference_mode():
-        archs = search.evolution(supernet.space, model, wanted.kept, wanted.budgets, **effort).clone()
-    seconds = time.perf_counter() - begun
-    top1 = measure_archs(supernet, archs, wanted.kept, calibration_images(study, dataset), dataset.test)
-    result.timed({"seconds": time.perf_counter() - begun, "per_scenario": seconds / len(wanted)})
-    return result.write({"archs": archs, "top1": top1}, {"supernet": supernet_name, "seed": seed})
-
-
-TUNED = {"ofa": ("ofa_finetuned", "ofa_evolution"), "eas": ("generator_finetuned", "generator")}
-
-
-def tuned_jobs(study: Study, folder: Path, signal: str) -> list[tuple]:
-    """Arguments of `measure_tuned` for every supernet and budget, on the first seeds; none in a study without."""
-    if not study.finetune:
-        return []
-    every = [job for job in supernet_jobs(study, folder) if job[-1] in study.seeds[: study.finetune.seeds]]
-    return [(*job, signal, budget) for job in every for budget in tuned_budgets(study, job[2])]
-
-
-def tuned_budgets(study: Study, supernet: str) -> list[int]:
-    """Which of the study's budgets archs are tuned at: OFA's at all; those for unions at the middle one only."""
-    count = len(study.scenarios.budgets)
-    return list(range(count)) if supernet == "ofa" else [count // 2]
-
-
-def measure_tuned(
-    study: Study, folder: Path, supernet_name: str, setting: Dropout, seed: int, signal: str, budget: int
-) -> dict:
-    """Archs tuned on their scenario's images, each for itself, then measured on the test split.
-
-    On `ofa` what OFA's way found for every superclass; on `eas` what the generator emits for unions, which have no
-    branch; at the study's `budget`th budget. Writes tuned-<budget>.safetensors: rows, int64 [n], of the scenarios;
-    top1, float [n].
-    """
-    path = comparison_folder(folder, supernet_name, seed) / f"tuned-{budget}.safetensors"
-    result = marked(study, folder, path, setting.name, str(seed), signal, study.key("finetune"))
-    if record := result.finished():
-        return record
-    dataset, supernet = opened(study, folder, setting, seed)
-    wanted, archs = scenarios(study, dataset.hierarchy), final_archs(folder, supernet_name, seed, signal)
-    union, at_budget = torch.tensor(wanted.is_union), wanted.budgets == wanted.budgets.unique()[budget]
-    rows = (at_budget & (union == (supernet_name == "eas"))).nonzero()[:, 0]
-    archs, kept, begun = archs[TUNED[supernet_name][1]][rows], wanted.kept[rows], time.perf_counter()
-    top1 = torch.empty(len(rows))
-    teacher = load_teacher(study, folder, dataset, seed)
-    for index, tuned in tune_archs(study, supernet, dataset, archs, kept, seed, teacher):
-        own = dataset.train.only(kept[index])
-        top1[index] = measure_archs(tuned, archs[index, None], kept[index, None], own, dataset.test)[0]
-    seconds = time.perf_counter() - begun
-    result.timed({"seconds": seconds, "per_scenario": seconds / max(1, len(rows))})
-    return result.write({"rows": rows, "top1": top1}, {"supernet": supernet_name, "seed": seed}, resumable=True)
-
-
-def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
-    """One scenario's generated arch (first seed, supernet `eas`), trained from scratch and measured on the test split.
-
-    Writes from_scratch/<row>.safetensors: top1, float [1]; `row` is the scenario's.
-    """
-    seed = study.seeds[0]
-    path = folder / "comparison" / "from_scratch" / f"{row}.safetensors"
-    result = marked(study, folder, path, str(row), signal)
-    if record := result.finished():
-        return record
-    dataset, start = data.load(study, folder / "dataset.safetensors").to(jobs.device()), time.perf_counter()
-    arch, kept = final_archs(folder, "eas", seed, signal)["generator"][row], scenarios(study, dataset.hierarchy).kept
-    network = train_alone(study, dataset, arch, seed, load_teacher(study, folder, dataset, seed))
-    result.timed({"seconds": time.perf_counter() - start})
-    calibration = calibration_images(study, dataset)
-    top1 = measure_archs(network, arch[None], kept[row, None], calibration, dataset.test)
-    return result.write({"top1": top1}, {"row": row}, resumable=True)
-
-
-def rows_from_scratch(study: Study, hierarchy: Hierarchy) -> list[int]:
-    """The scenarios of `measure_alone`: from the first superclass and budget to the last, both spaced evenly."""
-    singles, budgets = len(hierarchy.superclasses), len(study.scenarios.budgets)
-    per_budget = len(groups(study, hierarchy))
-    steps = zip(spaced(study.from_scratch, budgets), spaced(study.from_scratch, singles), strict=True)
-    return [budget * per_budget + superclass for budget, superclass in steps]
-
-
 def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
     """The comparison table: one row for every method, supernet, seed and scenario."""
     dataset, rows = data.load(study, folder / "dataset.safetensors"), []
@@ -316,55 +89,13 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
         seconds = read_timing(folder, f"comparison/{out.name}/proposals")
         seconds |= read_timing(folder, f"comparison/{out.name}/selected")
         seconds["generator"] = seconds[f"generator_{signal}"]
-        archs |= measured_apart(study, folder, dataset.hierarchy, supernet, seed, archs, top1, seconds)
+        archs |= references.measured_apart(study, folder, dataset.hierarchy, supernet, seed, archs, top1, seconds)
         for method, found in archs.items():
             columns = {"method": method, "supernet": supernet, "seed": seed, "scenario": wanted.names}
             columns |= {"classes_kept": classes, "budget_madds": wanted.budgets.long()}
             columns |= {"madds": space.madds(found, classes), "top1": top1[method].double().round(decimals=4)}
             rows.append(pd.DataFrame(columns | {"search_seconds": seconds[method]}).dropna())
     return pd.concat(rows, ignore_index=True)
-
-
-def measured_apart(
-    study: Study,
-    folder: Path,
-    hierarchy: Hierarchy,
-    supernet: str,
-    seed: int,
-    archs: dict[str, Tensor],
-    top1: dict[str, Tensor],
-    seconds: dict[str, list[float]],
-) -> dict[str, Tensor]:
-    """The archs of the long search and of methods with weights of their own, where there are any.
-
-    Adds their accuracy and their times to `top1` and `seconds`.
-    """
-    found = {}
-    if study.long_search and seed in study.seeds[: study.long_search.seeds]:
-        name = f"comparison/{supernet}-{seed}/long"
-        long, spent = load_file(folder / f"{name}.safetensors"), read_timing(folder, name)["per_scenario"]
-        found["evolution_long"], top1["evolution_long"] = long["archs"], long["top1"]
-        seconds["evolution_long"] = [spent] * len(long["top1"])
-    if "generator_branch" in top1:
-        found["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
-    if study.finetune and seed in study.seeds[: study.finetune.seeds]:
-        method, base = TUNED[supernet]
-        found[method], accuracy, times = archs[base], torch.full_like(top1[base], float("nan")), list(seconds[base])
-        for budget in tuned_budgets(study, supernet):
-            name = f"comparison/{supernet}-{seed}/tuned-{budget}"
-            tuned, spent = load_file(folder / f"{name}.safetensors"), read_timing(folder, name)["per_scenario"]
-            accuracy[tuned["rows"]] = tuned["top1"]
-            for row in tuned["rows"].tolist():
-                times[row] += spent
-        top1[method], seconds[method] = accuracy, times
-    if study.from_scratch and (supernet, seed) == ("eas", study.seeds[0]):
-        found["from_scratch"], accuracy = archs["generator"], torch.full_like(top1["generator"], float("nan"))
-        times = accuracy.tolist()
-        for row in rows_from_scratch(study, hierarchy):
-            accuracy[row] = load_file(folder / "comparison" / "from_scratch" / f"{row}.safetensors")["top1"]
-            times[row] = read_timing(folder, f"comparison/from_scratch/{row}")["seconds"]
-        top1["from_scratch"], seconds["from_scratch"] = accuracy, times
-    return found
 
 
 TURNS, REPEATS = 10, 10  # in which methods are timed; runs of the generator in each
@@ -446,10 +177,10 @@ def run_comparison(study: Study, folder: Path) -> pd.DataFrame:
     jobs.run(select, every, "selection split")
     signal = choose_signal(study, folder)
     jobs.run(measure_test, [(*job, signal) for job in every], "test split")
-    jobs.run(measure_long, long_jobs(study, folder), "long search")
-    jobs.run(measure_tuned, tuned_jobs(study, folder, signal), "single archs tuned")
-    rows = rows_from_scratch(study, data.hierarchy(study.data.name))
-    jobs.run(measure_alone, [(study, folder, row, signal) for row in rows], "archs from scratch")
+    jobs.run(references.measure_long, references.long_jobs(study, folder), "long search")
+    jobs.run(references.measure_tuned, references.tuned_jobs(study, folder, signal), "single archs tuned")
+    rows = references.rows_from_scratch(study, data.hierarchy(study.data.name))
+    jobs.run(references.measure_alone, [(study, folder, row, signal) for row in rows], "archs from scratch")
     shutil.rmtree(folder / "resume", ignore_errors=True)
     return comparison(study, folder, signal)
 

@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eas import data, jobs, search
-from eas.comparison import choose_signal, measure_archs
 from eas.config import Study, load_study
 from eas.data import Dataset, Hierarchy, Split, as_input, save_tensors
-from eas.evaluation import calibrate
+from eas.evaluation import calibrate, measure_archs
 from eas.fitting import load_generator, load_model
 from eas.generator import Generator
+from eas.proposals import choose_signal
 from eas.study import calibration_images, load_supernet, require, settings_of, supernet_path
 from eas.supernet import PreResNet, Supernet, extract
 from eas.tuning import branches_path, choose_branch, load_branch

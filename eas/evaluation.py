@@ -61,6 +61,22 @@ class Begun:
         return torch.cat([self.supernet.finish(*each, arch, fixed) for each in batches])
 
 
+def measure_archs(supernet: Supernet, archs: Tensor, kept: Tensor, calibration: Split, split: Split) -> Tensor:
+    """Superclass top-1 in percent of every (arch, scenario) pair, float [n]; an arch that occurs twice is run once.
+
+    `archs` int64 [n, decisions], `kept` bool [n, classes].
+    """
+    distinct, member = archs.unique(dim=0, return_inverse=True)
+    images, top1 = split.only(kept.any(0)), torch.empty(len(archs))
+    shared = Begun(supernet, distinct, calibration, images)
+    for index, arch in enumerate(distinct):
+        rows = (member == index).nonzero()[:, 0]
+        chosen = kept[rows].any(0).to(images.labels.device)[images.labels]
+        logits, labels = shared.logits(arch, chosen), images.labels[chosen]
+        top1[rows] = superclass_top1(logits, labels, kept[rows])
+    return top1
+
+
 def batch_size(split: Split) -> int:
     """A batch that fits the processor's cache is twice as fast on a CPU; a GPU wants a large one."""
     return 2000 if split.images.is_cuda else 250

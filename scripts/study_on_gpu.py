@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-from eas import comparison, data, deploy, fitting, jobs, study, throughput, tuning  # noqa: E402
+from eas import comparison, data, deploy, fitting, jobs, proposals, references, study, throughput, tuning  # noqa: E402
 from eas.config import Study, load_study  # noqa: E402
 
 Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, whether it uses the GPU
@@ -49,14 +49,14 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
     for function in (fitting.measure_pool, fitting.fit_gates):
         yield from ((function, [job], True) for job in every)
     yield fitting.fit_models, every, False
-    yield comparison.propose, every, False
-    yield from ((comparison.select, [job], True) for job in every)
-    signal = comparison.choose_signal(config, folder)
+    yield proposals.propose, every, False
+    yield from ((proposals.select, [job], True) for job in every)
+    signal = proposals.choose_signal(config, folder)
     yield from ((comparison.measure_test, [(*job, signal)], True) for job in every)
-    yield from ((comparison.measure_long, [job], True) for job in comparison.long_jobs(config, folder))
-    yield from ((comparison.measure_tuned, [job], True) for job in comparison.tuned_jobs(config, folder, signal))
-    for row in comparison.rows_from_scratch(config, data.hierarchy(config.data.name)):
-        yield comparison.measure_alone, [(config, folder, row, signal)], True
+    yield from ((references.measure_long, [job], True) for job in references.long_jobs(config, folder))
+    yield from ((references.measure_tuned, [job], True) for job in references.tuned_jobs(config, folder, signal))
+    for row in references.rows_from_scratch(config, data.hierarchy(config.data.name)):
+        yield references.measure_alone, [(config, folder, row, signal)], True
     yield throughput.measure_throughput, [(config, folder)], True
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eas import comparison, data, deploy, fitting, tuning
+from eas import comparison, data, deploy, evaluation, fitting, proposals, references, tuning
 from eas import study as steps
 from eas.analysis import OTHER_WEIGHTS
 from eas.data import Split
@@ -47,7 +47,7 @@ def finished(study, dataset, tmp_path_factory):
     fitting.run_generators(study, folder)
     table = comparison.run_comparison(study, folder)
     loaded = data.load(study, folder / "dataset.safetensors")
-    return Finished(study, folder, loaded, table, comparison.choose_signal(study, folder))
+    return Finished(study, folder, loaded, table, proposals.choose_signal(study, folder))
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def times(folder):
 def archs_of(finished, supernet, seed, method):
     """A method's archs for all scenarios."""
     if method == "evolution_long":
-        return load_file(comparison.comparison_folder(finished.folder, supernet, seed) / "long.safetensors")["archs"]
-    return comparison.final_archs(finished.folder, supernet, seed, finished.signal)[method]
+        return load_file(proposals.comparison_folder(finished.folder, supernet, seed) / "long.safetensors")["archs"]
+    return proposals.final_archs(finished.folder, supernet, seed, finished.signal)[method]
 
 
 # -------------------------------------------------------------------- the table
@@ -201,8 +201,8 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finis
     tuning.run_branches(again, tmp_path)
     fitting.run_generators(again, tmp_path)
     for job in steps.supernet_jobs(again, tmp_path):
-        comparison.propose(*job)
-        comparison.select(*job)
+        proposals.propose(*job)
+        proposals.select(*job)
     found, expected = hashes(tmp_path, "*-0*/*.safetensors"), hashes(finished.folder, "*-0*/*.safetensors")
     measured = {name for name in expected if re.search(r"measured|tuned|long", name)}
     assert len(measured) == 8 and len(found) == 10
@@ -213,12 +213,12 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finis
     data.save(dataset, tmp_path / "dataset.safetensors")
     for job in steps.supernet_jobs(again, tmp_path):
         comparison.measure_test(*job, finished.signal)
-    for job in comparison.long_jobs(again, tmp_path):
-        comparison.measure_long(*job)
-    for job in comparison.tuned_jobs(again, tmp_path, finished.signal):
-        comparison.measure_tuned(*job)
-    for row in comparison.rows_from_scratch(again, dataset.hierarchy):
-        comparison.measure_alone(again, tmp_path, row, finished.signal)
+    for job in references.long_jobs(again, tmp_path):
+        references.measure_long(*job)
+    for job in references.tuned_jobs(again, tmp_path, finished.signal):
+        references.measure_tuned(*job)
+    for row in references.rows_from_scratch(again, dataset.hierarchy):
+        references.measure_alone(again, tmp_path, row, finished.signal)
     table = comparison.comparison(again, tmp_path, finished.signal)
     first = finished.table[finished.table.seed == again.seeds[0]].reset_index(drop=True)
     pd.testing.assert_frame_equal(table[COLUMNS[:-1]], first[COLUMNS[:-1]], check_exact=True)
@@ -245,26 +245,26 @@ def test_tuned_archs_are_measured_with_the_weights_and_statistics_of_their_scena
     """Without any training the tuned weights are the shared ones, calibrated on the scenario's own images."""
     study, dataset = finished.study, finished.dataset
     job = next(job for job in steps.supernet_jobs(study, copied) if job[2] == name)
-    (comparison.comparison_folder(copied, name, job[-1]) / "tuned-1.json").unlink()
+    (proposals.comparison_folder(copied, name, job[-1]) / "tuned-1.json").unlink()
     monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: None)
-    comparison.measure_tuned(*job, finished.signal, 1)
-    found = load_file(comparison.comparison_folder(copied, name, job[-1]) / "tuned-1.safetensors")
+    references.measure_tuned(*job, finished.signal, 1)
+    found = load_file(proposals.comparison_folder(copied, name, job[-1]) / "tuned-1.safetensors")
     wanted = steps.scenarios(study, dataset.hierarchy)
     at_budget = (wanted.budgets == study.scenarios.budgets[1] * 1e6).tolist()
     pairs = zip(wanted.is_union, at_budget, strict=True)
     assert found["rows"].tolist() == [row for row, pair in enumerate(pairs) if pair == (union, True)]
     row = found["rows"][-1].item()
-    archs = comparison.final_archs(copied, name, job[-1], finished.signal)[comparison.TUNED[name][1]]
+    archs = proposals.final_archs(copied, name, job[-1], finished.signal)[references.TUNED[name][1]]
     supernet = steps.load_supernet(study, dataset, steps.supernet_path(copied, job[3], job[-1]))
     own = dataset.train.only(wanted.kept[row])
-    expected = comparison.measure_archs(supernet, archs[row, None], wanted.kept[row, None], own, dataset.test)
+    expected = evaluation.measure_archs(supernet, archs[row, None], wanted.kept[row, None], own, dataset.test)
     assert found["top1"][-1] == expected.item()
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [0]), (2, [0, 37]), (4, [0, 3, 20, 37])])
 def test_scenarios_trained_from_scratch_are_spread_over_superclasses_and_budgets(finished, count, expected):
     study = finished.study.model_copy(update={"from_scratch": count})
-    rows = comparison.rows_from_scratch(study, finished.dataset.hierarchy)
+    rows = references.rows_from_scratch(study, finished.dataset.hierarchy)
     assert rows == expected and not any(steps.scenarios(study, finished.dataset.hierarchy).is_union[r] for r in rows)
 
 
@@ -283,9 +283,9 @@ def test_archs_measured_together_are_as_archs_measured_alone(supernet, dataset, 
     names = dataset.hierarchy.superclasses
     kept = torch.stack([dataset.hierarchy.kept(names[i : i + 1 + i % 2]) for i in range(6)])
     calibration = steps.calibration_images(study, dataset)
-    together = comparison.measure_archs(supernet, archs, kept, calibration, dataset.test)
+    together = evaluation.measure_archs(supernet, archs, kept, calibration, dataset.test)
     for arch, classes, top1 in zip(archs, kept, together, strict=True):
-        alone = comparison.measure_archs(supernet, arch[None], classes[None], calibration, dataset.test)
+        alone = evaluation.measure_archs(supernet, arch[None], classes[None], calibration, dataset.test)
         logits = subnet_logits(supernet, arch, calibration, dataset.test)
         assert alone.item() == top1 == superclass_top1(logits, dataset.test.labels, classes[None]).item()
 
@@ -316,7 +316,7 @@ def test_the_signal_with_the_best_mean_on_the_selection_split_is_chosen(finished
                 # The worse one wins on all supernets but the first, by less.
                 values = {f"selection_top1_{better}": 60.0 if index == 0 else 50.0, f"selection_top1_{worse}": 50.1}
                 path.write_text(json.dumps(json.loads(text) | values))
-            assert comparison.choose_signal(finished.study, copied) == better
+            assert proposals.choose_signal(finished.study, copied) == better
     finally:
         for path, text in zip(paths, kept, strict=True):
             path.write_text(text)
@@ -372,7 +372,7 @@ def test_a_budget_that_no_arch_fits_is_an_error_not_an_endless_search(finished, 
     signal.alarm(5)
     try:
         with pytest.raises(ValueError, match="below the smallest arch"):
-            comparison.propose(impossible, copied, "ofa", setting, study.seeds[0])
+            proposals.propose(impossible, copied, "ofa", setting, study.seeds[0])
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

@@ -165,6 +165,14 @@ def test_accuracy_over_madds_shows_every_method_in_shared_panels():
     assert "generator branch" not in shown  # it serves no unions
 
 
+def test_accuracy_over_madds_leaves_out_what_was_measured_on_some_of_the_seeds():
+    comparison = make_comparison("glyphs")
+    few = comparison[(comparison.method != "evolution") | (comparison.seed == 0)]
+    shown = {text.get_text() for text in figures.accuracy_over_madds(few).legends[0].get_texts()}
+    every = {text.get_text() for text in figures.accuracy_over_madds(comparison).legends[0].get_texts()}
+    assert every - shown == {"evolution"}
+
+
 def test_methods_look_the_same_whatever_else_is_shown():
     every = figures.looks(["random", "unheard of"], figures.METHODS)
     assert every["random"] == figures.looks(["random"], figures.METHODS)["random"]
