@@ -86,7 +86,8 @@ class Generator(nn.Module):
 
 # -------------------------------------------------------------------- decoding
 
-# Candidate prices of a round, as shares of the highest: first over all magnitudes, then between two of these.
+# Candidate prices of a round, as shares of the highest: first over all magnitudes, then between two of these. Of what
+# is left of them, QUARTERS picks the three that leave a quarter to be searched.
 WIDE, NARROW = (10 ** torch.linspace(-8, 0, 16)).numpy(), torch.linspace(0, 1, 16).numpy()
 WIDE[0] = 0
 QUARTERS = np.arange(1, 4)
@@ -219,12 +220,8 @@ class GateSignal:
     """
 
     def __init__(self, supernet: Supernet, split: Split, images: int, generator: torch.Generator):
-        self.supernet, self.split, self.images, self.generator = (
-            supernet.requires_grad_(False),
-            split,
-            images,
-            generator,
-        )
+        self.supernet, self.split = supernet.requires_grad_(False), split
+        self.images, self.generator = images, generator
 
     def __call__(self, depth: Tensor, width: Tensor, kept: Tensor) -> Tensor:
         """Loss [scenarios]."""

@@ -126,9 +126,8 @@ class SearchSpace:
 
     def keep_probability(self, depth: Tensor) -> Tensor:
         """Probability that each block is kept, [..., blocks], from depth probabilities [..., stages, depths]."""
-        reached = torch.arange(self.blocks_per_stage)[:, None] < torch.tensor(
-            self.depths
-        )  # [blocks of a stage, depths]
+        place = torch.arange(self.blocks_per_stage)
+        reached = place[:, None] < torch.tensor(self.depths)  # [blocks of a stage, depths]
         return torch.einsum("...sd,bd->...sb", depth, reached.to(depth)).flatten(-2)
 
     def features(self, depth: Tensor, width: Tensor) -> Tensor:

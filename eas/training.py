@@ -172,9 +172,8 @@ class GraphedStep:
         self.loss = torch.zeros((), device=device)
         self.logits = torch.zeros(batch, classes, device=device)
         self.pool = torch.cuda.graph_pool_handle()
-        self.stream = (
-            torch.cuda.Stream()
-        )  # one for all captures: memory freed on a stream is reused on that stream only
+        # One for all captures: memory freed on a stream is reused on that stream only.
+        self.stream = torch.cuda.Stream()
         self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
 
     def __call__(self, images: Tensor, targets: Tensor, kept: Tensor, weight: Tensor, archs: Tensor) -> Tensor:
