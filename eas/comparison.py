@@ -89,6 +89,8 @@ def comparison(study: Study, folder: Path, signal: str) -> pd.DataFrame:
         seconds = read_timing(folder, f"comparison/{out.name}/proposals")
         seconds |= read_timing(folder, f"comparison/{out.name}/selected")
         seconds["generator"] = seconds[f"generator_{signal}"]
+        if "generator_branch" in top1:  # the same archs, with weights of their superclass
+            archs["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
         archs |= references.measured_apart(study, folder, dataset.hierarchy, supernet, seed, archs, top1, seconds)
         for method, found in archs.items():
             columns = {"method": method, "supernet": supernet, "seed": seed, "scenario": wanted.names}

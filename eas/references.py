@@ -146,8 +146,6 @@ def measured_apart(
         long, spent = load_file(folder / f"{name}.safetensors"), read_timing(folder, name)["per_scenario"]
         found["evolution_long"], top1["evolution_long"] = long["archs"], long["top1"]
         seconds["evolution_long"] = [spent] * len(long["top1"])
-    if "generator_branch" in top1:
-        found["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
     if study.finetune and seed in study.seeds[: study.finetune.seeds]:
         method, base = TUNED[supernet]
         found[method], accuracy, times = archs[base], torch.full_like(top1[base], float("nan")), list(seconds[base])

@@ -224,7 +224,7 @@ def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> d
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
     supernet = untrained(new_supernet, study, dataset, seed)
     checkpoint = result.resume.with_suffix(f".{key}")
-    start = time.perf_counter()
+    uninterrupted, start = not checkpoint.is_file(), time.perf_counter()
     history = train(
         supernet,
         dataset.train,
@@ -235,7 +235,8 @@ def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> d
         label=result.path.stem,
         teacher=load_teacher(study, folder, dataset, seed),
     )
-    result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
+    if uninterrupted:  # else a part of the time is not known
+        result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
     accuracy = selection_accuracy(study, supernet, dataset)
     content = {"setting": setting.name, "seed": seed, "history": history, "accuracy": accuracy}
     record = result.write(supernet.state_dict(), content, resumable=True)

@@ -53,7 +53,8 @@ def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch,
     All branches go into one file: the tensors that were tuned, as bfloat16, under '<superclass's index>.<name>'.
     Source: ours.
     """
-    result = Result(folder, branches_path(folder, branch, seed), branch_key(study, setting, branch, seed))
+    key = branch_key(study, setting, branch, seed)
+    result = Result(folder, branches_path(folder, branch, seed), key)
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
@@ -64,19 +65,23 @@ def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch,
     recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
     compute = step_function(supernet, recipe, recipe.batch_size)
     options = {"seed": seed, "compute": compute, "teacher": load_teacher(study, folder, dataset, seed)}
-    branches, start = {}, time.perf_counter()
+    checkpoints = result.resume.with_suffix(f".{key}")
+    uninterrupted, branches, start = not checkpoints.is_dir(), {}, time.perf_counter()
     for index, name in enumerate(dataset.hierarchy.superclasses):
         kept = dataset.hierarchy.kept([name])
         supernet.load_state_dict(shared)
-        dropout = KeptClasses(kept.to(jobs.device()))
-        train(supernet, dataset.train.only(kept), dropout, recipe, label=name, **options)
+        where = {"checkpoint": checkpoints / str(index), "label": name}
+        train(supernet, dataset.train.only(kept), KeptClasses(kept.to(jobs.device())), recipe, **where, **options)
         branches |= {f"{index}.{n}": t.bfloat16() for n, t in supernet.state_dict().items() if n in tuned}
-    result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
+    if uninterrupted:  # else a part of the time is not known
+        result.timed({"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs})
     supernet.load_state_dict(shared)
     supernet.requires_grad_(False)
     content = {"branch": branch.name, "seed": seed, "values": sum(tensor.numel() for tensor in branches.values())}
     content["accuracy"] = branch_accuracy(supernet, branches, dataset)
-    return result.write(branches, content, resumable=True)
+    record = result.write(branches, content, resumable=True)
+    shutil.rmtree(checkpoints)
+    return record
 
 
 def branch_key(study: Study, setting: Dropout, branch: Branch, seed: int) -> str:

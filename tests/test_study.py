@@ -276,7 +276,7 @@ def test_a_killed_training_goes_on_to_the_same_result(quick, folder, monkeypatch
     longer = changed(quick, training={"epochs": 3})
     expected = steps.train_supernet(longer, folder, OWN, 0)
     weight = weights(steps.supernet_path(folder, OWN, 0))
-    for name in ("supernets", "resume"):
+    for name in ("supernets", "resume", "timings"):
         shutil.rmtree(folder / name)
     train = steps.train
 
@@ -300,6 +300,7 @@ def test_a_killed_training_goes_on_to_the_same_result(quick, folder, monkeypatch
     assert not (folder / "supernets").exists()
     assert steps.train_supernet(longer, folder, OWN, 0) == expected
     assert same(weight, weights(steps.supernet_path(folder, OWN, 0)))
+    assert not (folder / "timings").exists()  # a part of the time was spent before
 
 
 def test_a_run_killed_before_its_record_is_no_finished_run(quick, folder, monkeypatch):

@@ -91,6 +91,35 @@ def test_every_superclass_gets_weights_of_its_own(quick, dataset, folder, shared
     assert path.is_file()
 
 
+def test_killed_branches_go_on_with_the_superclass_they_were_at_to_the_same_result(quick, folder, monkeypatch):
+    timing = folder / "timings" / "supernets" / "branches" / "all-0.1-0.json"
+    train, step_function, begun, steps_taken = tuning.train, tuning.step_function, [], []
+
+    def counted(*args):
+        compute = step_function(*args)
+        return lambda *arguments: steps_taken.append(1) or compute(*arguments)
+
+    def killed(*args, **kwargs):
+        begun.append(kwargs["label"])
+        return pytest.fail("killed") if len(begun) == 4 else train(*args, **kwargs)
+
+    monkeypatch.setattr(tuning, "step_function", counted)
+    expected, whole = tuning.train_branches(quick, folder, OWN, ALL, 0), len(steps_taken)
+    stored = load_file(tuning.branches_path(folder, ALL, 0))
+    assert timing.is_file()
+    for name in ("supernets/branches", "resume", "timings"):
+        shutil.rmtree(folder / name)
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
+        patch.setattr(tuning, "train", killed)
+        tuning.train_branches(quick, folder, OWN, ALL, 0)
+    assert tuning.train_branches(quick, folder, OWN, ALL, 0) == expected
+    assert len(steps_taken) == 2 * whole  # no step was taken twice
+    again = load_file(tuning.branches_path(folder, ALL, 0))
+    assert stored.keys() == again.keys() and all(torch.equal(stored[name], again[name]) for name in stored)
+    assert not timing.exists()  # a part of the time was spent before
+    assert {path.suffix for path in (folder / "resume/supernets/branches").iterdir()} == {".json", ".safetensors"}
+
+
 def test_another_candidate_leaves_the_branches_at_hand_valid(quick, folder, monkeypatch):
     record = tuning.train_branches(quick, folder, OWN, NORMS, 0)
     monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: pytest.fail("trained again"))
@@ -103,7 +132,8 @@ def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(
 ):
     before, seen = copy_of(shared), []
 
-    def train(supernet, split, dropout, recipe, *, seed, label, compute, teacher):
+    def train(supernet, split, dropout, recipe, *, seed, label, compute, teacher, checkpoint):
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         seen.append((label, split.labels.unique(), recipe.epochs, recipe.batch_size, recipe.learning_rate))
         assert not changed_names(supernet, before)
         kept, weight = dropout(split.labels, None, 0.0)
@@ -121,7 +151,10 @@ def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(
 
 def test_a_candidate_may_have_a_batch_size_of_its_own(quick, folder, monkeypatch):
     small, seen = ALL.model_copy(update={"batch_size": 8}), []
-    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: seen.append(args[3].batch_size))
+    train = tuning.train
+    monkeypatch.setattr(
+        tuning, "train", lambda *args, **kwargs: seen.append(args[3].batch_size) or train(*args, **kwargs)
+    )
     tuning.train_branches(quick, folder, OWN, small, 0)
     assert set(seen) == {8} and small.name == "all-0.1-batch-8"
     assert tuning.branch_key(quick, OWN, small, 0) != tuning.branch_key(quick, OWN, ALL, 0)
