@@ -8,7 +8,6 @@ Files, under a study's folder:
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -281,7 +280,6 @@ def train_supernets(study: Study, folder: Path) -> list[dict]:
     chosen = choose_dropout(study, read_records(study, folder))
     rest = [(study, folder, chosen, seed) for seed in study.seeds[study.dropout.seeds :]]
     jobs.run(train_supernet, rest, f"supernets, chosen: {chosen.name}")
-    shutil.rmtree(folder / "resume", ignore_errors=True)
     return read_records(study, folder)
 
 

@@ -166,16 +166,18 @@ def low_rank(supernet: Supernet, branches: dict[str, Tensor], rank: int) -> tupl
 
 
 def run_branches(study: Study, folder: Path) -> list[dict]:
-    """Every candidate on the first seeds, then the chosen one on the others, where the study has branches."""
-    if not study.branches:
-        return []
-    setting = settings_of(study, folder)["eas"]
-    first = [(study, folder, setting, branch, seed) for branch, seed in first_branches(study)]
-    jobs.run(train_branches, first, "superclass branches")
-    chosen = choose_branch(study, folder)
-    rest = [(study, folder, setting, chosen, seed) for seed in study.seeds[study.branches.seeds :]]
-    jobs.run(train_branches, rest, f"superclass branches, chosen: {chosen.name}")
-    jobs.run(measure_low_rank, low_rank_jobs(study, folder, setting), "low-rank branches")
+    """Every candidate on the first seeds, then the chosen one on the others, where the study has branches.
+
+    With them training is over: only here is deleted what a killed stage would find again, the supernets included.
+    """
+    if study.branches:
+        setting = settings_of(study, folder)["eas"]
+        first = [(study, folder, setting, branch, seed) for branch, seed in first_branches(study)]
+        jobs.run(train_branches, first, "superclass branches")
+        chosen = choose_branch(study, folder)
+        rest = [(study, folder, setting, chosen, seed) for seed in study.seeds[study.branches.seeds :]]
+        jobs.run(train_branches, rest, f"superclass branches, chosen: {chosen.name}")
+        jobs.run(measure_low_rank, low_rank_jobs(study, folder, setting), "low-rank branches")
     shutil.rmtree(folder / "resume", ignore_errors=True)
     return read_branches(study, folder)
 

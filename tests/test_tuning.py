@@ -242,7 +242,7 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(quick, f
 def test_a_study_without_branches_trains_none(quick, folder):
     none = quick.model_copy(update={"branches": None})
     assert tuning.run_branches(none, folder) == tuning.read_branches(none, folder) == []
-    assert not (folder / "supernets" / "branches").exists()
+    assert not (folder / "supernets" / "branches").exists() and not (folder / "resume").exists()
 
 
 def test_a_missing_record_of_a_branch_names_the_notebook_that_makes_it(quick, folder):
