@@ -186,9 +186,10 @@ def weights(root: Path, study: str) -> str:
         rows.append(f"| [{path.name}]({link}) | {path.stat().st_size / 1e6:.1f} | `{digest}` |")
     text = f"""## Weights
 
-Those of the first seed are in [weights/{study}](../../weights/{study}), with the generators and the records of all
-seeds. `python -m eas.deploy {study} ...` makes networks from them, without a data set; `python -m eas.recompute
-{study}` specialises the scenarios and compares the accuracies with those of [comparison.csv](comparison.csv)."""
+Those of the first seed, some of other seeds, and the generators and records of all are in
+[weights/{study}](../../weights/{study}). `python -m eas.deploy {study} ...` makes networks from them, without a data
+set; `python -m eas.recompute {study}` specialises the scenarios and compares the accuracies with those of
+[comparison.csv](comparison.csv)."""
     return "\n".join([text, "", "| file | MB | SHA-256 |", "|---|---:|---|", *rows])
 
 

@@ -231,13 +231,15 @@ def choose_branch(study: Study, folder: Path) -> Branch:
 def branch_table(branches: Sequence[dict], supernets: Sequence[dict], setting: Dropout) -> pd.DataFrame:
     """Mean superclass top-1 of the branches' subnets by candidate, below the shared weights' (selection split).
 
-    Columns weights, stored (million values), largest, random, smallest: over the seeds that have branches.
+    Columns weights, stored (million values), largest, random, smallest: over the seeds that have all candidates, so
+    that rows differ by nothing else.
     """
-    seeds = {record["seed"] for record in branches}
+    of_candidate = [{r["seed"] for r in branches if r["branch"] == name} for name in {r["branch"] for r in branches}]
+    seeds = set.intersection(*of_candidate) if of_candidate else set()
     shared = [r | {"weights": "shared"} for r in supernets if r["setting"] == setting.name and r["seed"] in seeds]
     rows = [
         {"weights": r.get("weights", r.get("branch")), "stored": r.get("values", 0) / 1e6} | row
-        for r in (*shared, *branches)
+        for r in (*shared, *(r for r in branches if r["seed"] in seeds))
         for row in r["accuracy"]
     ]
     table = pd.DataFrame(rows, columns=["weights", "stored", "subnet", "top1"])

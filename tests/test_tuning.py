@@ -226,6 +226,8 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(quick, f
     assert not (folder / "resume").exists()
     table = tuning.branch_table(records, steps.read_records(quick, folder), OWN)
     assert list(table.weights) == ["shared", "all-0.1", "norms-0.1"] and table.stored[0] == 0 < table.stored[1]
+    shared = next(r for r in steps.read_records(quick, folder) if (r["setting"], r["seed"]) == (OWN.name, 0))
+    assert table.largest[0] == shared["accuracy"][0]["top1"]  # the second seed has one candidate only: not among rows
     ranks = tuning.read_low_rank(quick, folder)
     assert ranks[["branch", "seed", "rank"]].values.tolist() == [[chosen.name, 0, "all"], [chosen.name, 0, 1]]
     assert not ranks.isna().any().any() and ranks["values"].is_monotonic_decreasing
