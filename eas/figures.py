@@ -317,7 +317,7 @@ def branch_gain(comparison: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(order)), [label(name) for name in order])
     plain_names(axis)
     axis.set_xlabel("generator minus OFA's way, points of superclass top-1 (lines: 95 % interval over seeds)")
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # inside it would cover intervals
     return figure
 
 
