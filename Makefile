@@ -42,7 +42,7 @@ $(BIN)/python:
 	  echo "error: '$(PYTHON)' is not Python 3.11 or newer: name one, as in make study PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-gpu/dvc.yaml cpu/dvc.yaml teacher/dvc.yaml: dvc.yaml
+gpu/dvc.yaml cpu/dvc.yaml teacher/dvc.yaml branches/dvc.yaml: dvc.yaml
 	cp $< $@
 
 clean:  ## delete what the studies wrote to build/ (`dvc repro` brings it back from its cache)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from eas.config import Dropout, load_study
 
 ROOT = Path(__file__).parents[1]
-TIERS = ["", "gpu", "cpu", "teacher"]  # folders with a params.yaml and a dvc.yaml
+TIERS = ["", "gpu", "cpu", "teacher", "branches"]  # folders with a params.yaml and a dvc.yaml
 STUDIES = yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]
 
 

@@ -8,7 +8,7 @@ from eas import fidelity
 from eas.config import load_study
 
 ROOT = Path(__file__).parents[1]
-STUDIES = ["tiny", "glyphs", "glyphs_teacher", "cifar100", "cifar100_cpu"]
+STUDIES = ["tiny", "glyphs", "glyphs_teacher", "glyphs_branches", "cifar100", "cifar100_cpu"]
 
 
 @pytest.mark.parametrize("name", STUDIES)

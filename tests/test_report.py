@@ -129,7 +129,7 @@ def test_nested_metrics_are_refused(root):
         report.render("glyphs")
 
 
-@pytest.mark.parametrize("tier", ["gpu", "cpu", "teacher"])
+@pytest.mark.parametrize("tier", ["gpu", "cpu", "teacher", "branches"])
 def test_all_tiers_run_one_pipeline(request, tier):
     folder = request.config.rootpath
     same = (folder / tier / "dvc.yaml").read_bytes() == (folder / "dvc.yaml").read_bytes()

@@ -111,7 +111,7 @@ def test_scenarios_are_every_group_at_every_budget_in_order(wide, hierarchy):
     assert wanted.is_union == ([False] * 10 + [True] * 4) * 3
 
 
-@pytest.mark.parametrize("name", ["tiny", "glyphs", "glyphs_teacher", "cifar100", "cifar100_cpu"])
+@pytest.mark.parametrize("name", ["tiny", "glyphs", "glyphs_teacher", "glyphs_branches", "cifar100", "cifar100_cpu"])
 def test_every_study_has_superclasses_and_unions_times_budgets_scenarios(name):
     study, hierarchy = load_study(name, ROOT), data.hierarchy("cifar100" if name.startswith("cifar100") else "glyphs")
     asked = study.scenarios
