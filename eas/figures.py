@@ -282,7 +282,7 @@ def accuracy_over_madds(comparison: pd.DataFrame, kind: Kind = "single") -> Figu
                 axis.plot(line.madds, line["mean"], label=label(method), **every[method])
             axis.set(title=f"supernet {supernet}", xlabel=MADDS)
     axes[0].set_ylabel(f"{TOP1}, {kind}s" if kind == "union" else TOP1)
-    title = f"{BAND}, of the generator and OFA's way"
+    title = f"{BAND}, of {', '.join(label(name) for name in BANDED if name in set(table.method))}"
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, title=title)
     return figure
 

@@ -163,6 +163,7 @@ def test_accuracy_over_madds_shows_every_method_in_shared_panels():
     shown = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"generator", "OFA evolution", "new idea"} <= shown  # the last one is only in the right panel
     assert "generator branch" not in shown  # it serves no unions
+    assert figure.legends[0].get_title().get_text().endswith("over seeds, of generator, OFA evolution")
 
 
 def test_accuracy_over_madds_leaves_out_what_was_measured_on_some_of_the_seeds():
