@@ -74,6 +74,9 @@ def metrics(folder: Path) -> Metrics:
         rate = training.images_per_second[study]
         found[f"training_times_{study}"] = float(rate["eas"] / rate["ofa"])
         found[f"training_matrix_share_{study}"] = float(training.matrix_share[study]["eas"])
+        profile = read(folder, "training_profile").set_index(["study", "side"]).loc[study, "eas"]
+        share = found[f"training_convolutions_{study}"] = float(profile.filter(like="convolutions").sum())
+        found[f"training_times_most_{study}"] = found[f"training_times_{study}"] * 100 / share
     ratios = read(folder, "network_ratios").set_index("step").times
     found["calibration_times_equal"] = float(ratios["calibrate, equal batches"])
     found["calibration_times_own"] = float(ratios["calibrate, each in its own batches"])
