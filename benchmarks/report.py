@@ -70,12 +70,13 @@ def metrics(folder: Path) -> Metrics:
     found["search_memory_mb_most"] = float(memory.iloc[-1])
     even = read(folder, "search_break_even").set_index("method").scenarios
     found |= {f"search_break_even_{method}": float(even[method]) for method in ("ofa_finder", "ofa_finder_long")}
+    profile = read(folder, "training_profile").set_index(["study", "side"])
+    convolutions = profile.filter(like="convolutions").sum(axis=1)
     for study in training.index.levels[0]:
         rate = training.images_per_second[study]
         found[f"training_times_{study}"] = float(rate["eas"] / rate["ofa"])
         found[f"training_matrix_share_{study}"] = float(training.matrix_share[study]["eas"])
-        profile = read(folder, "training_profile").set_index(["study", "side"]).loc[study, "eas"]
-        share = found[f"training_convolutions_{study}"] = float(profile.filter(like="convolutions").sum())
+        share = found[f"training_convolutions_{study}"] = float(convolutions[study]["eas"])
         found[f"training_times_most_{study}"] = found[f"training_times_{study}"] * 100 / share
     ratios = read(folder, "network_ratios").set_index("step").times
     found["calibration_times_equal"] = float(ratios["calibrate, equal batches"])
