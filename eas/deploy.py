@@ -1,6 +1,6 @@
 """From a scenario to a specialised network, to a file, and back.
 
-python -m eas.deploy cifar100 flowers fish --madds 20e6 --to flowers-and-fish
+python -m eas.deploy cifar100 flowers fish --madds 20e6 --to flowers-and-fish --onnx
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -243,6 +244,36 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def export_onnx(network: PreResNet, card: Card, path: str | Path) -> Path:
+    """Write `path`.onnx, one file for runtimes that know neither torch nor this package; returns it.
+
+    Input `images` float32 [n, channels, size, size] in [0, 1], normalised inside; output `logits` float32 [n, classes].
+    The card is in the model's metadata, a JSON value for each of its fields: `classes` are those of the logits.
+
+    Raises:
+        ModuleNotFoundError: onnx and onnxscript are not installed; the message says how to.
+    """
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise ModuleNotFoundError(f"ONNX needs {' and '.join(missing)}: pip install -e '.[onnx]'")
+    images = torch.zeros(2, card.in_channels, card.image_size, card.image_size)
+    program = torch.onnx.export(
+        network,
+        (images,),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("n")},),
+        dynamo=True,
+        verbose=False,
+    )
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in asdict(card).items()})
+    for node in program.model.graph:
+        node.metadata_props.clear()  # the lines of source, with this machine's paths, that it came from
+    target = Path(f"{path}.onnx")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    program.save(f"{target}.part")
+    return Path(f"{target}.part").rename(target)
+
+
 @torch.inference_mode()
 def predict(network: PreResNet, card: Card, images: Tensor) -> list[str]:
     """Class names for uint8 images [n, channels, size, size].
@@ -270,12 +301,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", metavar="name", help="superclasses and classes to tell apart")
     parser.add_argument("--madds", type=float, required=True, help="budget of multiply-adds, such as 20e6")
     parser.add_argument("--to", required=True, metavar="PATH", help="of the files, without .safetensors and .json")
+    parser.add_argument("--onnx", action="store_true", help="also write PATH.onnx, for runtimes without torch")
     options = parser.parse_args(arguments)
     jobs.keep_memory()  # calibration, which is nearly all of the time, takes a third of it then
     try:
         network, card = published(options.study).specialize(options.names, options.madds)
+        if options.onnx:
+            print(f"wrote {export_onnx(network, card, options.to)}")
         weights = save(network, card, options.to)
-    except (OSError, ValueError) as err:
+    except (ImportError, OSError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     size = weights.stat().st_size / 1e6

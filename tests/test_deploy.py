@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -300,6 +303,43 @@ def test_a_card_that_cannot_be_written_never_passes_for_a_network(saved, make, n
             load(target)
     save(*make(names), saved)  # and does not stand in the way
     load(saved)
+
+
+# -------------------------------------------------------------------- for other runtimes
+
+
+@pytest.mark.parametrize("budget", [2.5e5, 5e5, 2e6])
+def test_an_onnx_runtime_gives_the_same_logits(make, names, dataset, tmp_path, budget):
+    network, card = make(names, budget)
+    path = deploy.export_onnx(network, card, tmp_path / "deep" / "v1.0")
+    assert [path] == list((tmp_path / "deep").iterdir()) and path.name == "v1.0.onnx"
+    session = onnxruntime.InferenceSession(path)
+    for count in (1, 50):
+        images = dataset.test.images[:count].float() / 255
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        with torch.inference_mode():
+            torch.testing.assert_close(torch.from_numpy(logits), network(images), rtol=1e-4, atol=1e-4)
+
+
+def test_an_onnx_file_says_what_it_is(make, names, tmp_path):
+    network, card = make(names)
+    path = deploy.export_onnx(network, card, tmp_path / "network")
+    said = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert {name: json.loads(value) for name, value in said.items()} == json.loads(json.dumps(dataclasses.asdict(card)))
+
+
+def test_an_onnx_file_names_no_path_of_the_machine_that_wrote_it(make, names, tmp_path):
+    content = deploy.export_onnx(*make(names), tmp_path / "network").read_bytes()
+    for path in (deploy.__file__, torch.__file__, str(tmp_path)):
+        assert str(Path(path).parent).encode() not in content
+    assert b".py" not in content
+
+
+def test_without_its_packages_onnx_is_an_error_that_says_how_to_install_them(make, names, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ModuleNotFoundError, match=r"ONNX needs onnxscript: pip install -e '.\[onnx\]'") as caught:
+        deploy.export_onnx(*make(names), tmp_path / "network")
+    assert one_line(caught) and not list(tmp_path.iterdir())
 
 
 # -------------------------------------------------------------------- predictions

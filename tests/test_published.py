@@ -61,10 +61,12 @@ def test_the_images_beside_the_weights_are_the_calibration_split(dataset, kit, t
 def test_the_command_writes_a_network_that_can_be_read(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     target = tmp_path / "flowers"
-    assert deploy.main(["cifar100", "flowers", "--madds", "15e6", "--to", str(target)]) == 0
+    assert deploy.main(["cifar100", "flowers", "--madds", "15e6", "--to", str(target), "--onnx"]) == 0
     network, card = deploy.load(target)
     assert card.classes == data.hierarchy("cifar100").members[2] and card.madds <= 15e6
-    assert f"wrote {target}.safetensors" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for suffix in ("safetensors", "onnx"):
+        assert f"wrote {target}.{suffix}" in said and Path(f"{target}.{suffix}").is_file()
 
 
 @pytest.mark.parametrize(
