@@ -313,7 +313,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {err}", file=sys.stderr)
         return 1
     size = weights.stat().st_size / 1e6
-    print(f"wrote {weights} ({size:.2f} MB, {card.madds / 1e6:.1f}M multiply-adds) for {', '.join(card.classes)}")
+    costs = f"{card.madds / 1e6:.1f}M multiply-adds, {card.parameters:,} parameters"
+    print(f"wrote {weights} ({size:.2f} MB, {costs}) for {', '.join(card.classes)}")
     return 0
 
 
