@@ -27,6 +27,12 @@ from eas.study import calibration_images, groups, load_teacher, scenarios, space
 from eas.tuning import train_alone, tune_archs
 
 
+def effort_key(study: Study, section: str) -> str:
+    """Key of `finetune` or `long_search`: on how many seeds it is done changes nothing on any of them."""
+    once = getattr(study, section).model_copy(update={"seeds": 1})
+    return study.model_copy(update={section: once}).key(section)
+
+
 def long_jobs(study: Study, folder: Path) -> list[tuple]:
     """Arguments of `measure_long` for every supernet, on the first seeds; none in a study without."""
     seeds = study.seeds[: study.long_search.seeds] if study.long_search else ()
@@ -39,7 +45,7 @@ def measure_long(study: Study, folder: Path, supernet_name: str, setting: Dropou
     Writes long.safetensors: archs, int64 [scenarios, decisions]; top1, float [scenarios].
     """
     path = comparison_folder(folder, supernet_name, seed) / "long.safetensors"
-    result = marked(study, folder, path, setting.name, str(seed), study.key("long_search"))
+    result = marked(study, folder, path, setting.name, str(seed), effort_key(study, "long_search"))
     if record := result.finished():
         return record
     dataset, supernet = opened(study, folder, setting, seed)
@@ -81,7 +87,7 @@ def measure_tuned(
     top1, float [n].
     """
     path = comparison_folder(folder, supernet_name, seed) / f"tuned-{budget}.safetensors"
-    result = marked(study, folder, path, setting.name, str(seed), signal, study.key("finetune"))
+    result = marked(study, folder, path, setting.name, str(seed), signal, effort_key(study, "finetune"))
     if record := result.finished():
         return record
     dataset, supernet = opened(study, folder, setting, seed)

@@ -189,6 +189,15 @@ def test_what_shares_weights_depends_on_no_weights_of_ones_own(study, tmp_path):
     assert key(branches={"epochs": 2}) != key() != key(branches=None)  # `ofa` is trained longer for them
 
 
+@pytest.mark.parametrize("section", ["finetune", "long_search"])
+def test_on_how_many_seeds_a_reference_is_measured_makes_none_of_them_stale(study, section):
+    def key(**values):
+        return references.effort_key(changed(study, **{section: values}), section)
+
+    effort = "epochs" if section == "finetune" else "evaluations"
+    assert key(seeds=2) == key(seeds=1) == references.effort_key(study, section) != key(**{effort: 7})
+
+
 def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finished, dataset, tmp_path):
     """The second run, of the first seed, has noise for test images until all choices are made."""
     chosen = steps.settings_of(finished.study, finished.folder)["eas"]
