@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from itertools import product
+from typing import Literal, NamedTuple, get_args
 
 import pandas as pd
 import torch
@@ -144,6 +145,20 @@ def paired_difference(comparison: pd.DataFrame, a: Method, b: Method, kind: Kind
     if difference.empty:
         raise ValueError(f"no {kind or 'scenario'} was measured for both {'/'.join(a)} and {'/'.join(b)}")
     return interval(difference.groupby(level="seed").mean())
+
+
+def against_ofa(comparison: pd.DataFrame) -> pd.DataFrame:
+    """EAS as a whole against OFA's way: columns method, scenarios (single, union), mean, low, high; in points.
+
+    Top-1 of the generator on the supernet `eas`, and with branches where there are any, minus that of OFA's search on
+    the supernet `ofa`.
+    """
+    rows, ofa = [], ("ofa_evolution", "ofa")
+    for method, kind in product(("generator", "generator_branch"), get_args(Kind)):
+        eas, of_kind = (method, "eas"), only(comparison, kind)
+        if all(len(scenarios_of(of_kind, *side)) for side in (eas, ofa)):  # branches serve no unions
+            rows.append({"method": method, "scenarios": kind} | paired_difference(of_kind, eas, ofa)._asdict())
+    return pd.DataFrame(rows, columns=["method", "scenarios", *Interval._fields])
 
 
 def own_weights(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -388,8 +403,9 @@ def generator_numbers(comparison: pd.DataFrame) -> dict[str, float]:
 
 
 def opponent_differences(comparison: pd.DataFrame) -> dict[str, float]:
-    """The generator's top-1 minus that of every other method on the same supernet."""
-    numbers = {}
+    """The generator's top-1 minus that of every other method on the same supernet, and EAS's minus OFA's way's."""
+    systems = against_ofa(comparison)
+    numbers = spread("eas_minus_ofas_way", systems[systems.method == "generator"], "scenarios")
     for method in comparison.method.unique():
         if method not in ("generator", *OTHER_WEIGHTS):
             supernets = [s for s, rows in comparison.groupby("supernet", sort=False) if method in set(rows.method)]

@@ -37,6 +37,9 @@ FINDINGS = (
     "**Accuracy.** Superclass top-1 on test, mean over superclasses and budgets: {top1_generator_eas:.1f} % for the "
     "generator on the supernet trained with superclass dropout (`eas`), {top1_generator_ofa:.1f} % on the one trained "
     "without (`ofa`); {top1_ofa_evolution_ofa:.1f} % for OFA's way (`ofa`, accuracy model and evolution).",
+    "**The paper's own parts**, superclass dropout and generator, minus OFA's way: "
+    "{eas_minus_ofas_way_mean_single:+.2f} points [{eas_minus_ofas_way_low_single:+.2f}, "
+    "{eas_minus_ofas_way_high_single:+.2f}].",
     "**With superclass branches** the generator reaches {top1_generator_branch_eas:.1f} %: "
     "{generator_branch_minus_mean_ofa_evolution:+.2f} points [{generator_branch_minus_low_ofa_evolution:+.2f}, "
     "{generator_branch_minus_high_ofa_evolution:+.2f}] over OFA's way at equal cost of training and equal budgets, and "
@@ -90,6 +93,17 @@ FINDINGS = (
     "other over one arch for all. Another superclass's arch costs {swap_cost_mean_eas:+.2f} points "
     "[{swap_cost_low_eas:+.2f}, {swap_cost_high_eas:+.2f}].",
 )
+
+OVERVIEW = {  # columns of the table over all studies; a cell is left empty where its numbers were not measured
+    "OFA's way": "{top1_ofa_evolution_ofa:.1f} %",
+    "EAS": "{top1_generator_eas:.1f} %",
+    "minus OFA's way": "{eas_minus_ofas_way_mean_single:+.2f} [{eas_minus_ofas_way_low_single:+.2f}, "
+    "{eas_minus_ofas_way_high_single:+.2f}]",
+    "EAS with branches": "{top1_generator_branch_eas:.1f} %",
+    "they minus OFA's way": "{generator_branch_minus_mean_ofa_evolution:+.2f} "
+    "[{generator_branch_minus_low_ofa_evolution:+.2f}, {generator_branch_minus_high_ofa_evolution:+.2f}]",
+    "archs in one pass": "{timed_scenarios:.0f} in {generator_ms:.2g} ms",
+}
 
 
 def render(study: str, root: str | Path = ".") -> Path:
@@ -267,11 +281,26 @@ def figures(name: str, notebook: NotebookNode) -> dict[str, bytes]:
 
 def entry(reports: Path) -> str:
     """reports/README.md: what was found, in every study that has results."""
-    parts = [GENERATED, "# What was found"]
-    for path in sorted(reports.glob("*/metrics.json")):
-        study = path.parent.name
-        parts += [f"## [{study}]({study}/README.md)", *bullets(read_metrics(path))]
+    every = {path.parent.name: read_metrics(path) for path in sorted(reports.glob("*/metrics.json"))}
+    parts = [GENERATED, "# What was found", *overview(every)]
+    for study, metrics in every.items():
+        parts += [f"## [{study}]({study}/README.md)", *bullets(metrics)]
     return "\n\n".join(parts) + "\n"
+
+
+def overview(every: dict[str, Metrics]) -> list[str]:
+    """A sentence and a table with a row for each study that compares EAS with OFA's way, or nothing."""
+    rows = []
+    for study, metrics in every.items():
+        cells = [text.format(**metrics) if fields(text) <= metrics.keys() else "" for text in OVERVIEW.values()]
+        if any(cells):
+            rows.append(f"| [{study}]({study}/README.md) | {' | '.join(cells)} |")
+    if not rows:
+        return []
+    text = """Superclass top-1 on test, mean over superclasses and budgets, and differences in points with their 95 %
+intervals over seeds. *EAS*: the paper's own parts, superclass dropout and generator. *OFA's way*: a supernet without
+dropout, an accuracy model and evolution; trained longer by what branches cost, where a study has them."""
+    return [text, "\n".join([f"| study | {' | '.join(OVERVIEW)} |", "|---" * (len(OVERVIEW) + 1) + "|", *rows])]
 
 
 def bullets(metrics: Metrics) -> list[str]:

@@ -268,6 +268,21 @@ def test_metrics():
     assert "union_top1_generator_branch_eas" not in found
 
 
+def test_eas_as_a_whole_is_compared_with_ofas_way():
+    ofa = [rows("ofa_evolution", "ofa", 0, [71.0, 50.0]), rows("ofa_evolution", "ofa", 1, [71.0, 51.0])]
+    comparison = pd.concat([COMPARISON, *ofa], ignore_index=True)
+    table = analysis.against_ofa(comparison).set_index(["method", "scenarios"])["mean"]
+    assert table.to_dict() == {
+        ("generator", "single"): 0.0,  # -1 and 1
+        ("generator", "union"): 10.5,
+        ("generator_branch", "single"): 19.0,
+    }
+    found = analysis.metrics(comparison)
+    assert found["eas_minus_ofas_way_mean_single"] == 0 and found["eas_minus_ofas_way_mean_union"] == 10.5
+    assert found["eas_minus_ofas_way_high_single"] == 12.71  # standard error 1
+    assert analysis.against_ofa(COMPARISON).empty and not [n for n in analysis.metrics(COMPARISON) if "ofas_way" in n]
+
+
 def test_weights_of_ones_own_are_compared_with_their_rivals_where_both_were_measured():
     table = analysis.own_weights(COMPARISON)
     assert list(table.columns) == ["method", "rival", "scenarios", "seeds", "mean", "low", "high"]

@@ -97,6 +97,17 @@ def test_findings_appear_where_their_numbers_were_measured(root, monkeypatch):
         assert "It takes" not in (root / entry).read_text()
 
 
+def test_the_table_over_all_studies_leaves_empty_what_was_not_measured(root, monkeypatch):
+    monkeypatch.setattr(report, "OVERVIEW", {"top": "{top1:.1f} %", "time": "{seconds:.1f} s", "archs": "{archs}"})
+    report.render("glyphs")
+    text = (root / "reports" / "README.md").read_text()
+    assert "| study | top | time | archs |\n|---|---|---|---|\n" in text
+    assert "| [glyphs](glyphs/README.md) | 71.3 % |  | 12 |" in text
+    monkeypatch.setattr(report, "OVERVIEW", {"time": "{seconds:.1f} s"})
+    report.render("glyphs")
+    assert "| study |" not in (root / "reports" / "README.md").read_text()
+
+
 def test_a_missing_notebook_is_named(root, capsys):
     (root / "build" / "glyphs" / "03_generator.ipynb").unlink()
     assert report.main(["render", "glyphs"]) == 1
