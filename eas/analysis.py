@@ -330,6 +330,18 @@ def dropout_gain(records: Iterable[dict]) -> pd.DataFrame:
     return over_seeds(gain.assign(gain=gain.top1 - gain.none), ["setting", "subnet"], "gain")
 
 
+def other_branches(branches: pd.DataFrame) -> pd.DataFrame:
+    """What branches reach on supernets with other settings of superclass dropout: a row for each setting.
+
+    Columns setting, shared, branches (means over seeds) and mean, low, high: points of these branches minus those of
+    the study's own supernet, the first setting, seed by seed. `branches` as `tuning.read_other_branches` returns it.
+    """
+    own = branches[branches.setting == branches.setting.iloc[0]].set_index("seed").branches
+    minus = over_seeds(branches.assign(minus=branches.branches - branches.seed.map(own)), ["setting"], "minus")
+    means = branches.groupby("setting", sort=False)[["shared", "branches"]].mean()
+    return means.reset_index().merge(minus, on="setting")
+
+
 # -------------------------------------------------------------------- metrics.json
 
 
@@ -343,12 +355,13 @@ def metrics(
     timing: pd.DataFrame | None = None,
     costs: pd.DataFrame | None = None,
     throughput: dict | None = None,
+    branches: pd.DataFrame | None = None,
 ) -> dict[str, float | str]:
     """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
     columns supernet and seed beside its own; `throughput` of training, as `throughput.measure_throughput` returns it;
-    what is not given is left out.
+    `branches` of other supernets (see `other_branches`); what is not given is left out.
     """
     numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
     numbers |= opponent_differences(comparison) | supernet_differences(comparison) | own_weight_differences(comparison)
@@ -358,6 +371,8 @@ def metrics(
     if halves is not None:
         for name in ("arch_correlation", "arch_variance", "interaction_correlation", "interaction_variance", "gain"):
             numbers |= spread(f"split_half_{name}", over_seeds(halves, ["supernet"], name), "supernet")
+    if branches is not None and len(branches):
+        numbers |= spread("other_branches_minus_own", other_branches(branches)[1:], "setting")
     if swap is not None:
         numbers |= spread("swap_cost", swap_cost(swap), "supernet")
     if timing is not None:

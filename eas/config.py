@@ -131,6 +131,15 @@ class Branches(Section):
     candidates: tuple[Branch, ...] = Field(min_length=1)
     seeds: Positive = 1  # the choice is made on that many of the study's first seeds
     ranks: tuple[Positive, ...] = ()  # of low-rank differences to the shared weights, as a smaller way to store them
+    dropouts: tuple[Dropout, ...] = ()  # of other supernets, tuned as well: does superclass dropout help branches?
+
+    @model_validator(mode="after")
+    def as_long(self) -> Branches:
+        if any(setting.variant == "none" for setting in self.dropouts):
+            raise ValueError(
+                "dropouts: none trains longer; {variant: own, rate: 0} is none, trained as long as the rest"
+            )
+        return self
 
 
 class Finetune(Section):

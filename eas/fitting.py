@@ -55,7 +55,8 @@ def marked(study: Study, folder: Path, path: Path, *more: str) -> Result:
 
     Apart are weights of one's own and the long search.
     """
-    branches = study.branches and study.branches.model_copy(update={"candidates": (), "seeds": 1, "ranks": ()})
+    apart = {"candidates": (), "seeds": 1, "ranks": (), "dropouts": ()}
+    branches = study.branches and study.branches.model_copy(update=apart)
     shared = study.model_copy(update={"branches": branches, "finetune": None, "from_scratch": 0, "long_search": None})
     return Result(folder, path, "-".join([shared.key(), *more]))
 

@@ -149,7 +149,7 @@ def cost_table(folder: Path) -> pd.DataFrame:
             name, kept = path.relative_to(place), json.loads(path.read_text())
             record = folder / name
             if "seconds" in kept and record.is_file() and json.loads(record.read_text())["key"] == kept["key"]:
-                step = re.sub(r"[-/]\d+\.json$|\.json$", "", re.sub(r"/\w+-\d+/", "/", name.as_posix()))
+                step = re.sub(r"[-/]\d+\.json$|\.json$", "", re.sub(r"/(eas|ofa)-\d+/", "/", name.as_posix()))
                 rate = kept["images"] / kept["seconds"] if "images" in kept else None
                 row = {"step": step, "seconds": kept["seconds"], "images_per_second": rate}
                 rows.append(row | {"memory_gb": kept.get("memory_gb"), "machine": kept["machine"]})

@@ -3,6 +3,7 @@
 Files, under a study's folder:
     supernets/branches/<branch>-<seed>.safetensors + .json   weights of every superclass's branch; their accuracy on the
                                                              selection split
+    supernets/branches/<dropout>/<branch>-<seed>...          the same, tuned from another supernet
     supernets/low_rank/<branch>-<seed>-<rank>.safetensors + .json   accuracy of branches stored as low-rank differences
 """
 
@@ -35,6 +36,7 @@ from eas.study import (
     require,
     settings_of,
     supernet_path,
+    train_supernet,
     untrained,
 )
 from eas.supernet import Supernet
@@ -43,18 +45,21 @@ from eas.training import Network, step_function, train
 # -------------------------------------------------------------------- superclass branches
 
 
-def branches_path(folder: Path, branch: Branch, seed: int) -> Path:
-    return folder / "supernets" / "branches" / f"{branch.name}-{seed}.safetensors"
+def branches_path(folder: Path, branch: Branch, seed: int, other: Dropout | None = None) -> Path:
+    """Of branches of the study's supernet, or of an `other` one."""
+    return folder / "supernets" / "branches" / (other.name if other else "") / f"{branch.name}-{seed}.safetensors"
 
 
-def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch, seed: int) -> dict:
+def train_branches(
+    study: Study, folder: Path, setting: Dropout, branch: Branch, seed: int, *, other: bool = False
+) -> dict:
     """Tune the shared supernet on every superclass's own images in turn; returns the record (accuracy).
 
-    All branches go into one file: the tensors that were tuned, as bfloat16, under '<superclass's index>.<name>'.
-    Source: ours.
+    The supernet is that of a setting of superclass dropout, the study's own or an `other` one. All branches go into one
+    file: the tensors that were tuned, as bfloat16, under '<superclass's index>.<name>'. Source: ours.
     """
     key = branch_key(study, setting, branch, seed)
-    result = Result(folder, branches_path(folder, branch, seed), key)
+    result = Result(folder, branches_path(folder, branch, seed, setting if other else None), key)
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
@@ -86,7 +91,7 @@ def train_branches(study: Study, folder: Path, setting: Dropout, branch: Branch,
 
 def branch_key(study: Study, setting: Dropout, branch: Branch, seed: int) -> str:
     """What a branch depends on, whatever else is tried."""
-    alone = study.branches.model_copy(update={"candidates": (branch,), "seeds": 1, "ranks": ()})
+    alone = study.branches.model_copy(update={"candidates": (branch,), "seeds": 1, "ranks": (), "dropouts": ()})
     key = study.model_copy(update={"branches": alone}).key("data", "space", "training", "branches", "evaluation")
     return f"{key}-{setting.name}-{branch.name}-{seed}"
 
@@ -178,6 +183,7 @@ def run_branches(study: Study, folder: Path) -> list[dict]:
         rest = [(study, folder, setting, chosen, seed) for seed in study.seeds[study.branches.seeds :]]
         jobs.run(train_branches, rest, f"superclass branches, chosen: {chosen.name}")
         jobs.run(measure_low_rank, low_rank_jobs(study, folder, setting), "low-rank branches")
+        jobs.run(train_other_branches, other_jobs(study, folder), "branches of other supernets")
     shutil.rmtree(folder / "resume", ignore_errors=True)
     return read_branches(study, folder)
 
@@ -198,6 +204,37 @@ def read_low_rank(study: Study, folder: Path) -> pd.DataFrame:
         rows += [whole | {"rank": "all", "top1": every}, json.loads(require(path, study, "02_supernet").read_text())]
     columns = ["branch", "seed", "rank", "values", "top1"]
     return pd.DataFrame(rows, columns=columns).drop_duplicates(["branch", "seed", "rank"])
+
+
+def other_jobs(study: Study, folder: Path) -> list[tuple]:
+    """Arguments of `train_other_branches`: the chosen branch, other settings of dropout, all seeds."""
+    if not study.branches.dropouts:
+        return []
+    chosen = choose_branch(study, folder)
+    return [(study, folder, setting, chosen, seed) for setting in study.branches.dropouts for seed in study.seeds]
+
+
+def train_other_branches(study: Study, folder: Path, setting: Dropout, branch: Branch, seed: int) -> dict:
+    """Train a supernet with another setting of superclass dropout, as long as the study's, and tune its branches."""
+    train_supernet(study, folder, setting, seed)
+    return train_branches(study, folder, setting, branch, seed, other=True)
+
+
+def read_other_branches(study: Study, folder: Path) -> pd.DataFrame:
+    """Columns setting, seed, shared, branches: mean top-1 of the measured subnets, with shared weights and branches.
+
+    The study's own setting of superclass dropout comes first; selection split. Empty in a study that tunes no others.
+    """
+    columns, rows = ["setting", "seed", "shared", "branches"], []
+    if study.branches and study.branches.dropouts:
+        own, branch = settings_of(study, folder)["eas"], choose_branch(study, folder)
+        for setting, other in [(own, None), *((each, each) for each in study.branches.dropouts)]:
+            for seed in study.seeds:
+                paths = supernet_path(folder, setting, seed), branches_path(folder, branch, seed, other)
+                records = [require(path.with_suffix(".json"), study, "02_supernet").read_text() for path in paths]
+                means = [pd.DataFrame(json.loads(record)["accuracy"]).top1.mean() for record in records]
+                rows.append((setting.name, seed, *means))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def first_branches(study: Study) -> list[tuple[Branch, int]]:

@@ -45,6 +45,8 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
             yield tuning.train_branches, [(config, folder, chosen, best, seed)], True
         for job in tuning.low_rank_jobs(config, folder, chosen):
             yield tuning.measure_low_rank, [job], True
+        for job in tuning.other_jobs(config, folder):
+            yield tuning.train_other_branches, [job], True
     every = study.supernet_jobs(config, folder)
     for function in (fitting.measure_pool, fitting.fit_gates):
         yield from ((function, [job], True) for job in every)

@@ -298,6 +298,24 @@ def test_what_only_some_scenarios_have_is_no_line_of_the_headline(method):
     assert table.equals(analysis.headline(COMPARISON))
 
 
+def test_branches_of_other_supernets_are_compared_with_the_studys_own_seed_by_seed():
+    rows = [
+        ("sample-0.5", 0, 86.0, 90.0),
+        ("sample-0.5", 1, 84.0, 91.0),
+        ("own-0", 0, 87.0, 92.0),
+        ("own-0", 1, 83.0, 91.0),
+    ]
+    table = pd.DataFrame(rows, columns=["setting", "seed", "shared", "branches"])
+    own, other = analysis.other_branches(table).itertuples(index=False)
+    assert (own.setting, own.shared, own.branches, own.mean, own.high) == ("sample-0.5", 85, 90.5, 0, 0)
+    assert (other.setting, other.shared, other.branches, other.mean) == ("own-0", 85, 91.5, 1)
+    assert other.high == pytest.approx(1 + 12.7062, abs=1e-4)
+    found = analysis.metrics(COMPARISON, branches=table)
+    assert found["other_branches_minus_own_mean_own_0"] == 1
+    assert "other_branches_minus_own_mean_sample_0_5" not in found
+    assert analysis.metrics(COMPARISON, branches=table[:0]) == analysis.metrics(COMPARISON)
+
+
 def test_metrics_name_what_every_step_cost():
     costs = pd.DataFrame({"step": ["supernets/own-0.5", "generators/pool"], "runs": [3, 6], "seconds": [12.0, 3.0]})
     costs = costs.assign(images_per_second=[100.0, math.nan], memory_gb=math.nan, machine="a machine")

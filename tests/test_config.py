@@ -191,6 +191,11 @@ def test_a_split_must_be_left_to_train_on(tmp_path):
     assert "must leave a part for training" in refusal(tmp_path, changed("data.selection", 0.95))
 
 
+def test_branches_of_a_supernet_that_trained_longer_are_refused(tmp_path):
+    message = refusal(tmp_path, changed("branches.dropouts", [{"variant": "none", "rate": 0}]))
+    assert "branches: Value error, dropouts: none trains longer" in message
+
+
 @pytest.mark.parametrize("path", ["seeds", "training", "data.seed", "generator.steps", "dropout.candidates"])
 def test_a_missing_parameter_is_named(path, tmp_path):
     assert f"{path}: Field required" in refusal(tmp_path, changed(path))

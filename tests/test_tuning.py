@@ -241,6 +241,30 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(quick, f
     assert tuning.choose_branch(quick, folder) == NORMS
 
 
+def test_branches_of_other_supernets_stand_beside_the_studys_own(quick, folder, monkeypatch):
+    without = Dropout(variant="own", rate=0.0)
+    others = quick.branches.model_copy(update={"dropouts": (without,)})
+    both = quick.model_copy(update={"branches": others})
+    assert tuning.read_other_branches(quick, folder).empty  # none are asked for
+    own = tuning.run_branches(quick, folder)
+    chosen = tuning.choose_branch(quick, folder)
+    tuning.run_branches(both, folder)
+    assert tuning.read_branches(both, folder) == own
+    table = tuning.read_other_branches(both, folder)
+    assert table[["setting", "seed"]].values.tolist() == [["own-0.5", 0], ["own-0.5", 1], ["own-0", 0], ["own-0", 1]]
+    other = folder / "supernets" / "branches" / "own-0" / f"{chosen.name}-1.json"
+    shared, tuned = (json.loads(path.read_text()) for path in (folder / "supernets" / "own-0-1.json", other))
+    assert len(shared["history"]) == quick.training.epochs < quick.longer.epochs  # as the study's own, unlike `none`
+    for found, record in zip(table.loc[3, ["shared", "branches"]], (shared, tuned), strict=True):
+        assert found == pytest.approx(sum(row["top1"] for row in record["accuracy"]) / len(record["accuracy"]))
+
+    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    tuning.train_other_branches(both, folder, without, chosen, 1)
+    other.unlink()
+    with pytest.raises(FileNotFoundError, match="run notebooks/02_supernet for the study tiny first"):
+        tuning.read_other_branches(both, folder)
+
+
 def test_a_study_without_branches_trains_none(quick, folder):
     none = quick.model_copy(update={"branches": None})
     assert tuning.run_branches(none, folder) == tuning.read_branches(none, folder) == []
