@@ -207,11 +207,12 @@ def read_low_rank(study: Study, folder: Path) -> pd.DataFrame:
 
 
 def other_jobs(study: Study, folder: Path) -> list[tuple]:
-    """Arguments of `train_other_branches`: the chosen branch, other settings of dropout, all seeds."""
-    if not study.branches.dropouts:
+    """Arguments of `train_other_branches`: the chosen branch, settings of dropout but the study's own, all seeds."""
+    if not (study.branches and study.branches.dropouts):
         return []
-    chosen = choose_branch(study, folder)
-    return [(study, folder, setting, chosen, seed) for setting in study.branches.dropouts for seed in study.seeds]
+    own, branch = settings_of(study, folder)["eas"], choose_branch(study, folder)
+    others = [setting for setting in study.branches.dropouts if setting != own]
+    return [(study, folder, setting, branch, seed) for setting in others for seed in study.seeds]
 
 
 def train_other_branches(study: Study, folder: Path, setting: Dropout, branch: Branch, seed: int) -> dict:
@@ -225,16 +226,16 @@ def read_other_branches(study: Study, folder: Path) -> pd.DataFrame:
 
     The study's own setting of superclass dropout comes first; selection split. Empty in a study that tunes no others.
     """
-    columns, rows = ["setting", "seed", "shared", "branches"], []
-    if study.branches and study.branches.dropouts:
+    rows, others = [], [(setting, branch, seed, setting) for _, _, setting, branch, seed in other_jobs(study, folder)]
+    if others:
         own, branch = settings_of(study, folder)["eas"], choose_branch(study, folder)
-        for setting, other in [(own, None), *((each, each) for each in study.branches.dropouts)]:
-            for seed in study.seeds:
-                paths = supernet_path(folder, setting, seed), branches_path(folder, branch, seed, other)
-                records = [require(path.with_suffix(".json"), study, "02_supernet").read_text() for path in paths]
-                means = [pd.DataFrame(json.loads(record)["accuracy"]).top1.mean() for record in records]
-                rows.append((setting.name, seed, *means))
-    return pd.DataFrame(rows, columns=columns)
+        others = [(own, branch, seed, None) for seed in study.seeds] + others
+    for setting, branch, seed, other in others:
+        paths = supernet_path(folder, setting, seed), branches_path(folder, branch, seed, other)
+        records = [require(path.with_suffix(".json"), study, "02_supernet").read_text() for path in paths]
+        means = [pd.DataFrame(json.loads(record)["accuracy"]).top1.mean() for record in records]
+        rows.append((setting.name, seed, *means))
+    return pd.DataFrame(rows, columns=["setting", "seed", "shared", "branches"])
 
 
 def first_branches(study: Study) -> list[tuple[Branch, int]]:
