@@ -100,10 +100,10 @@ FINDINGS = (
 OVERVIEW = {  # columns of the table over all studies; a cell is left empty where its numbers were not measured
     "OFA's way": "{top1_ofa_evolution_ofa:.1f} %",
     "EAS": "{top1_generator_eas:.1f} %",
-    "minus OFA's way": "{eas_minus_ofas_way_mean_single:+.2f} [{eas_minus_ofas_way_low_single:+.2f}, "
+    "EAS minus OFA's way": "{eas_minus_ofas_way_mean_single:+.2f} [{eas_minus_ofas_way_low_single:+.2f}, "
     "{eas_minus_ofas_way_high_single:+.2f}]",
     "EAS with branches": "{top1_generator_branch_eas:.1f} %",
-    "they minus OFA's way": "{generator_branch_minus_mean_ofa_evolution:+.2f} "
+    "branches minus OFA's way": "{generator_branch_minus_mean_ofa_evolution:+.2f} "
     "[{generator_branch_minus_low_ofa_evolution:+.2f}, {generator_branch_minus_high_ofa_evolution:+.2f}]",
     "archs in one pass": "{timed_scenarios:.0f} in {generator_ms:.2g} ms",
 }
