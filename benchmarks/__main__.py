@@ -37,7 +37,10 @@ def search() -> Tables:
 
 
 def training() -> Tables:
-    return {"training": training_step.measure(root=ROOT), "training_profile": training_step.profiles(root=ROOT)}
+    tables = {"training": training_step.measure(root=ROOT), "training_profile": training_step.profiles(root=ROOT)}
+    if torch.cuda.is_available():
+        tables["training_gpu"] = training_step.measure(device="cuda", root=ROOT)
+    return tables
 
 
 def network() -> Tables:

@@ -18,12 +18,14 @@ from eas import figures, records
 from eas.report import GENERATED, Metrics, entry
 
 PAGE = Path(__file__).parent / "page.md"  # what the report says, its numbers and tables left out
+GPU_PART = Path(__file__).parent / "page_gpu.md"  # what it says where a GPU has been measured
 AIMS = {  # what was set before anything was measured: number of metrics.json, at least
     "search_times_ofa_finder_long": 1e5,
     "search_times_ofa_finder": 1e5,
     "search_times_evolution_long": 1e4,
     "search_times_evolution": 1e4,
     "training_times_cifar100": 1.5,
+    "training_times_gpu_cifar100": 3,
 }
 
 
@@ -78,6 +80,7 @@ def metrics(folder: Path) -> Metrics:
         found[f"training_matrix_share_{study}"] = float(training.matrix_share[study]["eas"])
         share = found[f"training_convolutions_{study}"] = float(convolutions[study]["eas"])
         found[f"training_times_most_{study}"] = found[f"training_times_{study}"] * 100 / share
+    found |= gpu_metrics(folder)
     ratios = read(folder, "network_ratios").set_index("step").times
     found["calibration_times_equal"] = float(ratios["calibrate, equal batches"])
     found["calibration_times_own"] = float(ratios["calibrate, each in its own batches"])
@@ -87,6 +90,20 @@ def metrics(folder: Path) -> Metrics:
     exponents = read(folder, "growth_exponents").set_index(["axis", "work"]).exponent_top
     found["growth_scenarios"] = float(exponents["scenarios", "generate"])
     found["study_minutes"] = float(read(folder, "study_stages").seconds.sum() / 60)
+    return found
+
+
+def gpu_metrics(folder: Path) -> Metrics:
+    """Of a training step on a GPU, where one was measured: times as fast as the peer's, and shares of the limits."""
+    if not (folder / "training_gpu.csv").is_file():
+        return {}
+    table = read(folder, "training_gpu").set_index(["study", "side"])
+    found: Metrics = {}
+    for study in table.index.levels[0]:
+        eas, ofa = table.loc[(study, "eas")], table.loc[(study, "ofa")]
+        found[f"training_times_gpu_{study}"] = float(eas.images_per_second / ofa.images_per_second)
+        found[f"training_matrix_share_gpu_{study}"] = float(eas.matrix_share)
+        found[f"training_bandwidth_share_gpu_{study}"] = float(eas.bandwidth_share)
     return found
 
 
@@ -210,8 +227,16 @@ def page(folder: Path, numbers: Metrics) -> str:
     methods = "\n".join(f"- `{name}`: {text}." for name, text in search_cost.TOLD.items())
     files = ", ".join(f"[{path.name}]({path.name})" for path in sorted(folder.glob("*.csv")))
     said = {"generated": GENERATED.replace("eas.report", "benchmarks"), "runs": runs(about)}
-    said |= {"aims": aims(numbers), "methods": methods, "files": files}
+    said |= {"aims": aims(numbers), "methods": methods, "files": files, "gpu": on_a_gpu(folder, numbers, about)}
     return PAGE.read_text(encoding="utf-8").format(**numbers, **tables, **said)
+
+
+def on_a_gpu(folder: Path, numbers: Metrics, about: dict[str, dict]) -> str:
+    """The part on a training step on a GPU, where one was measured."""
+    if "training_gpu" not in about:
+        return "On a GPU it has not been measured yet: `make bench` does, where it finds one.\n"
+    filled = numbers | about["training_gpu"] | {"table": markdown(read(folder, "training_gpu"))}
+    return GPU_PART.read_text(encoding="utf-8").format(**filled)
 
 
 def runs(about: dict[str, dict]) -> str:
@@ -226,6 +251,7 @@ def aims(numbers: Metrics) -> str:
         {"ratio": name, "aim, at least": f"{aim:,.10g}", "measured": f"{float(f'{numbers[name]:.3g}'):,.10g}"}
         | {"met": "yes" if numbers[name] >= aim else "no"}
         for name, aim in AIMS.items()
+        if name in numbers  # a GPU is not everywhere
     ]
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,17 @@ def peak_memory(prepare: Callable[..., Work], *arguments: object) -> float:
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak, prepare, arguments).result()
+
+
+def gpu_memory(prepare: Callable[..., Work], *arguments: object) -> float:
+    """MB that the GPU reserves at most for `prepare(*arguments)()`, beyond what it had reserved once prepared."""
+    work = prepare(*arguments)
+    gc.collect()  # graphs that are no longer used hold memory that only this gives back
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_reserved()
+    work()
+    return (torch.cuda.max_memory_reserved() - before) / 1e6
 
 
 def _peak(prepare: Callable[..., Work], arguments: tuple) -> float:

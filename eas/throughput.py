@@ -58,7 +58,7 @@ def measure_throughput(study: Study, folder: Path) -> dict:
     random = random.view(count, -1, space.decisions)
     ends = (each.expand(count, 1, -1) for each in (space.largest, space.smallest))
     steps = torch.cat([next(ends), random, next(ends)], 1)
-    optimizer, compute = make_optimizer(supernet, recipe), step_function(supernet, recipe, len(labels))
+    optimizer, compute = make_optimizer(supernet, recipe), step_function(supernet, recipe)
 
     def run() -> None:
         for archs in steps:

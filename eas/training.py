@@ -45,9 +45,9 @@ def train(
     count, is the others' teacher [related code: superclass dropout with distillation].
 
     With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
-    the same result; use another name when the recipe changes. `compute`, a step function of this supernet, recipe and
-    batch size, may be passed again to save a GPU its captures. With `arch`, that one is trained alone. The softmax of
-    the `teacher`, over the classes that count, takes its share of the targets (recipe.teacher).
+    the same result; use another name when the recipe changes. `compute`, a step function of this supernet and recipe,
+    may be passed again to save a GPU its captures. With `arch`, that one is trained alone. The softmax of the
+    `teacher`, over the classes that count, takes its share of the targets (recipe.teacher).
 
     Raises:
         Diverged: the loss or a weight is NaN or infinite; says where, and leaves the last good checkpoint.
@@ -59,7 +59,7 @@ def train(
     optimizer = make_optimizer(supernet, recipe)
     history = load_checkpoint(checkpoint, supernet, optimizer) if checkpoint else []
     steps = max(1, len(split) // recipe.batch_size)
-    compute = compute or step_function(supernet, recipe, min(recipe.batch_size, len(split)))
+    compute = compute or step_function(supernet, recipe)
     sample = space.sample(recipe.distinct_archs, torch.Generator().manual_seed(seed))
     epochs = tqdm(range(len(history), recipe.epochs), label, recipe.epochs, initial=len(history), mininterval=1)
     for epoch in epochs:
@@ -101,12 +101,12 @@ def divergence(supernet: Supernet, loss: float) -> str:
 # -------------------------------------------------------------------- one step
 
 
-def step_function(supernet: Supernet, recipe: Training, batch: int) -> Callable[..., Tensor]:
+def step_function(supernet: Supernet, recipe: Training) -> Callable[..., Tensor]:
     """How a step's gradients are computed on the supernet's device; a call adds to `.grad`, returns the mean loss."""
     for parameter in supernet.parameters():
         parameter.grad = torch.zeros_like(parameter)
     if supernet.mean.is_cuda:
-        return GraphedStep(supernet, recipe, batch)
+        return GraphedStep(supernet, recipe)
     return lambda *arguments: sliced_step(supernet, recipe, *arguments)
 
 
@@ -157,27 +157,32 @@ class GraphedStep:
     """The sliced step on a GPU: one CUDA graph for each arch.
 
     A subnet is hundreds of small kernels, so that launching them one by one takes longer than running them. A graph
-    launches them at once, but belongs to one arch: it is captured when the arch first comes up.
+    launches them at once, but belongs to one arch and one batch size: it is captured when these first come up.
     """
 
-    def __init__(self, supernet: Supernet, recipe: Training, batch: int):
+    def __init__(self, supernet: Supernet, recipe: Training):
         self.supernet, self.recipe = supernet, recipe
-        device, space, classes = supernet.mean.device, supernet.space, supernet.classifier.out_features
-        side = space.image_size
-        self.images = torch.zeros(batch, space.in_channels, side, side, device=device)
+        self.pool = torch.cuda.graph_pool_handle()
+        # One for all captures: memory freed on a stream is reused on that stream only.
+        self.stream = torch.cuda.Stream()
+        self.allocate(0)
+
+    def allocate(self, batch: int) -> None:
+        """The tensors that graphs read and write, for a batch of so many images; graphs of another size are dropped."""
+        device, space, classes = self.supernet.mean.device, self.supernet.space, self.supernet.classifier.out_features
+        self.images = torch.zeros(batch, space.in_channels, space.image_size, space.image_size, device=device)
         self.images = self.images.to(memory_format=torch.channels_last)
         self.targets = torch.zeros(batch, classes, device=device)
         self.kept = torch.ones(batch, classes, dtype=torch.bool, device=device)
         self.weight = torch.ones(batch, device=device)
         self.loss = torch.zeros((), device=device)
         self.logits = torch.zeros(batch, classes, device=device)
-        self.pool = torch.cuda.graph_pool_handle()
-        # One for all captures: memory freed on a stream is reused on that stream only.
-        self.stream = torch.cuda.Stream()
         self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
 
     def __call__(self, images: Tensor, targets: Tensor, kept: Tensor, weight: Tensor, archs: Tensor) -> Tensor:
         """As sliced_step."""
+        if len(images) != len(self.images):
+            self.allocate(len(images))
         self.images.copy_(images)
         self.kept.copy_(kept)
         self.weight.copy_(weight)

@@ -68,7 +68,7 @@ def train_branches(
     shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     recipe = {"epochs": study.branches.epochs, "batch_size": branch.batch_size or study.branches.batch_size}
     recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
-    compute = step_function(supernet, recipe, recipe.batch_size)
+    compute = step_function(supernet, recipe)
     options = {"seed": seed, "compute": compute, "teacher": load_teacher(study, folder, dataset, seed)}
     checkpoints = result.resume.with_suffix(f".{key}")
     uninterrupted, branches, start = not checkpoints.is_dir(), {}, time.perf_counter()
@@ -297,7 +297,7 @@ def tune_archs(
     shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     recipe = study.training.model_copy(update=study.finetune.model_dump(exclude={"seeds"}))
     begin_tuning(supernet, "all")
-    options = {"seed": seed, "compute": step_function(supernet, recipe, recipe.batch_size), "teacher": teacher}
+    options = {"seed": seed, "compute": step_function(supernet, recipe), "teacher": teacher}
     for index, (arch, classes) in enumerate(zip(archs, kept, strict=True)):
         supernet.load_state_dict(shared)
         own, dropout = dataset.train.only(classes), KeptClasses(classes.to(jobs.device()))

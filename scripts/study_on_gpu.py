@@ -16,6 +16,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -26,10 +27,16 @@ from eas import comparison, data, deploy, fitting, jobs, proposals, references, 
 from eas.config import Study, load_study  # noqa: E402
 
 Step = tuple[Callable, list[tuple], bool]  # function, arguments of its jobs, whether it uses the GPU
+WAIT = None  # for the steps that need no GPU: they run beside the others
 
 
-def steps(config: Study, folder: Path) -> Iterator[Step]:
-    """The heavy steps in order; later ones depend on what earlier ones wrote, so this is a generator."""
+class TimeIsUp(RuntimeError):
+    """A step was to begin after the limit."""
+
+
+def steps(config: Study, folder: Path) -> Iterator[Step | None]:
+    """The heavy steps, what the study rests on first; later ones depend on earlier ones, so this is a generator."""
+    yield throughput.measure_throughput, [(config, folder)], True
     if config.training.teacher:
         yield from ((study.train_teacher, [(config, folder, seed)], True) for seed in config.seeds)
     for setting, seed in study.first_runs(config):
@@ -37,6 +44,13 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
     chosen = study.settings_of(config, folder)["eas"]
     for seed in config.seeds:
         yield study.train_supernet, [(config, folder, chosen, seed)], True
+    every = study.supernet_jobs(config, folder)
+    yield from ((fitting.measure_pool, [job], True) for job in every)
+    yield fitting.fit_models, every, False
+    yield from ((fitting.fit_gates, [job], True) for job in every)
+    yield WAIT
+    yield proposals.propose, every, False
+    yield references.measure_long, references.long_jobs(config, folder), False
     if config.branches:
         for branch, seed in tuning.first_branches(config):
             yield tuning.train_branches, [(config, folder, chosen, branch, seed)], True
@@ -45,34 +59,31 @@ def steps(config: Study, folder: Path) -> Iterator[Step]:
             yield tuning.train_branches, [(config, folder, chosen, best, seed)], True
         for job in tuning.low_rank_jobs(config, folder, chosen):
             yield tuning.measure_low_rank, [job], True
-        for job in tuning.other_jobs(config, folder):
-            yield tuning.train_other_branches, [job], True
-    every = study.supernet_jobs(config, folder)
-    for function in (fitting.measure_pool, fitting.fit_gates):
-        yield from ((function, [job], True) for job in every)
-    yield fitting.fit_models, every, False
-    yield proposals.propose, every, False
+    yield WAIT
     yield from ((proposals.select, [job], True) for job in every)
     signal = proposals.choose_signal(config, folder)
     yield from ((comparison.measure_test, [(*job, signal)], True) for job in every)
-    yield from ((references.measure_long, [job], True) for job in references.long_jobs(config, folder))
     yield from ((references.measure_tuned, [job], True) for job in references.tuned_jobs(config, folder, signal))
     for row in references.rows_from_scratch(config, data.hierarchy(config.data.name)):
         yield references.measure_alone, [(config, folder, row, signal)], True
-    yield throughput.measure_throughput, [(config, folder)], True
+    for job in tuning.other_jobs(config, folder):
+        yield tuning.train_other_branches, [job], True
 
 
 LARGE = 8e6  # bytes: what is larger goes by itself, so that no archive does
 
 
-def pack(folder: Path, bundle: Path, dataset: data.Dataset) -> None:
-    """One archive for each subfolder; large files, which are branches, and the images for calibration by themselves."""
+def pack(folder: Path, bundle: Path, dataset: data.Dataset, seed: int) -> None:
+    """One archive for each subfolder; by themselves the images for calibration and large files, the branches of a seed.
+
+    The branches of other seeds have been measured: their records are enough.
+    """
     deploy.write_images(dataset, bundle)
     for name in ("supernets", "generators", "comparison", "timings"):
         if (folder / name).is_dir():
             with tarfile.open(bundle / f"{name}.tar.gz", "w:gz", compresslevel=1) as archive:
                 archive.add(folder / name, name, filter=lambda entry: None if entry.size > LARGE else entry)
-    for path in folder.glob("supernets/branches/*.safetensors"):
+    for path in folder.glob(f"supernets/branches/*-{seed}.safetensors"):
         if path.stat().st_size > LARGE:
             shutil.copyfile(path, bundle / path.name)
 
@@ -92,27 +103,45 @@ def main() -> None:
     try:
         work(steps(config, folder), options.minutes * 60 - (time.perf_counter() - start))
     finally:  # whatever happens, what is finished comes back
-        pack(folder, options.bundle, dataset)
+        pack(folder, options.bundle, dataset, config.seeds[0])
 
 
-def work(todo: Iterator[Step], seconds: float) -> None:
-    """Run steps until they or the seconds are used up."""
+def work(todo: Iterator[Step | None], seconds: float) -> None:
+    """Run steps until they or the seconds are used up; those that need no GPU beside the others, in turn."""
     start = time.perf_counter()
-    for function, arguments, gpu in todo:
+
+    def perform(function: Callable, arguments: list[tuple], gpu: bool) -> None:
         if time.perf_counter() - start > seconds:
-            print("time is up: call again with the same folder to go on")
-            break
+            raise TimeIsUp
         records = jobs.run(function, arguments, function.__name__, gpu=gpu)
-        what = " ".join(str(getattr(a, "name", a)) for a in arguments[0][2:])
-        print(f"{time.perf_counter() - start:6.1f} s {function.__name__} {what} {brief(records[0])}", flush=True)
+        what = " ".join(str(getattr(a, "name", a)) for a in arguments[0][2:]) if arguments else "nothing to do"
+        print(f"{time.perf_counter() - start:6.1f} s {function.__name__} {what} {brief(records, gpu)}", flush=True)
+
+    running = []
+    try:
+        with ThreadPoolExecutor(1) as beside:
+            for step in todo:
+                if step is WAIT:
+                    while running:
+                        running.pop(0).result()
+                elif step[2]:
+                    perform(*step)
+                else:
+                    running.append(beside.submit(perform, *step))
+    except TimeIsUp:
+        print("time is up: call again with the same folder to go on")
+    for each in running:  # what went wrong beside the others is no less wrong
+        if (error := each.exception()) and not isinstance(error, TimeIsUp):
+            raise error
 
 
-def brief(record: dict) -> str:
-    """What a reader of the log wants to see of a record."""
+def brief(records: list[dict], gpu: bool) -> str:
+    """What a reader of the log wants to see of a step's first record."""
+    record = records[0] if records else {}
     short = {k: round(v, 4) for k, v in record.items() if isinstance(v, float)}
     for row in record.get("accuracy", [])[:1] + record.get("accuracy", [])[-1:]:
         short[row["subnet"]] = round(row["top1"], 2)
-    if torch.cuda.is_available():
+    if gpu and torch.cuda.is_available():
         short["reserved_GB"] = round(torch.cuda.memory_reserved() / 1e9, 2)
     return str(short)
 

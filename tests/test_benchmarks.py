@@ -1,5 +1,6 @@
 """The benchmarks compare like with like, and what they compare does not fall behind."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_ratios_stay_above_their_floors(setting, monkeypatch):
     largest = dict.fromkeys(search_cost.LARGEST, 0) | {"generator": 50, "ofa_finder": 50, "evolution": 50}
     table = search_cost.measure(setting, (50,), largest).set_index("method").times_generator
     assert table["ofa_finder"] > 500 and table["evolution"] > 40
-    rate = training_step.measure(["cifar100"], 64, ROOT).set_index("side").images_per_second
+    rate = training_step.measure(["cifar100"], images=64, root=ROOT).set_index("side").images_per_second
     assert rate["eas"] / rate["ofa"] > 1
     ratios = to_network.ratios(to_network.measure(to_network.Sizes(500, (1,)), ROOT))
     assert ratios["calibrate, equal batches"] > 1.2
@@ -180,6 +181,18 @@ def test_the_page_is_what_the_tables_say(tmp_path):
     for name in ("README.md", "metrics.json"):
         assert (tmp_path / "benchmarks" / name).read_text() == (COMMITTED / name).read_text(), name
     assert {path.stem for path in (COMMITTED / "figures").glob("*.png")} == set(report.FIGURES)
+
+
+def test_without_a_gpu_the_page_says_so_and_holds_no_aim_for_it(tmp_path):
+    folder = shutil.copytree(COMMITTED, tmp_path / "benchmarks")
+    assert "training_times_gpu_cifar100" in (folder / "README.md").read_text()
+    (folder / "training_gpu.csv").unlink()
+    about = report.read_about(folder)
+    del about["training_gpu"]
+    (folder / "machines.json").write_text(json.dumps(about))
+    report.render(folder)
+    text = (folder / "README.md").read_text()
+    assert "On a GPU it has not been measured yet" in text and "training_times_gpu" not in text
 
 
 def test_a_part_that_was_not_run_says_what_to_do(tmp_path):

@@ -282,7 +282,7 @@ def test_a_killed_training_goes_on_to_the_same_result(quick, folder, monkeypatch
 
     def killed(supernet, split, *args, **kwargs):
         draws = 0
-        compute = step_function(supernet, longer.training, longer.training.batch_size)
+        compute = step_function(supernet, longer.training)
 
         def compute_or_die(*arguments):
             nonlocal draws

@@ -1,5 +1,7 @@
 """scripts/study_on_gpu.py: what it makes in several calls is all that the pipeline needs; here on the CPU."""
 
+import importlib.util
+import math
 import os
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ import yaml
 from eas import comparison, config, data, deploy, fitting, study, tuning
 
 ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "study_on_gpu.py"
 SMALL = {"seeds": [0], "dropout": {"seeds": 1, "candidates": [{"variant": "own", "rate": 0.5}]}, "from_scratch": 1}
 
 
@@ -28,7 +31,7 @@ def place(tmp_path_factory):
 
 def call(place, minutes):
     """Run the script in `place`; returns what it printed."""
-    command = [sys.executable, ROOT / "scripts" / "study_on_gpu.py", "tiny", "--minutes", minutes, "--bundle", "out"]
+    command = [sys.executable, SCRIPT, "tiny", "--minutes", minutes, "--bundle", "out"]
     run = {"cwd": place, "env": os.environ | {"EAS_DEVICE": "cpu"}, "text": True, "stdout": subprocess.PIPE}
     return subprocess.run([*map(str, command)], check=True, **run).stdout
 
@@ -53,6 +56,15 @@ def weights(place, made):
             packed.extractall(folder, filter="data")
     shutil.copy(place / "out" / deploy.IMAGES, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("study_on_gpu", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_no_step_is_begun_after_the_limit(place):
@@ -82,3 +94,20 @@ def test_the_pipeline_finds_all_that_was_made_and_does_nothing_again(place, weig
 def test_the_bundle_specialises_without_a_data_set(place, weights):
     network, card = deploy.published("tiny", place).specialize(["digits"], 4.5e5)
     assert card.madds <= 4.5e5 and network(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+
+
+def test_what_fails_beside_the_other_steps_fails_the_call(script):
+    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+        script.work(iter([(math.sqrt, [(-1,)], False)]), 60)
+
+
+def test_of_large_branches_those_of_the_first_seed_are_packed(script, dataset, tmp_path):
+    folder, bundle = tmp_path / "study", tmp_path / "bundle"
+    for seed in (0, 1):
+        path = folder / "supernets" / "branches" / f"all-0.1-{seed}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(int(script.LARGE) + 1)
+    bundle.mkdir()
+    script.pack(folder, bundle, dataset, 0)
+    assert {path.name for path in bundle.iterdir()} == {"all-0.1-0.safetensors", deploy.IMAGES, "supernets.tar.gz"}

@@ -1,6 +1,7 @@
 """The training loop: it learns, repeats itself, survives being killed, and says when it diverged."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from eas.layers import Statistics
 from eas.supernet import Supernet
 from eas.training import (
     Diverged,
+    GraphedStep,
     distilled,
     load_checkpoint,
     make_optimizer,
@@ -315,7 +317,7 @@ def test_a_loss_that_is_no_number_is_divergence(value, new, few):
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_weights_that_the_last_step_of_an_epoch_ruined_are_not_the_last_good_state(epoch, new, few, tmp_path):
     supernet, path, calls = new(), tmp_path / "checkpoint", 0
-    usual = step_function(supernet, RECIPE, 30)
+    usual = step_function(supernet, RECIPE)
 
     def compute(*arguments):
         nonlocal calls
@@ -362,7 +364,7 @@ def test_the_teacher_gets_no_gradient_from_its_students(new, space):
     images, hard, kept, weight = random_case(smoothing=0.1)
     archs = torch.stack([space.largest, *space.sample(2, torch.Generator().manual_seed(2)), space.smallest])
     supernet, reference = new(), new()
-    loss = step_function(supernet, settings, 16)(images, hard, kept, weight, archs)
+    loss = step_function(supernet, settings)(images, hard, kept, weight, archs)
     with torch.no_grad():
         teacher = mask_logits(reference(images, space.largest, Statistics()), kept).softmax(-1)
     losses = []
@@ -375,13 +377,29 @@ def test_the_teacher_gets_no_gradient_from_its_students(new, space):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_a_step_by_graphs_is_a_sliced_step_whatever_the_size_of_the_batch(new, space, monkeypatch):
+    """The graphs' stand-ins, for want of a GPU, run at once what a graph would replay, on the tensors it would read."""
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(GraphedStep, "capture", lambda step, arch: SimpleNamespace(replay=lambda: step.run(arch)))
+    settings, (supernet, reference) = recipe(label_smoothing=0.1, distillation=0.7), (new(), new())
+    archs = torch.stack([space.largest, *space.sample(2, torch.Generator().manual_seed(2)), space.smallest])
+    graphed, sliced = GraphedStep(supernet, settings), step_function(reference, settings)
+    for seed, count in enumerate((16, 16, 7)):
+        case = random_case(count, smoothing=0.1, seed=seed)
+        torch.testing.assert_close(graphed(*case, archs), sliced(*case, archs))
+        assert len(graphed.graphs) == len(archs) and len(graphed.logits) == count
+    for one, other in zip(supernet.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("part", ["norms", "classifier"])
 def test_a_frozen_beginning_gets_no_gradient_and_the_rest_its_own(part, new, space):
     """What archs have in common is differentiated apart from the rest: also where only some of it is tuned."""
     supernet, reference, case = new(), new(), random_case()
     tuned, archs = begin_tuning(supernet, part), torch.stack([space.largest, space.smallest])
-    step_function(supernet, recipe(), 16)(*case, archs)
-    step_function(reference, recipe(), 16)(*case, archs)
+    step_function(supernet, recipe())(*case, archs)
+    step_function(reference, recipe())(*case, archs)
     assert tuned and len(tuned) < len(weights(supernet))
     whole = dict(reference.named_parameters())
     for name, parameter in supernet.named_parameters():
@@ -391,7 +409,7 @@ def test_a_frozen_beginning_gets_no_gradient_and_the_rest_its_own(part, new, spa
 
 def test_without_distillation_every_subnet_sees_the_labels_alone(new, space):
     supernet, case = new(), random_case()
-    step_function(supernet, recipe(distillation=0.0), 16)
+    step_function(supernet, recipe(distillation=0.0))
     alone = [
         sliced_step(supernet, recipe(distillation=0.0), *case, arch[None]) for arch in (space.largest, space.smallest)
     ]
