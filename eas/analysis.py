@@ -354,14 +354,16 @@ def metrics(
     swap: pd.DataFrame | None = None,
     timing: pd.DataFrame | None = None,
     costs: pd.DataFrame | None = None,
+    seeds: pd.DataFrame | None = None,
     throughput: dict | None = None,
     branches: pd.DataFrame | None = None,
 ) -> dict[str, float | str]:
     """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
-    columns supernet and seed beside its own; `throughput` of training, as `throughput.measure_throughput` returns it;
-    `branches` of other supernets (see `other_branches`); what is not given is left out.
+    columns supernet and seed beside its own; `costs` and `seeds` of `records.cost_table` and `records.seed_costs`;
+    `throughput` of training, as `throughput.measure_throughput` returns it; `branches` of other supernets (see
+    `other_branches`); what is not given is left out.
     """
     numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
     numbers |= opponent_differences(comparison) | supernet_differences(comparison) | own_weight_differences(comparison)
@@ -380,14 +382,19 @@ def metrics(
     if costs is not None:
         for column in ("seconds", "images_per_second", "memory_gb"):
             numbers |= {f"{column}_{row.step}": getattr(row, column) for row in costs.itertuples()}
+    if seeds is not None and len(seeds):
+        numbers["minutes_a_seed"] = seeds.minutes.median()
     if throughput is not None:
         numbers |= {f"training_{n}": throughput[n] for n in ("images_per_second", "tflops", "matrix_tflops")}
         numbers["training_share_of_matrix_rate"] = throughput["tflops"] / throughput["matrix_tflops"] * 100
         numbers |= {f"training_share_{name}": share for name, share in throughput["shares"].items()}
+        numbers["training_share_convolutions"] = sum(v for k, v in throughput["shares"].items() if "convolutions" in k)
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     named = {re.sub(r"\W+", "_", name).lower(): float(f"{value:.4g}") for name, value in finite.items()}
     if throughput is not None:
         named["training_machine"] = throughput["machine"]
+    if seeds is not None and len(seeds):
+        named["minutes_a_seed_machine"] = "; ".join(seeds.machine.unique())
     return named | ({"machine": "; ".join(costs.machine.unique())} if costs is not None and len(costs) else {})
 
 

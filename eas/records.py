@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import resource
 import shutil
 import sys
@@ -99,8 +98,8 @@ def machine() -> str:
 
 
 def peak_memory() -> float:
-    """Gigabytes: the most that the GPU has reserved for a job, or without one, that its process has held so far."""
-    if jobs.device().type == "cuda":
+    """Gigabytes: the most that the GPU has reserved for a job, or if that used none, its process has held so far."""
+    if jobs.device().type == "cuda" and torch.cuda.is_initialized():
         return torch.cuda.max_memory_reserved() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
@@ -137,11 +136,11 @@ def read_timing(folder: Path, name: str) -> dict:
     return json.loads((path if path.is_file() else published_folder(folder) / "timings" / f"{name}.json").read_text())
 
 
-def cost_table(folder: Path) -> pd.DataFrame:
-    """What the results in `folder` cost: one row for each step and machine, over supernets and seeds.
+def cost_rows(folder: Path) -> pd.DataFrame:
+    """What each of the results in `folder` cost: one row for each that was timed.
 
-    Columns step, runs, seconds (median of a run), images_per_second (of training, each image through all subnets of a
-    step; NaN elsewhere), memory_gb (see `peak_memory`; NaN where it was not recorded), machine.
+    Columns name (path without suffix); seconds; images_per_second (of training, each image through all subnets of a
+    step; NaN elsewhere); memory_gb (see `peak_memory`; NaN where it was not recorded); machine.
     """
     rows = []
     for place in (published_folder(folder) / "timings", folder / "timings"):
@@ -149,11 +148,48 @@ def cost_table(folder: Path) -> pd.DataFrame:
             name, kept = path.relative_to(place), json.loads(path.read_text())
             record = folder / name
             if "seconds" in kept and record.is_file() and json.loads(record.read_text())["key"] == kept["key"]:
-                step = re.sub(r"[-/]\d+\.json$|\.json$", "", re.sub(r"/(eas|ofa)-\d+/", "/", name.as_posix()))
-                rate = kept["images"] / kept["seconds"] if "images" in kept else None
-                row = {"step": step, "seconds": kept["seconds"], "images_per_second": rate}
-                rows.append(row | {"memory_gb": kept.get("memory_gb"), "machine": kept["machine"]})
-    table = pd.DataFrame(rows, columns=["step", "seconds", "images_per_second", "memory_gb", "machine"])
-    steps = table.astype({"images_per_second": float, "memory_gb": float}).groupby(["step", "machine"], sort=False)
+                row = {"name": name.with_suffix("").as_posix(), "seconds": kept["seconds"]}
+                row["images_per_second"] = kept["images"] / kept["seconds"] if "images" in kept else None
+                rows.append(row | {"memory_gb": kept.get("memory_gb") or None, "machine": kept["machine"]})
+    table = pd.DataFrame(rows, columns=["name", "seconds", "images_per_second", "memory_gb", "machine"])
+    return table.astype({"seconds": float, "images_per_second": float, "memory_gb": float})
+
+
+def cost_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The median of `cost_rows` for each step and machine, over supernets and seeds; of the memory the largest.
+
+    Columns step, runs, seconds, images_per_second, memory_gb, machine.
+    """
+    step = rows.name.str.replace(r"/(?:eas|ofa)-\d+/", "/", regex=True).str.replace(r"[-/]\d+$", "", regex=True)
+    steps = rows.assign(step=step).groupby(["step", "machine"], sort=False)
     medians = steps[["seconds", "images_per_second"]].median().assign(memory_gb=steps.memory_gb.max())
     return medians.assign(runs=steps.size()).reset_index()[["step", "runs", *medians.columns, "machine"]]
+
+
+PARTS = {  # of a study: the first pattern that a result's name matches
+    "apart": r"/(?:long|tuned-\d+)$|/from_scratch/|/low_rank/|/branches/[^/]+/",
+    "branches": r"^supernets/branches/",
+    "supernets": r"^supernets/",
+    "generators": r"^generators/",
+    "comparison": r"^comparison/",
+}
+
+
+def seed_costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a seed costs in `cost_rows` where all of it, but for what is measured apart, ran on one machine.
+
+    Columns seed, minutes (all in turn), seconds of supernets, branches, generators, comparison; apart (long search,
+    archs tuned alone; as far as they ran there, not in the minutes); machine.
+    """
+    part = pd.Series("", rows.index)
+    for label, pattern in reversed(PARTS.items()):
+        part[rows.name.str.contains(pattern)] = label
+    seed = rows.name.str.extract(r"/(?:eas|ofa)-(\d+)/")[0].fillna(rows.name.str.extract(r"^supernets/.*-(\d+)$")[0])
+    table = rows.assign(part=part, seed=seed).dropna(subset="seed").astype({"seed": int})
+    machines = table[table.part != "apart"].groupby("seed").machine
+    machine = machines.first()[machines.nunique() == 1]
+    table = table[table.machine == table.seed.map(machine)]
+    columns = ["supernets", "branches", "generators", "comparison", "apart"]
+    costs = table.pivot_table("seconds", "seed", "part", "sum").reindex(columns=columns).fillna(0.0)
+    costs.insert(0, "minutes", costs.drop(columns="apart").sum(axis=1) / 60)
+    return costs.assign(machine=machine).rename_axis(columns=None).reset_index()

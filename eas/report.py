@@ -66,7 +66,10 @@ FINDINGS = (
     "{times_generator_ofa_evolution_aware:,.0f} times as long, the same search vectorised "
     "{times_generator_evolution_aware:,.0f} times, the measuring of random archs {times_generator_random:,.0f} times.",
     "**Training speed** ({training_machine}): {training_images_per_second:,.0f} images a second, each through all "
-    "subnets of a step; that is {training_share_of_matrix_rate:.0f} % of the best matrix rate measured there.",
+    "subnets of a step; that is {training_share_of_matrix_rate:.2g} % of the best matrix rate measured there. "
+    "Convolutions take {training_share_convolutions:.0f} % of a step, batch norms {training_share_batch_norm:.0f} %.",
+    "**One seed**, from the images to the comparison: {minutes_a_seed:.1f} minutes, one step after the other "
+    "({minutes_a_seed_machine}).",
     "**Search, side by side with the package `ofa`**, in its MobileNetV3 space: {search_us_50:.0f} microseconds a "
     "scenario for 50 of them; OFA's own finder takes {search_times_ofa_finder_long:,.0f} times as long as published, "
     "{search_times_ofa_finder:,.0f} times with 500 evaluations. Training the generator pays off from "

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -119,8 +120,25 @@ def test_the_cost_of_steps_is_that_of_the_results_at_hand(result, published, mon
     other.write(X, {})
     monkeypatch.setattr(records, "machine", lambda: "a GPU")
     other.timed({"seconds": 2.0, "images": 100, "memory_gb": 1.5})
-    table = records.cost_table(result.folder).set_index("step")
+    table = records.cost_table(records.cost_rows(result.folder)).set_index("step")
     assert set(table.index) == {"a/pool", "part/own-0.5"}
     assert table.loc["a/pool", ["runs", "seconds"]].tolist() == [2, 2.0]
     row = table.loc["part/own-0.5"]
     assert (row.images_per_second, row.memory_gb, row.machine) == (50, 1.5, "a GPU")
+
+
+def test_what_a_seed_costs_where_one_machine_did_all_of_it():
+    """The second seed's generator is of another machine; what is measured apart may be so, and is not in the sum."""
+    times = {
+        "supernets/none-0": 60, "supernets/own-0.1-0": 30, "supernets/branches/all-0.1-batch-64-0": 12,
+        "supernets/branches/own-0/all-0.1-0": 500, "generators/eas-0/pool": 6, "generators/ofa-0/models": 4,
+        "comparison/ofa-0/measured": 8, "comparison/ofa-0/tuned-0": 100, "comparison/eas-0/long": 7,
+        "comparison/from_scratch/1": 900, "supernets/none-1": 60, "generators/ofa-1/pool": 6,
+    }  # fmt: skip
+    rows = pd.DataFrame({"name": list(times), "seconds": list(times.values())}).assign(machine="a GPU")
+    rows.loc[rows.name.isin(["generators/ofa-1/pool", "comparison/ofa-0/tuned-0"]), "machine"] = "a CPU"
+    (row,) = records.seed_costs(rows).itertuples()
+    assert (row.seed, row.minutes, row.machine) == (0, 2.0, "a GPU")
+    assert (row.supernets, row.branches, row.generators, row.comparison, row.apart) == (90, 12, 10, 8, 507)
+    none = records.seed_costs(rows[rows.name == "comparison/from_scratch/1"])
+    assert none.empty and "minutes" in none
