@@ -50,6 +50,7 @@ def steps(config: Study, folder: Path) -> Iterator[Step | None]:
     yield from ((fitting.fit_gates, [job], True) for job in every)
     yield WAIT
     yield proposals.propose, every, False
+    # Nearly all of it is search on a CPU; what it found then runs on the GPU, from processes of its own.
     yield references.measure_long, references.long_jobs(config, folder), False
     if config.branches:
         for branch, seed in tuning.first_branches(config):
