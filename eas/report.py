@@ -31,7 +31,8 @@ NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "
 NARRATED = NOTEBOOKS[1:4]  # these tell the results; their prose, tables and figures are the page
 GENERATED = "<!-- Written by `python -m eas.report`: changes made here are lost. -->"
 
-# What was found, a sentence a line. A sentence appears in the reports of the studies that measured all its numbers.
+# What was found, a sentence a line. A sentence appears in the reports of the studies that measured all its numbers; what
+# is between < and > may be missing from it: an interval takes more than one seed.
 FINDINGS = (
     "{images}",
     "**Accuracy.** Superclass top-1 on test, mean over superclasses and budgets: {top1_generator_eas:.1f} % for the "
@@ -45,11 +46,14 @@ FINDINGS = (
     "{generator_branch_minus_high_ofa_evolution:+.2f}] over OFA's way at equal cost of training and equal budgets, and "
     "{generator_branch_minus_mean_generator:+.2f} [{generator_branch_minus_low_generator:+.2f}, "
     "{generator_branch_minus_high_generator:+.2f}] over the same archs with shared weights.",
-    "**OFA's arch tuned for its superclass**, scenario by scenario, on the first seeds that it was done for: "
-    "{ofa_finetuned_minus_mean_ofa_evolution:+.2f} points over OFA's arch as it is; the branches, which serve all "
-    "budgets of a superclass at once, minus it: {generator_branch_minus_mean_ofa_finetuned:+.2f}.",
+    "**OFA's arch tuned for its superclass**, scenario by scenario, on the seeds that it was done for: "
+    "{ofa_finetuned_minus_mean_ofa_evolution:+.2f} points< [{ofa_finetuned_minus_low_ofa_evolution:+.2f}, "
+    "{ofa_finetuned_minus_high_ofa_evolution:+.2f}]> over OFA's arch as it is; the branches, which serve all budgets of "
+    "a superclass at once, minus it: {generator_branch_minus_mean_ofa_finetuned:+.2f}"
+    "< [{generator_branch_minus_low_ofa_finetuned:+.2f}, {generator_branch_minus_high_ofa_finetuned:+.2f}]>.",
     "**A union** has no branch. Tuned for it alone, the generator's arch gains "
-    "{generator_finetuned_minus_mean_generator:+.2f} points over the same arch with shared weights.",
+    "{generator_finetuned_minus_mean_generator:+.2f} points< [{generator_finetuned_minus_low_generator:+.2f}, "
+    "{generator_finetuned_minus_high_generator:+.2f}]> over the same arch with shared weights.",
     "**From scratch**, trained alone on as many images as `ofa`, the generator's arch lies "
     "{from_scratch_minus_mean_generator:+.2f} points from itself with shared weights and "
     "{from_scratch_minus_mean_generator_branch:+.2f} from itself with a branch (a few scenarios, one seed).",
@@ -75,7 +79,8 @@ FINDINGS = (
     "{search_times_ofa_finder:,.0f} times with 500 evaluations. Training the generator pays off from "
     "{search_break_even_ofa_finder_long:,.0f} and {search_break_even_ofa_finder:,.0f} scenarios on.",
     "**A training step** of the same elastic network, against OFA's layers and loop: {training_times_cifar100:.2f} "
-    "times as fast (CIFAR-100), {training_times_glyphs:.2f} times (embedded study). **Calibration**: "
+    "times as fast (CIFAR-100), {training_times_glyphs:.2f} times (embedded study)<; on a GPU "
+    "{training_times_gpu_cifar100:.2f} and {training_times_gpu_glyphs:.2f} times>. **Calibration**: "
     "{calibration_times_equal:.2f} times as fast at equal batches, {calibration_times_own:.2f} times against OFA's own "
     "batches.",
     "**Budgets.** {within_budget_eas:.0f} % of the generated archs keep to their budget; they use "
@@ -86,9 +91,10 @@ FINDINGS = (
     "average: {regret_to_best_method_mean_eas:+.2f} [{regret_to_best_method_low_eas:+.2f}, "
     "{regret_to_best_method_high_eas:+.2f}] and {regret_to_best_method_mean_ofa:+.2f} "
     "[{regret_to_best_method_low_ofa:+.2f}, {regret_to_best_method_high_ofa:+.2f}].",
-    "**A long search** with the accuracy model, on the first seeds that it was done for: the generator minus it, "
-    "{generator_minus_evolution_long_mean_eas:+.2f} points on `eas`, {generator_minus_evolution_long_mean_ofa:+.2f} on "
-    "`ofa`.",
+    "**A long search** with the accuracy model, on the seeds that it was done for: the generator minus it, "
+    "{generator_minus_evolution_long_mean_eas:+.2f} points< [{generator_minus_evolution_long_low_eas:+.2f}, "
+    "{generator_minus_evolution_long_high_eas:+.2f}]> on `eas`, {generator_minus_evolution_long_mean_ofa:+.2f}"
+    "< [{generator_minus_evolution_long_low_ofa:+.2f}, {generator_minus_evolution_long_high_ofa:+.2f}]> on `ofa`.",
     "**Does seeing the classes help the choice of the arch?** The generator minus the one that is blind to them: "
     "{generator_minus_generator_blind_mean_eas:+.2f} points [{generator_minus_generator_blind_low_eas:+.2f}, "
     "{generator_minus_generator_blind_high_eas:+.2f}].",
@@ -99,6 +105,8 @@ FINDINGS = (
     "other over one arch for all. Another superclass's arch costs {swap_cost_mean_eas:+.2f} points "
     "[{swap_cost_low_eas:+.2f}, {swap_cost_high_eas:+.2f}].",
 )
+
+OPTIONAL = re.compile("<(.*?)>")
 
 OVERVIEW = {  # columns of the table over all studies; a cell is left empty where its numbers were not measured
     "OFA's way": "{top1_ofa_evolution_ofa:.1f} %",
@@ -311,7 +319,8 @@ dropout, an accuracy model and evolution; trained longer by what branches cost, 
 
 def bullets(metrics: Metrics) -> list[str]:
     """One list of the findings whose numbers were all measured, or nothing."""
-    found = [f"- {text.format(**metrics)}" for text in FINDINGS if fields(text) <= metrics.keys()]
+    told = [OPTIONAL.sub(lambda part: part[1] if fields(part[1]) <= metrics.keys() else "", text) for text in FINDINGS]
+    found = [f"- {text.format(**metrics)}" for text in told if fields(text) <= metrics.keys()]
     return ["\n".join(found)] if found else []
 
 

@@ -90,10 +90,11 @@ def test_links_hold_from_the_report(root):
 
 
 def test_findings_appear_where_their_numbers_were_measured(root, monkeypatch):
-    monkeypatch.setattr(report, "FINDINGS", ("It reaches {top1:.1f} %.", "It takes {seconds:.1f} s."))
+    findings = "It reaches {top1:.1f} %< [{low:.1f}]>< of {archs} archs>.", "It takes {seconds:.1f} s."
+    monkeypatch.setattr(report, "FINDINGS", findings)
     report.render("glyphs")
     for entry in ("reports/README.md", "reports/glyphs/README.md"):
-        assert "- It reaches 71.3 %." in (root / entry).read_text()
+        assert "- It reaches 71.3 % of 12 archs." in (root / entry).read_text()
         assert "It takes" not in (root / entry).read_text()
 
 
