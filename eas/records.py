@@ -137,7 +137,7 @@ def read_timing(folder: Path, name: str) -> dict:
 
 
 def cost_rows(folder: Path) -> pd.DataFrame:
-    """What each of the results in `folder` cost: one row for each that was timed.
+    """What each of the results in `folder` cost: one row for each that was timed, on each machine.
 
     Columns name (path without suffix); seconds; images_per_second (of training, each image through all subnets of a
     step; NaN elsewhere); memory_gb (see `peak_memory`; NaN where it was not recorded); machine.
@@ -152,6 +152,7 @@ def cost_rows(folder: Path) -> pd.DataFrame:
                 row["images_per_second"] = kept["images"] / kept["seconds"] if "images" in kept else None
                 rows.append(row | {"memory_gb": kept.get("memory_gb") or None, "machine": kept["machine"]})
     table = pd.DataFrame(rows, columns=["name", "seconds", "images_per_second", "memory_gb", "machine"])
+    table = table.drop_duplicates(["name", "machine"], keep="last")  # published from the machine that this is
     return table.astype({"seconds": float, "images_per_second": float, "memory_gb": float})
 
 

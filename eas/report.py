@@ -31,8 +31,8 @@ NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "
 NARRATED = NOTEBOOKS[1:4]  # these tell the results; their prose, tables and figures are the page
 GENERATED = "<!-- Written by `python -m eas.report`: changes made here are lost. -->"
 
-# What was found, a sentence a line. A sentence appears in the reports of the studies that measured all its numbers; what
-# is between < and > may be missing from it: an interval takes more than one seed.
+# What was found, a sentence a line. A sentence appears in the reports of the studies that measured all its numbers, but
+# for what is between < and >, which may be missing: an interval takes more than one seed.
 FINDINGS = (
     "{images}",
     "**Accuracy.** Superclass top-1 on test, mean over superclasses and budgets: {top1_generator_eas:.1f} % for the "
@@ -48,8 +48,8 @@ FINDINGS = (
     "{generator_branch_minus_high_generator:+.2f}] over the same archs with shared weights.",
     "**OFA's arch tuned for its superclass**, scenario by scenario, on the seeds that it was done for: "
     "{ofa_finetuned_minus_mean_ofa_evolution:+.2f} points< [{ofa_finetuned_minus_low_ofa_evolution:+.2f}, "
-    "{ofa_finetuned_minus_high_ofa_evolution:+.2f}]> over OFA's arch as it is; the branches, which serve all budgets of "
-    "a superclass at once, minus it: {generator_branch_minus_mean_ofa_finetuned:+.2f}"
+    "{ofa_finetuned_minus_high_ofa_evolution:+.2f}]> over OFA's arch as it is; the branches, which serve all budgets "
+    "of a superclass at once, minus it: {generator_branch_minus_mean_ofa_finetuned:+.2f}"
     "< [{generator_branch_minus_low_ofa_finetuned:+.2f}, {generator_branch_minus_high_ofa_finetuned:+.2f}]>.",
     "**A union** has no branch. Tuned for it alone, the generator's arch gains "
     "{generator_finetuned_minus_mean_generator:+.2f} points< [{generator_finetuned_minus_low_generator:+.2f}, "

@@ -120,7 +120,8 @@ def test_the_cost_of_steps_is_that_of_the_results_at_hand(result, published, mon
     other.write(X, {})
     monkeypatch.setattr(records, "machine", lambda: "a GPU")
     other.timed({"seconds": 2.0, "images": 100, "memory_gb": 1.5})
-    table = records.cost_table(records.cost_rows(result.folder)).set_index("step")
+    shutil.copytree(result.folder / "timings", records.published_folder(result.folder) / "timings", dirs_exist_ok=True)
+    table = records.cost_table(records.cost_rows(result.folder)).set_index("step")  # none counts twice
     assert set(table.index) == {"a/pool", "part/own-0.5"}
     assert table.loc["a/pool", ["runs", "seconds"]].tolist() == [2, 2.0]
     row = table.loc["part/own-0.5"]
