@@ -186,23 +186,29 @@ def test_a_missing_file_names_the_step_that_writes_it(study, tmp_path):
 def test_a_failed_write_leaves_nothing_half_written(tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
 
-    def fail_midway(tensors, file, metadata=None):
-        Path(file).write_bytes(b"half of")
+    def fail_midway(file, content):
+        file.write_text("half of")
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(data, "save_file", fail_midway)
+        patched.setattr(Path, "write_bytes", fail_midway)
         with pytest.raises(OSError, match="no space"):
             data.save_tensors({"a": torch.ones(3)}, path)
         assert not path.exists()
     data.save_tensors({"a": torch.ones(3)}, path)
     with monkeypatch.context() as patched:
-        patched.setattr(data, "save_file", fail_midway)
+        patched.setattr(Path, "write_bytes", fail_midway)
         with pytest.raises(OSError, match="no space"):
             data.save_tensors({"a": torch.zeros(3)}, path)
     assert torch.equal(load_file(path)["a"], torch.ones(3))
     data.save_tensors({"a": torch.zeros(3)}, path)
     assert torch.equal(load_file(path)["a"], torch.zeros(3)) and list(tmp_path.iterdir()) == [path]
+
+
+def test_whoever_may_read_other_files_may_read_weights(tmp_path):
+    data.save_tensors({"a": torch.ones(3)}, tmp_path / "weights.safetensors")
+    (tmp_path / "card.json").write_text("{}")
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "card.json").stat().st_mode
 
 
 def test_tensors_of_any_layout_are_saved(tmp_path):
