@@ -38,7 +38,7 @@ def search() -> Tables:
 
 def training() -> Tables:
     tables = {"training": training_step.measure(root=ROOT), "training_profile": training_step.profiles(root=ROOT)}
-    if torch.cuda.is_available():
+    if jobs.device().type == "cuda":
         tables["training_gpu"] = training_step.measure(device="cuda", root=ROOT)
     return tables
 
