@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from eas import data, deploy
+from eas import deploy
 from eas.deploy import load, predict, save, specialize
 from eas.evaluation import calibrate, subnet_logits
 from eas.generator import Generator
