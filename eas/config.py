@@ -88,6 +88,7 @@ class Training(Section):
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the largest subnet in a smaller one's loss
     teacher: Teacher | None = None
     augment: Augment = Augment()
+    mixed_precision: bool = True  # bfloat16 where the hardware has matrix units for it; false: float32 everywhere
 
 
 class Dropout(Section):

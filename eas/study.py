@@ -202,7 +202,7 @@ def load_teacher(study: Study, folder: Path, dataset: Dataset, seed: int) -> Net
 
     @torch.no_grad()
     def teacher(images: Tensor) -> Tensor:
-        with mixed_precision(images.device):
+        with mixed_precision(study.training, images.device):
             return network(images, largest, statistics)
 
     return teacher

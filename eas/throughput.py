@@ -19,7 +19,7 @@ from eas.layers import ElasticConv2d, ElasticNorm, Statistics
 from eas.records import known_timing, timed
 from eas.study import NONE, new_supernet
 from eas.supernet import Supernet
-from eas.training import make_optimizer, sliced_step, step_function
+from eas.training import compute_type, make_optimizer, sliced_step, step_function
 
 STEPS, ROUNDS = {"cuda": 16, "cpu": 3}, {"cuda": 5, "cpu": 2}  # on a GPU every arch is captured before it is timed
 FLOPS = 6  # of a multiply-add in training: two forwards, four backwards
@@ -69,7 +69,7 @@ def measure_throughput(study: Study, folder: Path) -> dict:
     seconds = fastest(run, rounds) / count
     together = device.type == "cpu"  # a GPU runs each subnet as a graph of its own, from its images on
     madds = sum(arithmetic(supernet, archs, together)[0] for archs in steps) / count
-    size, kind = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
+    size, kind = 8192 if device.type == "cuda" else 2048, compute_type(recipe, device)
     numbers = {
         "images_per_second": len(labels) / seconds,
         "tflops": FLOPS * madds * len(labels) / seconds / 1e12,

@@ -118,12 +118,12 @@ def sliced_step(
     What the archs have in common runs once, forward and backward: its gradient is the sum of theirs.
     """
     total = torch.zeros((), device=images.device)
-    with mixed_precision(images.device):
+    with mixed_precision(recipe, images.device):
         common = supernet.begin(images, archs, Statistics())
     gradients = [torch.zeros_like(each) for each in common]
     for index, arch in enumerate(archs):
         begun = [leaf(common[0]), leaf(common[1][:, : supernet.first_inner(arch)])]
-        with mixed_precision(images.device):
+        with mixed_precision(recipe, images.device):
             logits = supernet.finish(*begun, arch, Statistics())
         total += backward(logits, targets, kept, weight)
         for gradient, each in zip(gradients, begun, strict=True):
@@ -141,9 +141,19 @@ def leaf(x: Tensor) -> Tensor:
     return x.detach().contiguous(memory_format=torch.channels_last).requires_grad_(x.requires_grad)
 
 
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 where it pays: on a GPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
+def compute_type(recipe: Training, device: torch.device) -> torch.dtype:
+    """What convolutions run in: bfloat16 where it pays, on GPUs and on processors with AMX units; else float32.
+
+    A step of CIFAR-100's network takes 0.6 times as long with these units, 1.3 to 2.7 times without (measured).
+    """
+    pays = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    return torch.bfloat16 if recipe.mixed_precision and pays else torch.float32
+
+
+def mixed_precision(recipe: Training, device: torch.device) -> torch.autocast:
+    """Has a forward pass run in `compute_type`."""
+    enabled = compute_type(recipe, device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def backward(logits: Tensor, targets: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
@@ -215,7 +225,7 @@ class GraphedStep:
         return graph
 
     def run(self, arch: Tensor) -> None:
-        with mixed_precision(self.images.device):
+        with mixed_precision(self.recipe, self.images.device):
             logits = self.supernet(self.images, arch, Statistics())
         self.loss += backward(logits, self.targets, self.kept, self.weight)
         self.logits.copy_(logits.detach())

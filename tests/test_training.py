@@ -25,7 +25,7 @@ from eas.training import (
 )
 from eas.tuning import begin_tuning
 
-RECIPE = Training(epochs=3, batch_size=30, learning_rate=0.1, random_subnets=2, distinct_archs=16)
+RECIPE = Training(epochs=3, batch_size=30, learning_rate=0.1, random_subnets=2, distinct_archs=16, mixed_precision=False)
 
 
 class Interrupted(Exception):
