@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,25 +64,20 @@ def exponent(sizes: Sequence[float], taken: Sequence[float]) -> float:
 def peak_memory(prepare: Callable[..., Work], *arguments: object) -> float:
     """MB that `prepare(*arguments)()` holds at most beyond what it held once prepared, in a process of its own.
 
-    `prepare` must be importable. Linux only.
+    Where it prepared something on a GPU, what that has reserved is meant. `prepare` must be importable. Linux only.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak, prepare, arguments).result()
 
 
-def gpu_memory(prepare: Callable[..., Work], *arguments: object) -> float:
-    """MB that the GPU reserves at most for `prepare(*arguments)()`, beyond what it had reserved once prepared."""
-    work = prepare(*arguments)
-    gc.collect()  # graphs that are no longer used hold memory that only this gives back
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_reserved()
-    work()
-    return (torch.cuda.max_memory_reserved() - before) / 1e6
-
-
 def _peak(prepare: Callable[..., Work], arguments: tuple) -> float:
     work = prepare(*arguments)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        reserved = torch.cuda.memory_reserved()
+        work()
+        return (torch.cuda.max_memory_reserved() - reserved) / 1e6
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: preparing may have held more
     work()

@@ -14,29 +14,41 @@ from torch import Tensor
 from benchmarks import timing
 from benchmarks.peers import OfaPreResNet, ofa_step
 from eas import data, throughput
-from eas.config import Study, load_study
+from eas.config import Study, Training, load_study
 from eas.data import as_input
 from eas.dropout import SuperclassDropout, soft_targets
 from eas.space import SearchSpace
 from eas.study import NONE
 from eas.supernet import Supernet
-from eas.training import make_optimizer, step_function
+from eas.training import compute_type, make_optimizer, step_function
 
 STUDIES = {"glyphs": 1, "cifar100": 3}  # their networks and recipes, and the images' channels
 BATCH = {"glyphs": 64, "cifar100": 128}  # images, on a CPU: the first one's own, the second one's in its reduced form
 GPU_BATCH = 1024
-SIDES = ("eas", "ofa")
-BYTES = {"cpu": 4, "cuda": 2}  # of a number: float32, bfloat16
+EAS, FLOAT32, OFA = "eas", "eas, float32", "ofa"  # sides; the second where the first trains in bfloat16
 BACKWARD = 2  # a backward pass reads and writes about twice what a forward pass does
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A study's network and recipe on a device ("cpu" or "cuda"), for a batch of so many images."""
+    """A study's network and recipe, in mixed precision, on a device ("cpu" or "cuda"), for a batch of so many images."""
 
     study: Study
     device: str
     batch: int
+
+    @property
+    def sides(self) -> list[str]:
+        """What is compared: a machine that computes in float32 anyway has only two sides."""
+        mixed = self.compute_type(EAS) != self.compute_type(FLOAT32)
+        return [EAS, *[FLOAT32] * mixed, OFA]
+
+    def recipe(self, side: str) -> Training:
+        return self.study.training.model_copy(update={"mixed_precision": side == EAS})
+
+    def compute_type(self, side: str) -> torch.dtype:
+        """OFA's loop trains in float32 on any device."""
+        return compute_type(self.recipe(side), torch.device(self.device))
 
     @classmethod
     def of(cls, name: str, device: str, images: int | None = None, root: str | Path = ".") -> Setting:
@@ -50,20 +62,20 @@ def measure(
     """Columns study, side; seconds of a step, low, high, rounds; images_per_second; peak_mb; matrix_share (percent).
 
     An image counts once, though all subnets of a step see it. peak_mb is what a step adds to the memory of network,
-    optimiser and images, without a GPU in a process of its own. matrix_share: the step's arithmetic, at the best matrix
-    rate of the machine, would take that share of its time. bandwidth_share: likewise for reading every input and
-    writing every output of convolutions and norms, once, at the rate of copying memory; limits are measured in the run.
+    optimiser and images, in a process of its own. matrix_share: the step's arithmetic, at the best matrix rate of the
+    machine in the type that `eas` computes in, would take that share of its time. bandwidth_share: likewise for reading
+    every input and writing every output of convolutions and norms, once, at the rate of copying memory; limits are
+    measured in the run.
     """
-    size, kind = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
-    place = torch.device(device)
-    matrix, bandwidth = throughput.matrix_rate(place, size, kind, 8), throughput.copy_rate(place, 8)
-    peak = timing.gpu_memory if device == "cuda" else timing.peak_memory
-    tables = []
+    place, tables = torch.device(device), []
+    bandwidth = throughput.copy_rate(place, 8)
     for name in studies:
         setting = Setting.of(name, device, images, root)
-        table = timing.compare({side: prepare(side, setting) for side in SIDES}, f"training, {name}, {device}")
-        peaks = [peak(prepare, side, setting) for side in SIDES]
-        best = pd.DataFrame([limits(side, setting) for side in SIDES]) / [matrix, bandwidth]
+        matrix = throughput.matrix_rate(place, 8192 if device == "cuda" else 2048, setting.compute_type(EAS), 8)
+        works = {side: prepare(side, setting) for side in setting.sides}
+        table = timing.compare(works, f"training, {name}, {device}")
+        peaks = [timing.peak_memory(prepare, side, setting) for side in works]
+        best = pd.DataFrame([limits(side, setting) for side in works]) / [matrix, bandwidth]
         shares = 100 * best.div(table.seconds, axis=0)
         rates = {"images_per_second": setting.batch / table.seconds, "peak_mb": peaks, **shares}
         tables.append(table.rename(columns={"work": "side"}).assign(study=name, **rates))
@@ -77,21 +89,21 @@ def profiles(studies: Iterable[str] = STUDIES, images: int | None = None, root: 
     Not on a GPU: it sees a CUDA graph as one operation. The report of the study cifar100 has the step without graphs.
     """
     rows = []
-    for name in studies:
-        for side in SIDES:
-            step = prepare(side, Setting.of(name, "cpu", images, root))
-            rows.append({"study": name, "side": side} | throughput.shares(step, torch.device("cpu")))
+    for setting in (Setting.of(name, "cpu", images, root) for name in studies):
+        for side in setting.sides:
+            step = prepare(side, setting)
+            rows.append({"study": setting.study.name, "side": side} | throughput.shares(step, torch.device("cpu")))
     return pd.DataFrame(rows)
 
 
 def prepare(side: str, setting: Setting) -> timing.Work:
     """One side's step on the same random weights, images and archs: largest, random ones, smallest."""
     study, device = setting.study, torch.device(setting.device)
-    recipe = study.training
+    recipe = setting.recipe(side)
     supernet = new_supernet(study).to(device)
     images, labels = (each.to(device) for each in some_images(study, setting.batch))
     archs = sandwich(study, supernet.space)
-    if side == "eas":
+    if side != OFA:
         hierarchy = data.hierarchy(study.data.name)
         kept, weight = SuperclassDropout(hierarchy.parent.to(device), NONE)(labels, torch.Generator(device), 0.0)
         optimizer, compute = make_optimizer(supernet, recipe), step_function(supernet, recipe)
@@ -131,10 +143,9 @@ def some_images(study: Study, batch: int) -> tuple[Tensor, Tensor]:
 def limits(side: str, setting: Setting) -> dict[str, float]:
     """Operations (two a multiply-add) of a side's step, and bytes that its convolutions and norms read and write."""
     supernet = new_supernet(setting.study)
-    together = side == "eas" and setting.device == "cpu"
+    together = side != OFA and setting.device == "cpu"
     madds, moved = throughput.arithmetic(supernet, sandwich(setting.study, supernet.space), together)
-    kind = setting.device if side == "eas" else "cpu"  # OFA's loop trains in float32 on any device
-    scale = (1 + BACKWARD) * BYTES[kind] * setting.batch
+    scale = (1 + BACKWARD) * setting.compute_type(side).itemsize * setting.batch
     return {"matrix_share": throughput.FLOPS * madds * setting.batch, "bandwidth_share": scale * moved}
 
 

@@ -361,9 +361,9 @@ def metrics(
     """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
-    columns supernet and seed beside its own; `costs` and `seeds` of `records.cost_table` and `records.seed_costs`;
-    `throughput` of training, as `throughput.measure_throughput` returns it; `branches` of other supernets (see
-    `other_branches`); what is not given is left out.
+    columns supernet and seed beside its own; `costs` and `seeds` of `records.cost_table` and `records.seed_costs` (a step
+    that ran on several machines: see `most_runs`); `throughput` of training, as `throughput.measure_throughput` returns
+    it; `branches` of other supernets (see `other_branches`); what is not given is left out.
     """
     numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
     numbers |= opponent_differences(comparison) | supernet_differences(comparison) | own_weight_differences(comparison)
@@ -381,7 +381,7 @@ def metrics(
         numbers |= timing_numbers(timing)
     if costs is not None:
         for column in ("seconds", "images_per_second", "memory_gb"):
-            numbers |= {f"{column}_{row.step}": getattr(row, column) for row in costs.itertuples()}
+            numbers |= {f"{column}_{row.step}": getattr(row, column) for row in most_runs(costs).itertuples()}
     if seeds is not None and len(seeds):
         numbers["minutes_a_seed"] = seeds.minutes.median()
     if throughput is not None:
@@ -390,12 +390,27 @@ def metrics(
         numbers |= {f"training_share_{name}": share for name, share in throughput["shares"].items()}
         numbers["training_share_convolutions"] = sum(v for k, v in throughput["shares"].items() if "convolutions" in k)
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    named = {re.sub(r"\W+", "_", name).lower(): float(f"{value:.4g}") for name, value in finite.items()}
+    named = {plain(name): float(f"{value:.4g}") for name, value in finite.items()}
     if throughput is not None:
         named["training_machine"] = throughput["machine"]
     if seeds is not None and len(seeds):
         named["minutes_a_seed_machine"] = "; ".join(seeds.machine.unique())
-    return named | ({"machine": "; ".join(costs.machine.unique())} if costs is not None and len(costs) else {})
+    if costs is not None and len(costs):
+        named["machine"] = "; ".join(costs.machine.unique())
+        if costs.machine.nunique() > 1:
+            named |= {plain(f"machine_{row.step}"): row.machine for row in most_runs(costs).itertuples()}
+    return named
+
+
+def plain(name: str) -> str:
+    """A name in metrics.json: small letters, digits and underscores."""
+    return re.sub(r"\W+", "_", name).lower()
+
+
+def most_runs(costs: pd.DataFrame) -> pd.DataFrame:
+    """Of `records.cost_table` one row for each step: that of the machine where it ran most often, or first."""
+    most = costs.sort_values("runs", ascending=False, kind="stable").drop_duplicates("step")
+    return most.sort_index()
 
 
 def spread(name: str, table: pd.DataFrame, by: str) -> dict[str, float]:

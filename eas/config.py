@@ -133,6 +133,7 @@ class Branches(Section):
     seeds: Positive = 1  # the choice is made on that many of the study's first seeds
     ranks: tuple[Positive, ...] = ()  # of low-rank differences to the shared weights, as a smaller way to store them
     dropouts: tuple[Dropout, ...] = ()  # of other supernets, tuned as well: does superclass dropout help branches?
+    dropout_seeds: Positive | None = None  # on that many of the study's first seeds; by default on all
 
     @model_validator(mode="after")
     def as_long(self) -> Branches:
@@ -141,6 +142,11 @@ class Branches(Section):
                 "dropouts: none trains longer; {variant: own, rate: 0} is none, trained as long as the rest"
             )
         return self
+
+    def only(self, *candidates: Branch) -> Branches:
+        """Itself without what the results of `candidates` do not depend on: all else that is tried beside them."""
+        beside = {"seeds": 1, "ranks": (), "dropouts": (), "dropout_seeds": None}
+        return self.model_copy(update={"candidates": candidates} | beside)
 
 
 class Finetune(Section):

@@ -53,12 +53,12 @@ def run_generators(study: Study, folder: Path) -> None:
 def marked(study: Study, folder: Path, path: Path, *more: str) -> Result:
     """A result that depends on all parameters of the study but those of results apart, and on `more`.
 
-    Apart are weights of one's own and the long search.
+    Apart are weights of one's own, the long search, and the settings of superclass dropout: `more` names the one that
+    counts, so that trying another makes nothing stale unless it is chosen.
     """
-    apart = {"candidates": (), "seeds": 1, "ranks": (), "dropouts": ()}
-    branches = study.branches and study.branches.model_copy(update=apart)
-    shared = study.model_copy(update={"branches": branches, "finetune": None, "from_scratch": 0, "long_search": None})
-    return Result(folder, path, "-".join([shared.key(), *more]))
+    sections = set(Study.model_fields) - {"name", "note", "dropout", "finetune", "from_scratch", "long_search"}
+    shared = study.model_copy(update={"branches": study.branches and study.branches.only()})
+    return Result(folder, path, "-".join([shared.key(*sections), *more]))
 
 
 def opened(study: Study, folder: Path, setting: Dropout, seed: int) -> tuple[Dataset, Supernet]:

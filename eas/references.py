@@ -23,7 +23,7 @@ from eas.evaluation import measure_archs
 from eas.fitting import load_model, marked, opened
 from eas.proposals import comparison_folder, final_archs
 from eas.records import read_timing
-from eas.study import calibration_images, groups, load_teacher, scenarios, spaced, supernet_jobs
+from eas.study import calibration_images, groups, load_teacher, scenarios, settings_of, spaced, supernet_jobs
 from eas.tuning import train_alone, tune_archs
 
 
@@ -112,7 +112,7 @@ def measure_alone(study: Study, folder: Path, row: int, signal: str) -> dict:
     """
     seed = study.seeds[0]
     path = folder / "comparison" / "from_scratch" / f"{row}.safetensors"
-    result = marked(study, folder, path, str(row), signal)
+    result = marked(study, folder, path, settings_of(study, folder)["eas"].name, str(row), signal)
     if record := result.finished():
         return record
     dataset, start = data.load(study, folder / "dataset.safetensors").to(jobs.device()), time.perf_counter()

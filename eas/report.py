@@ -79,7 +79,8 @@ FINDINGS = (
     "{search_times_ofa_finder:,.0f} times with 500 evaluations. Training the generator pays off from "
     "{search_break_even_ofa_finder_long:,.0f} and {search_break_even_ofa_finder:,.0f} scenarios on.",
     "**A training step** of the same elastic network, against OFA's layers and loop: {training_times_cifar100:.2f} "
-    "times as fast (CIFAR-100), {training_times_glyphs:.2f} times (embedded study)<; on a GPU "
+    "times as fast (CIFAR-100) and {training_times_glyphs:.2f} times (embedded study), where both compute in float32 "
+    "{training_times_float32_cifar100:.2f} and {training_times_float32_glyphs:.2f} times<; on a GPU "
     "{training_times_gpu_cifar100:.2f} and {training_times_gpu_glyphs:.2f} times>. **Calibration**: "
     "{calibration_times_equal:.2f} times as fast at equal batches, {calibration_times_own:.2f} times against OFA's own "
     "batches.",

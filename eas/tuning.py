@@ -91,8 +91,7 @@ def train_branches(
 
 def branch_key(study: Study, setting: Dropout, branch: Branch, seed: int) -> str:
     """What a branch depends on, whatever else is tried."""
-    alone = study.branches.model_copy(update={"candidates": (branch,), "seeds": 1, "ranks": (), "dropouts": ()})
-    key = study.model_copy(update={"branches": alone}).key("data", "space", "training", "branches", "evaluation")
+    key = study.model_copy(update={"branches": study.branches.only(branch)}).key("data", "space", "training", "branches", "evaluation")
     return f"{key}-{setting.name}-{branch.name}-{seed}"
 
 
@@ -207,12 +206,13 @@ def read_low_rank(study: Study, folder: Path) -> pd.DataFrame:
 
 
 def other_jobs(study: Study, folder: Path) -> list[tuple]:
-    """Arguments of `train_other_branches`: the chosen branch, settings of dropout but the study's own, all seeds."""
+    """Arguments of `train_other_branches`: the chosen branch, settings of dropout but the study's own."""
     if not (study.branches and study.branches.dropouts):
         return []
     own, branch = settings_of(study, folder)["eas"], choose_branch(study, folder)
     others = [setting for setting in study.branches.dropouts if setting != own]
-    return [(study, folder, setting, branch, seed) for setting in others for seed in study.seeds]
+    seeds = study.seeds[: study.branches.dropout_seeds]
+    return [(study, folder, setting, branch, seed) for setting in others for seed in seeds]
 
 
 def train_other_branches(study: Study, folder: Path, setting: Dropout, branch: Branch, seed: int) -> dict:
@@ -224,12 +224,14 @@ def train_other_branches(study: Study, folder: Path, setting: Dropout, branch: B
 def read_other_branches(study: Study, folder: Path) -> pd.DataFrame:
     """Columns setting, seed, shared, branches: mean top-1 of the measured subnets, with shared weights and branches.
 
-    The study's own setting of superclass dropout comes first; selection split. Empty in a study that tunes no others.
+    The study's own setting of superclass dropout comes first, on the same seeds; selection split. Empty in a study that
+    tunes no others.
     """
     rows, others = [], [(setting, branch, seed, setting) for _, _, setting, branch, seed in other_jobs(study, folder)]
     if others:
         own, branch = settings_of(study, folder)["eas"], choose_branch(study, folder)
-        others = [(own, branch, seed, None) for seed in study.seeds] + others
+        seeds = study.seeds[: study.branches.dropout_seeds]
+        others = [(own, branch, seed, None) for seed in seeds] + others
     for setting, branch, seed, other in others:
         paths = supernet_path(folder, setting, seed), branches_path(folder, branch, seed, other)
         records = [require(path.with_suffix(".json"), study, "02_supernet").read_text() for path in paths]

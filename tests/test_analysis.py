@@ -319,6 +319,10 @@ def test_branches_of_other_supernets_are_compared_with_the_studys_own_seed_by_se
 def test_metrics_name_what_every_step_cost():
     costs = pd.DataFrame({"step": ["supernets/own-0.5", "generators/pool"], "runs": [3, 6], "seconds": [12.0, 3.0]})
     costs = costs.assign(images_per_second=[100.0, math.nan], memory_gb=math.nan, machine="a machine")
+    elsewhere = costs[1:].assign(runs=2, seconds=1.0, machine="another")
+    several = analysis.metrics(COMPARISON, costs=pd.concat([elsewhere, costs], ignore_index=True))
+    assert several["seconds_generators_pool"] == 3 and several["machine"] == "another; a machine"
+    assert several["machine_generators_pool"] == several["machine_supernets_own_0_5"] == "a machine"
     found = analysis.metrics(COMPARISON, costs=costs)
     assert found["seconds_supernets_own_0_5"] == 12 and found["seconds_generators_pool"] == 3
     assert found["images_per_second_supernets_own_0_5"] == 100 and found["machine"] == "a machine"

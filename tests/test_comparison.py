@@ -187,6 +187,7 @@ def test_what_shares_weights_depends_on_no_weights_of_ones_own(study, tmp_path):
     first = study.branches.candidates[:1]
     apart = {"candidates": first, "ranks": (), "dropouts": ()}
     assert study.branches.dropouts and key(branches=apart, finetune=None, from_scratch=0, long_search=None) == key()
+    assert key(dropout={"seeds": 1}) == key(branches={"dropout_seeds": 1}) == key()  # the chosen one is in the key
     assert key(branches={"epochs": 2}) != key() != key(branches=None)  # `ofa` is trained longer for them
 
 

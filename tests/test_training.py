@@ -15,6 +15,7 @@ from eas.supernet import Supernet
 from eas.training import (
     Diverged,
     GraphedStep,
+    compute_type,
     distilled,
     load_checkpoint,
     make_optimizer,
@@ -25,7 +26,9 @@ from eas.training import (
 )
 from eas.tuning import begin_tuning
 
-RECIPE = Training(epochs=3, batch_size=30, learning_rate=0.1, random_subnets=2, distinct_archs=16, mixed_precision=False)
+RECIPE = Training(
+    epochs=3, batch_size=30, learning_rate=0.1, random_subnets=2, distinct_archs=16, mixed_precision=False
+)
 
 
 class Interrupted(Exception):
@@ -391,6 +394,29 @@ def test_a_step_by_graphs_is_a_sliced_step_whatever_the_size_of_the_batch(new, s
         assert len(graphed.graphs) == len(archs) and len(graphed.logits) == count
     for one, other in zip(supernet.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_is_for_hardware_with_units_for_it_and_recipes_that_let_it(monkeypatch):
+    found = {}
+    for units in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: {"amx_bf16": units})
+        for mixed in (True, False):
+            kinds = (compute_type(recipe(mixed_precision=mixed), torch.device(name)) for name in ("cpu", "cuda"))
+            found[units, mixed] = [kind == torch.bfloat16 for kind in kinds]
+    assert found == {(True, True): [True, True], (False, True): [False, True]} | {
+        (units, False): [False, False] for units in (True, False)
+    }
+
+
+def test_a_step_in_bfloat16_points_where_one_in_float32_does(new, space, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})  # others emulate it, slowly
+    (rounded, exact), case = (new(), new()), random_case()
+    archs = torch.stack([space.largest, *space.sample(2, torch.Generator().manual_seed(2)), space.smallest])
+    step_function(rounded, recipe(mixed_precision=True))(*case, archs)
+    step_function(exact, recipe())(*case, archs)
+    one, other = (torch.cat([p.grad.flatten() for p in s.parameters()]) for s in (rounded, exact))
+    assert one.dtype == torch.float32 and not torch.equal(one, other)
+    assert torch.cosine_similarity(one, other, 0) > 0.99
 
 
 @pytest.mark.parametrize("part", ["norms", "classifier"])
