@@ -22,6 +22,11 @@ def device() -> torch.device:
     return torch.device(os.environ.get("EAS_DEVICE", "cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def has_amx() -> bool:
+    """Whether the processor has matrix units for bfloat16: without them it is slower than float32."""
+    return torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
 def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, gpu: bool = True) -> list[Any]:
     """[function(*a) for a in arguments], with a progress bar over the jobs; the first error ends it.
 

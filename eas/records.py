@@ -93,8 +93,8 @@ def published_folder(folder: Path) -> Path:
 def machine() -> str:
     """What times and memory were measured on."""
     name = torch.cuda.get_device_name() if jobs.device().type == "cuda" else "no GPU"
-    processor = f"{platform.processor() or platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
-    return f"{processor}, {os.cpu_count()} CPUs, {name}"
+    units = torch.backends.cpu.get_cpu_capability() + " and AMX" * jobs.has_amx()
+    return f"{platform.processor() or platform.machine()} with {units}, {os.cpu_count()} CPUs, {name}"
 
 
 def peak_memory() -> float:
