@@ -31,7 +31,7 @@ BACKWARD = 2  # a backward pass reads and writes about twice what a forward pass
 
 @dataclass(frozen=True)
 class Setting:
-    """A study's network and recipe, in mixed precision, on a device ("cpu" or "cuda"), for a batch of so many images."""
+    """A study's network and recipe on a device ("cpu" or "cuda"), for a batch of so many images."""
 
     study: Study
     device: str
@@ -44,6 +44,7 @@ class Setting:
         return [EAS, *[FLOAT32] * mixed, OFA]
 
     def recipe(self, side: str) -> Training:
+        """The study's; whether in mixed precision is up to the side."""
         return self.study.training.model_copy(update={"mixed_precision": side == EAS})
 
     def compute_type(self, side: str) -> torch.dtype:

@@ -361,9 +361,9 @@ def metrics(
     """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
-    columns supernet and seed beside its own; `costs` and `seeds` of `records.cost_table` and `records.seed_costs` (a step
-    that ran on several machines: see `most_runs`); `throughput` of training, as `throughput.measure_throughput` returns
-    it; `branches` of other supernets (see `other_branches`); what is not given is left out.
+    columns supernet and seed beside its own; `costs` and `seeds` of `records.cost_table` and `records.seed_costs` (a
+    step that ran on several machines: see `most_runs`); `throughput` of training, as `throughput.measure_throughput`
+    returns it; `branches` of other supernets (see `other_branches`); what is not given is left out.
     """
     numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
     numbers |= opponent_differences(comparison) | supernet_differences(comparison) | own_weight_differences(comparison)

@@ -91,7 +91,8 @@ def train_branches(
 
 def branch_key(study: Study, setting: Dropout, branch: Branch, seed: int) -> str:
     """What a branch depends on, whatever else is tried."""
-    key = study.model_copy(update={"branches": study.branches.only(branch)}).key("data", "space", "training", "branches", "evaluation")
+    alone = study.model_copy(update={"branches": study.branches.only(branch)})
+    key = alone.key("data", "space", "training", "branches", "evaluation")
     return f"{key}-{setting.name}-{branch.name}-{seed}"
 
 

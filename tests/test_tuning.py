@@ -251,7 +251,8 @@ def test_branches_of_other_supernets_stand_beside_the_studys_own(quick, folder, 
     tuning.run_branches(both, folder)
     assert tuning.read_branches(both, folder) == own
     few = quick.model_copy(update={"branches": others.model_copy(update={"dropout_seeds": 1})})
-    assert tuning.read_other_branches(few, folder)[["setting", "seed"]].values.tolist() == [["own-0.5", 0], ["own-0", 0]]
+    table = tuning.read_other_branches(few, folder)
+    assert table[["setting", "seed"]].values.tolist() == [["own-0.5", 0], ["own-0", 0]]
     table = tuning.read_other_branches(both, folder)
     assert table[["setting", "seed"]].values.tolist() == [["own-0.5", 0], ["own-0.5", 1], ["own-0", 0], ["own-0", 1]]
     other = folder / "supernets" / "branches" / "own-0" / f"{chosen.name}-1.json"
