@@ -374,7 +374,9 @@ def metrics(
         for name in ("arch_correlation", "arch_variance", "interaction_correlation", "interaction_variance", "gain"):
             numbers |= spread(f"split_half_{name}", over_seeds(halves, ["supernet"], name), "supernet")
     if branches is not None and len(branches):
-        numbers |= spread("other_branches_minus_own", other_branches(branches)[1:], "setting")
+        own, others = (table := other_branches(branches)).iloc[0], table[1:]
+        numbers |= spread("other_branches_minus_own", others, "setting")
+        numbers |= {f"other_shared_minus_own_{row.setting}": row.shared - own.shared for row in others.itertuples()}
     if swap is not None:
         numbers |= spread("swap_cost", swap_cost(swap), "supernet")
     if timing is not None:

@@ -303,15 +303,15 @@ def test_branches_of_other_supernets_are_compared_with_the_studys_own_seed_by_se
         ("sample-0.5", 0, 86.0, 90.0),
         ("sample-0.5", 1, 84.0, 91.0),
         ("own-0", 0, 87.0, 92.0),
-        ("own-0", 1, 83.0, 91.0),
+        ("own-0", 1, 83.5, 91.0),
     ]
     table = pd.DataFrame(rows, columns=["setting", "seed", "shared", "branches"])
     own, other = analysis.other_branches(table).itertuples(index=False)
     assert (own.setting, own.shared, own.branches, own.mean, own.high) == ("sample-0.5", 85, 90.5, 0, 0)
-    assert (other.setting, other.shared, other.branches, other.mean) == ("own-0", 85, 91.5, 1)
+    assert (other.setting, other.shared, other.branches, other.mean) == ("own-0", 85.25, 91.5, 1)
     assert other.high == pytest.approx(1 + 12.7062, abs=1e-4)
     found = analysis.metrics(COMPARISON, branches=table)
-    assert found["other_branches_minus_own_mean_own_0"] == 1
+    assert found["other_branches_minus_own_mean_own_0"] == 1 and found["other_shared_minus_own_own_0"] == 0.25
     assert "other_branches_minus_own_mean_sample_0_5" not in found
     assert analysis.metrics(COMPARISON, branches=table[:0]) == analysis.metrics(COMPARISON)
 
