@@ -62,8 +62,8 @@ FINDINGS = (
     "{eas_minus_ofa_high_generator:+.2f}] against the supernet without it.",
     "**Do branches need superclass dropout?** Tuned from supernets trained as long without it, they lie "
     "{other_branches_minus_own_mean_own_0:+.2f} points< [{other_branches_minus_own_low_own_0:+.2f}, "
-    "{other_branches_minus_own_high_own_0:+.2f}]> from those tuned from supernets with it, on the seeds that it was done "
-    "for (selection split)<; the shared weights alone {other_shared_minus_own_own_0:+.2f}>.",
+    "{other_branches_minus_own_high_own_0:+.2f}]> from those tuned from supernets with it, on the seeds that it was "
+    "done for (selection split)<; the shared weights alone {other_shared_minus_own_own_0:+.2f}>.",
     "In this study `ofa` has trained longer than `eas`, by what the branches ({top1_generator_branch_eas:.1f} %) cost: "
     "with them the costs of training are equal, without them dropout's effect is understated.",
     "**Speed.** Archs for {timed_scenarios:.0f} scenarios in one batch, the hard budget included: "
