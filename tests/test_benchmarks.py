@@ -15,6 +15,7 @@ from benchmarks import __main__ as command
 from benchmarks import growth, report, search_cost, study_minutes, timing, to_network, training_step
 from benchmarks.mobilenet import SIDE, SharedPredictor, scenario_sampler
 from benchmarks.peers import OfaPreResNet, ofa_step
+from eas import jobs
 from eas.config import load_study
 from eas.generator import decode
 from eas.layers import Statistics
@@ -147,13 +148,13 @@ def test_when_the_generators_training_has_paid_off():
 
 
 def test_ratios_stay_above_their_floors(setting, monkeypatch):
-    """Floors well below what was measured: 1,690 and 152, 1.29 to 1.56 by processor and run, 1.44; sides in turns."""
+    """Floors well below what was measured: 1,690 and 152; 2.3 with AMX units, else 1.29 to 1.56; 1.44. Sides in turns."""
     monkeypatch.setattr(timing, "ENOUGH", 4.0)
     largest = dict.fromkeys(search_cost.LARGEST, 0) | {"generator": 50, "ofa_finder": 50, "evolution": 50}
     table = search_cost.measure(setting, (50,), largest).set_index("method").times_generator
     assert table["ofa_finder"] > 500 and table["evolution"] > 40
     rate = training_step.measure(["cifar100"], images=64, root=ROOT).set_index("side").images_per_second
-    assert rate["eas"] / rate["ofa"] > 1
+    assert rate["eas"] / rate["ofa"] > (1.5 if jobs.has_amx() else 1)
     ratios = to_network.ratios(to_network.measure(to_network.Sizes(500, (1,)), ROOT))
     assert ratios["calibrate, equal batches"] > 1.2
 
