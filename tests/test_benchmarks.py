@@ -148,7 +148,7 @@ def test_when_the_generators_training_has_paid_off():
 
 
 def test_ratios_stay_above_their_floors(setting, monkeypatch):
-    """Floors well below what was measured: 1,690 and 152; 2.3 with AMX units, else 1.29 to 1.56; 1.44. Sides in turns."""
+    """Floors well below what was measured, in turns: 1,690 and 152; 2.3 with AMX units, else 1.29 to 1.56; 1.44."""
     monkeypatch.setattr(timing, "ENOUGH", 4.0)
     largest = dict.fromkeys(search_cost.LARGEST, 0) | {"generator": 50, "ofa_finder": 50, "evolution": 50}
     table = search_cost.measure(setting, (50,), largest).set_index("method").times_generator
