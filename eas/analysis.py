@@ -342,6 +342,17 @@ def other_branches(branches: pd.DataFrame) -> pd.DataFrame:
     return means.reset_index().merge(minus, on="setting")
 
 
+def teacher_gain(taught: dict[str, dict]) -> pd.DataFrame:
+    """What a teacher adds to a supernet (selection split): columns subnet, without, with, gain (points).
+
+    The last row, 'all', is the mean over the measured subnets. `taught` as `study.read_taught` returns it.
+    """
+    each = pd.DataFrame({name: pd.DataFrame(taught[name]["accuracy"]).top1 for name in ("without", "with")})
+    means = each.groupby([row["subnet"] for row in taught["with"]["accuracy"]], sort=False).mean()
+    table = pd.concat([means, each.mean().to_frame("all").T])
+    return table.assign(gain=table["with"] - table["without"]).rename_axis("subnet").reset_index()
+
+
 # -------------------------------------------------------------------- metrics.json
 
 
@@ -357,13 +368,15 @@ def metrics(
     seeds: pd.DataFrame | None = None,
     throughput: dict | None = None,
     branches: pd.DataFrame | None = None,
+    taught: dict[str, dict] | None = None,
 ) -> dict[str, float | str]:
     """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the chosen setting of dropout; `halves`: `split_half` of every supernet and seed, in
     columns supernet and seed beside its own; `costs` and `seeds` of `records.cost_table` and `records.seed_costs` (a
     step that ran on several machines: see `most_runs`); `throughput` of training, as `throughput.measure_throughput`
-    returns it; `branches` of other supernets (see `other_branches`); what is not given is left out.
+    returns it; `branches` of other supernets (see `other_branches`); `taught`: see `teacher_gain`; what is not given is
+    left out.
     """
     numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
     numbers |= opponent_differences(comparison) | supernet_differences(comparison) | own_weight_differences(comparison)
@@ -377,20 +390,19 @@ def metrics(
         own, others = (table := other_branches(branches)).iloc[0], table[1:]
         numbers |= spread("other_branches_minus_own", others, "setting")
         numbers |= {f"other_shared_minus_own_{row.setting}": row.shared - own.shared for row in others.itertuples()}
+    if taught:
+        numbers["teacher_top1"] = taught["teacher"]["top1"]
+        numbers |= {f"teacher_gain_{row.subnet}": row.gain for row in teacher_gain(taught).itertuples()}
     if swap is not None:
         numbers |= spread("swap_cost", swap_cost(swap), "supernet")
     if timing is not None:
         numbers |= timing_numbers(timing)
     if costs is not None:
-        for column in ("seconds", "images_per_second", "memory_gb"):
-            numbers |= {f"{column}_{row.step}": getattr(row, column) for row in most_runs(costs).itertuples()}
+        numbers |= cost_numbers(costs)
     if seeds is not None and len(seeds):
         numbers["minutes_a_seed"] = seeds.minutes.median()
     if throughput is not None:
-        numbers |= {f"training_{n}": throughput[n] for n in ("images_per_second", "tflops", "matrix_tflops")}
-        numbers["training_share_of_matrix_rate"] = throughput["tflops"] / throughput["matrix_tflops"] * 100
-        numbers |= {f"training_share_{name}": share for name, share in throughput["shares"].items()}
-        numbers["training_share_convolutions"] = sum(v for k, v in throughput["shares"].items() if "convolutions" in k)
+        numbers |= throughput_numbers(throughput)
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     named = {plain(name): float(f"{value:.4g}") for name, value in finite.items()}
     if throughput is not None:
@@ -468,6 +480,21 @@ def supernet_differences(comparison: pd.DataFrame) -> dict[str, float]:
     methods = [name for name, rows in comparison.groupby("method", sort=False) if {"eas", "ofa"} <= set(rows.supernet)]
     rows = [{"method": m} | paired_difference(comparison, (m, "eas"), (m, "ofa"))._asdict() for m in methods]
     return spread("eas_minus_ofa", pd.DataFrame(rows, columns=["method", *Interval._fields]), "method")
+
+
+def cost_numbers(costs: pd.DataFrame) -> dict[str, float]:
+    """Seconds, images a second and memory of every step of `records.cost_table`, on one machine each."""
+    columns, steps = ("seconds", "images_per_second", "memory_gb"), list(most_runs(costs).itertuples())
+    return {f"{column}_{row.step}": getattr(row, column) for column in columns for row in steps}
+
+
+def throughput_numbers(throughput: dict) -> dict[str, float]:
+    """Training's speed, its share of the machine's matrix rate, and the shares of a step, in percent."""
+    numbers = {f"training_{name}": throughput[name] for name in ("images_per_second", "tflops", "matrix_tflops")}
+    numbers["training_share_of_matrix_rate"] = throughput["tflops"] / throughput["matrix_tflops"] * 100
+    shares = {f"training_share_{name}": share for name, share in throughput["shares"].items()}
+    convolutions = sum(share for name, share in throughput["shares"].items() if "convolutions" in name)
+    return numbers | shares | {"training_share_convolutions": convolutions}
 
 
 def timing_numbers(timing: pd.DataFrame) -> dict[str, float]:

@@ -109,6 +109,7 @@ class DropoutChoice(Section):
 
     candidates: tuple[Dropout, ...] = Field(min_length=1)
     seeds: Positive  # the choice is made on that many of the study's first seeds
+    with_teacher: Teacher | None = None  # tried with the chosen setting on the first seed, to learn what it would add
 
 
 class Branch(Section):
@@ -222,6 +223,19 @@ class Study(Section):
     long_search: LongSearch | None = None
     scenarios: Scenarios
     evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def one_teacher(self) -> Study:
+        if self.training.teacher and self.dropout.with_teacher:
+            raise ValueError("dropout.with_teacher: training.teacher has every supernet learn from one already")
+        return self
+
+    @property
+    def taught(self) -> Study:
+        """Itself with the teacher of `dropout.with_teacher` for all trainings."""
+        return self.model_copy(
+            update={"training": self.training.model_copy(update={"teacher": self.dropout.with_teacher})}
+        )
 
     @property
     def longer(self) -> Training:

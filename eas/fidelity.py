@@ -26,6 +26,7 @@ SOURCES = {
     "training.teacher": (OFA, "a larger network, as there; over the kept classes, as in the related code; size ours"),
     "dropout": (OURS, "the choice on the selection split"),
     "dropout.candidates": (RELATED, "variants batch and own, rates among those seen there; sample and begin are ours"),
+    "dropout.with_teacher": (OFA, "as training.teacher; tried on one supernet, used nowhere else"),
     "branches": (OURS, "not in the paper"),
     "finetune": (OURS, "not in the paper"),
     "from_scratch": (OURS, ""),

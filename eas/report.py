@@ -64,6 +64,9 @@ FINDINGS = (
     "{other_branches_minus_own_mean_own_0:+.2f} points< [{other_branches_minus_own_low_own_0:+.2f}, "
     "{other_branches_minus_own_high_own_0:+.2f}]> from those tuned from supernets with it, on the seeds that it was "
     "done for (selection split)<; the shared weights alone {other_shared_minus_own_own_0:+.2f}>.",
+    "**A teacher** of {teacher_top1:.1f} % changes what the shared weights reach with this dropout by "
+    "{teacher_gain_all:+.2f} points in the mean over subnets, from {teacher_gain_smallest:+.2f} for the smallest to "
+    "{teacher_gain_largest:+.2f} for the largest (selection split, one seed); the comparison is without.",
     "In this study `ofa` has trained longer than `eas`, by what the branches ({top1_generator_branch_eas:.1f} %) cost: "
     "with them the costs of training are equal, without them dropout's effect is understated.",
     "**Speed.** Archs for {timed_scenarios:.0f} scenarios in one batch, the hard budget included: "

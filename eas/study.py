@@ -3,6 +3,7 @@
 Files, under a study's folder:
     supernets/teacher-<seed>.safetensors + .json     weights; accuracy on the selection split
     supernets/<setting>-<seed>.safetensors + .json   weights; learning curve, accuracy on the selection split
+    supernets/<setting>-taught-<seed>...             the same, with a teacher that the study only tries
 """
 
 from __future__ import annotations
@@ -208,16 +209,20 @@ def load_teacher(study: Study, folder: Path, dataset: Dataset, seed: int) -> Net
     return teacher
 
 
-def supernet_path(folder: Path, setting: Dropout, seed: int) -> Path:
-    return folder / "supernets" / f"{setting.name}-{seed}.safetensors"
+def supernet_path(folder: Path, setting: Dropout, seed: int, taught: bool = False) -> Path:
+    return folder / "supernets" / f"{setting.name}{'-taught' if taught else ''}-{seed}.safetensors"
 
 
-def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int) -> dict:
-    """Train one supernet and measure it on the selection split; returns its record (history, accuracy)."""
+def train_supernet(study: Study, folder: Path, setting: Dropout, seed: int, taught: bool = False) -> dict:
+    """Train one supernet and measure it on the selection split; returns its record (history, accuracy).
+
+    A `taught` one learns from the teacher that the study only tries.
+    """
+    study = study.taught if taught else study
     recipe = study.longer if setting == NONE else study.training
     same = study.model_copy(update={"training": recipe}).key("data", "space", "training", "evaluation")
     key = f"{same}-{setting.name}-{seed}"
-    result = Result(folder, supernet_path(folder, setting, seed), key)
+    result = Result(folder, supernet_path(folder, setting, seed, taught), key)
     if record := result.finished():
         return record
     dataset = data.load(study, folder / "dataset.safetensors").to(jobs.device())
@@ -280,16 +285,38 @@ def train_supernets(study: Study, folder: Path) -> list[dict]:
     chosen = choose_dropout(study, read_records(study, folder))
     rest = [(study, folder, chosen, seed) for seed in study.seeds[study.dropout.seeds :]]
     jobs.run(train_supernet, rest, f"supernets, chosen: {chosen.name}")
+    if study.dropout.with_teacher:
+        jobs.run(try_teacher, [(study, folder, chosen)], "with a teacher")
     return read_records(study, folder)
+
+
+def try_teacher(study: Study, folder: Path, setting: Dropout) -> dict:
+    """On the first seed, train the teacher that the study only tries, then a supernet with it; returns its record."""
+    train_teacher(study.taught, folder, study.seeds[0])
+    return train_supernet(study, folder, setting, study.seeds[0], taught=True)
+
+
+def read_taught(study: Study, folder: Path) -> dict[str, dict]:
+    """The records of the `teacher` that the study only tries and of the supernets `without` and `with` it.
+
+    Empty where none is tried.
+    """
+    if not study.dropout.with_teacher:
+        return {}
+    chosen, seed = choose_dropout(study, read_records(study, folder)), study.seeds[0]
+    paths = {name: supernet_path(folder, chosen, seed, name == "with") for name in ("without", "with")}
+    return {name: read_record(study, path) for name, path in {"teacher": teacher_path(folder, seed), **paths}.items()}
 
 
 def read_teachers(study: Study, folder: Path) -> list[dict]:
     """The records of the teachers, seed by seed; none in a study without."""
     seeds = study.seeds if study.training.teacher else ()
-    return [
-        json.loads(require(teacher_path(folder, seed).with_suffix(".json"), study, "02_supernet").read_text())
-        for seed in seeds
-    ]
+    return [read_record(study, teacher_path(folder, seed)) for seed in seeds]
+
+
+def read_record(study: Study, path: Path) -> dict:
+    """The record beside a file of weights; FileNotFoundError, which says what makes it, if there is none."""
+    return json.loads(require(path.with_suffix(".json"), study, "02_supernet").read_text())
 
 
 def first_runs(study: Study) -> list[tuple[Dropout, int]]:

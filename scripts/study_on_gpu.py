@@ -69,6 +69,8 @@ def steps(config: Study, folder: Path) -> Iterator[Step | None]:
         yield references.measure_alone, [(config, folder, row, signal)], True
     for job in tuning.other_jobs(config, folder):
         yield tuning.train_other_branches, [job], True
+    if config.dropout.with_teacher:
+        yield study.try_teacher, [(config, folder, chosen)], True
 
 
 LARGE = 8e6  # bytes: what is larger goes by itself, so that no archive does

@@ -316,6 +316,22 @@ def test_branches_of_other_supernets_are_compared_with_the_studys_own_seed_by_se
     assert analysis.metrics(COMPARISON, branches=table[:0]) == analysis.metrics(COMPARISON)
 
 
+def test_what_a_teacher_adds_is_the_difference_subnet_by_subnet():
+    taught = {
+        "teacher": {"top1": 80.0},
+        "without": record("own-0.5", 0, 71.0, [63.0, 62.0]),
+        "with": record("own-0.5", 0, 74.0, [64.0, 65.0]),
+    }
+    table = analysis.teacher_gain(taught).set_index("subnet")
+    kinds = [row["subnet"] for row in taught["with"]["accuracy"]]
+    assert list(table.index) == [*dict.fromkeys(kinds), "all"] and list(table.columns) == ["without", "with", "gain"]
+    assert table.loc["largest"].tolist() == [71.0, 74.0, 3.0] and table.loc["random"].tolist() == [62.5, 64.5, 2.0]
+    assert table.gain["all"] == pytest.approx(7 / 3)
+    found = analysis.metrics(COMPARISON, taught=taught)
+    assert (found["teacher_top1"], found["teacher_gain_largest"], found["teacher_gain_all"]) == (80.0, 3.0, 2.333)
+    assert analysis.metrics(COMPARISON, taught={}) == analysis.metrics(COMPARISON)
+
+
 def test_metrics_name_what_every_step_cost():
     costs = pd.DataFrame({"step": ["supernets/own-0.5", "generators/pool"], "runs": [3, 6], "seconds": [12.0, 3.0]})
     costs = costs.assign(images_per_second=[100.0, math.nan], memory_gb=math.nan, machine="a machine")

@@ -222,7 +222,7 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(finis
     assert len(measured) == 8 and len(found) == 10
     assert found == {name: value for name, value in expected.items() if name not in measured}
     found, expected = (hashes(folder / "supernets", "*-0.safetensors") for folder in (tmp_path, finished.folder))
-    assert len(found) == 6 and all(found[name] == expected[name] for name in found)
+    assert len(found) == 8 and all(found[name] == expected[name] for name in found)
 
     data.save(dataset, tmp_path / "dataset.safetensors")
     for job in steps.supernet_jobs(again, tmp_path):

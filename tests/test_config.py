@@ -196,6 +196,11 @@ def test_branches_of_a_supernet_that_trained_longer_are_refused(tmp_path):
     assert "branches: Value error, dropouts: none trains longer" in message
 
 
+def test_a_teacher_is_tried_only_where_not_all_have_one(tmp_path):
+    message = refusal(tmp_path, changed("training.teacher", {"widths": [16], "epochs": 1, "share": 0.5}))
+    assert "Value error, dropout.with_teacher: training.teacher has every supernet learn from one already" in message
+
+
 @pytest.mark.parametrize("path", ["seeds", "training", "data.seed", "generator.steps", "dropout.candidates"])
 def test_a_missing_parameter_is_named(path, tmp_path):
     assert f"{path}: Field required" in refusal(tmp_path, changed(path))

@@ -261,6 +261,25 @@ def test_a_teacher_is_trained_once_and_all_supernets_of_its_seed_learn_from_it(q
     assert steps.train_teacher(taught, folder, 0) == record
 
 
+def test_a_teacher_that_is_tried_teaches_one_more_supernet_and_leaves_the_others_alone(quick, folder, monkeypatch):
+    chosen = {"seeds": 1, "candidates": (OWN,), "with_teacher": None}
+    tried = changed(quick, dropout=chosen | {"with_teacher": TEACHER})
+    assert steps.read_taught(changed(quick, dropout=chosen), folder) == {}
+    records = steps.train_supernets(tried, folder)
+    assert [(r["setting"], r["seed"]) for r in records] == [("none", 0), ("none", 1), ("own-0.5", 0), ("own-0.5", 1)]
+    taught = steps.read_taught(tried, folder)
+    assert taught["without"] in records and taught["with"] not in records
+    assert taught["with"]["history"] != taught["without"]["history"] and 0 < taught["teacher"]["top1"] <= 100
+    with monkeypatch.context() as patch:
+        forbid_training(patch)
+        assert steps.train_supernets(tried, folder) == records
+    steps.supernet_path(folder, OWN, 0, taught=True).with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match="own-0.5-taught-0.json is missing: run notebooks/02_supernet"):
+        steps.read_taught(tried, folder)
+    everywhere = changed(quick, training={"teacher": TEACHER}, dropout=chosen)  # all supernets have it
+    assert steps.train_supernet(everywhere, folder, OWN, 0)["history"] == taught["with"]["history"]
+
+
 def test_a_teacher_predicts_each_image_by_itself(quick, dataset, folder):
     taught = changed(quick, training={"teacher": TEACHER})
     steps.train_teacher(taught, folder, 0)
@@ -339,7 +358,7 @@ def test_a_stage_that_is_killed_after_its_supernets_does_not_train_them_again(qu
 
 
 def test_train_supernets_trains_the_chosen_dropout_on_all_seeds_and_the_others_on_the_first(quick, folder):
-    two = changed(quick, dropout={"seeds": 1, "candidates": (OWN, SAMPLE)})
+    two = changed(quick, dropout={"seeds": 1, "candidates": (OWN, SAMPLE), "with_teacher": None})
     records = steps.train_supernets(two, folder)
     chosen = steps.choose_dropout(two, records)
     runs = [(NONE, 0), (NONE, 1), (OWN, 0), (SAMPLE, 0), (chosen, 1)]
