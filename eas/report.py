@@ -64,6 +64,10 @@ FINDINGS = (
     "{other_branches_minus_own_mean_own_0:+.2f} points< [{other_branches_minus_own_low_own_0:+.2f}, "
     "{other_branches_minus_own_high_own_0:+.2f}]> from those tuned from supernets with it, on the seeds that it was "
     "done for (selection split)<; the shared weights alone {other_shared_minus_own_own_0:+.2f}>.",
+    "**Superclass dropout that begins late** (own-0.9, in the last fifth of the training): the shared weights lie "
+    "{other_shared_minus_own_own_0_9_from_0_8:+.2f} points from the study's own, branches tuned from them "
+    "{other_branches_minus_own_mean_own_0_9_from_0_8:+.2f} from its branches (selection split, on the seeds that it "
+    "was done for); the comparison is without.",
     "**A teacher** of {teacher_top1:.1f} % changes what the shared weights reach with this dropout by "
     "{teacher_gain_all:+.2f} points in the mean over subnets, from {teacher_gain_smallest:+.2f} for the smallest to "
     "{teacher_gain_largest:+.2f} for the largest (selection split, one seed); the comparison is without.",
