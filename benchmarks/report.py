@@ -104,8 +104,9 @@ def gpu_metrics(folder: Path) -> Metrics:
     table = read(folder, "training_gpu").set_index(["study", "side"])
     found: Metrics = {}
     for study in table.index.levels[0]:
-        eas, ofa = table.loc[(study, "eas")], table.loc[(study, "ofa")]
+        eas, plain, ofa = (table.loc[(study, side)] for side in (EAS, FLOAT32, OFA))
         found[f"training_times_gpu_{study}"] = float(eas.images_per_second / ofa.images_per_second)
+        found[f"training_times_float32_gpu_{study}"] = float(plain.images_per_second / ofa.images_per_second)
         found[f"training_matrix_share_gpu_{study}"] = float(eas.matrix_share)
         found[f"training_bandwidth_share_gpu_{study}"] = float(eas.bandwidth_share)
     return found

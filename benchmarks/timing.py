@@ -75,9 +75,9 @@ def _peak(prepare: Callable[..., Work], arguments: tuple) -> float:
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        reserved = torch.cuda.memory_reserved()
+        held = torch.cuda.memory_allocated()  # not what is reserved: a small step may fit into the rest of that
         work()
-        return (torch.cuda.max_memory_reserved() - reserved) / 1e6
+        return (torch.cuda.max_memory_reserved() - held) / 1e6
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: preparing may have held more
     work()
