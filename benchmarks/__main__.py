@@ -1,6 +1,7 @@
 """Run the benchmarks and write reports/benchmarks/: `python -m benchmarks`, or some parts of it by name.
 
-Parts that are not named keep the results of an earlier run; the page says which run every part is of.
+Parts that are not named keep the results of an earlier run; the page says which run every part is of. With `--render`
+nothing is measured: page, figures and metrics.json are written anew from the tables that are there.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ import pandas as pd
 import torch
 
 from benchmarks import growth, report, search_cost, study_minutes, timing, to_network, training_step
-from eas import jobs
+from eas import devices
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "reports" / "benchmarks"
 MEMORY = 50, 5_000, 1_000_000  # scenarios
 Tables = dict[str, pd.DataFrame]
 
 
 def search() -> Tables:
     folder = ROOT / "build" / "benchmarks"
-    setting, setup = search_cost.prepare(folder, ROOT)
-    table = search_cost.measure(setting)
+    case, setup = search_cost.prepare(folder, ROOT)
+    table = search_cost.measure(case)
     memory = [{"scenarios": n, "peak_mb": timing.peak_memory(search_cost.generate_many, folder, n)} for n in MEMORY]
     return {
         "search": table,
-        "search_quality": search_cost.quality(setting),
+        "search_quality": search_cost.quality(case),
         "search_break_even": search_cost.break_even(table, setup["generator"]),
         "search_setup": pd.DataFrame(list(setup.items()), columns=["part", "seconds"]),
         "search_memory": pd.DataFrame(memory),
@@ -38,7 +40,7 @@ def search() -> Tables:
 
 def training() -> Tables:
     tables = {"training": training_step.measure(root=ROOT), "training_profile": training_step.profiles(root=ROOT)}
-    if jobs.device().type == "cuda":
+    if devices.device().type == "cuda":
         tables["training_gpu"] = training_step.measure(device="cuda", root=ROOT)
     return tables
 
@@ -49,7 +51,7 @@ def network() -> Tables:
     return {"network": table, "network_ratios": ratios}
 
 
-def growing() -> Tables:
+def growth_tables() -> Tables:
     table = growth.measure()
     return {"growth": table, "growth_exponents": growth.exponents(table)}
 
@@ -63,7 +65,7 @@ PARTS: dict[str, Callable[[], Tables]] = {
     "search": search,
     "training": training,
     "network": network,
-    "growth": growing,
+    "growth": growth_tables,
     "study": study,
 }
 
@@ -72,21 +74,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--beside", default="nothing", help="what else the machine does meanwhile; the page says so")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args(arguments)
-    chosen = options.parts or list(PARTS)
-    if unknown := [name for name in chosen if name not in PARTS]:
+    if unknown := [name for name in options.parts if name not in PARTS]:
         parser.error(f"no part {unknown[0]!r}: there are {', '.join(PARTS)}")
+    if options.render and options.parts:
+        parser.error("--render measures no part: name none")
+    if not options.render:
+        measure(options.parts or list(PARTS), options.beside)
+    report.render(FOLDER)
+    print(f"written: {FOLDER.relative_to(ROOT)}/README.md")
+    return 0
+
+
+def measure(parts: list[str], beside: str) -> None:
+    """Run parts and write their tables."""
     # For all sides, as the study's jobs run: one thread, and glibc keeps the memory of large tensors.
     torch.set_num_threads(1)
-    jobs.keep_memory()
-    folder, run = ROOT / "reports" / "benchmarks", time.strftime("%Y-%m-%d %H:%M")
-    for name in chosen:
+    devices.keep_memory()
+    run = time.strftime("%Y-%m-%d %H:%M")
+    for name in parts:
         print(f"--- {name}", flush=True)
         for table, content in PARTS[name]().items():
-            report.keep(folder, table, content, run, options.beside)
-    report.render(folder)
-    print(f"written: {folder.relative_to(ROOT)}/README.md")
-    return 0
+            report.write_table(FOLDER, table, content, run, beside)
 
 
 if __name__ == "__main__":

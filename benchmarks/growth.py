@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import timing
-from eas.config import Dropout
 from eas.dropout import SuperclassDropout, masked_cross_entropy, soft_targets
 from eas.generator import Generator
-from eas.search import AccuracyModel, evolution
-from eas.space import SearchSpace
+from eas.predictor import AccuracyPredictor
+from eas.recipes import Dropout
+from eas.search import evolution
+from eas.spaces import ChoiceSpace, PreResNetSpace
 
 Works = Mapping[tuple[str, int], timing.Work]  # (work, size) to what is timed
 
@@ -48,9 +49,9 @@ FULL = Sizes()
 def measure(sizes: Sizes = FULL) -> pd.DataFrame:
     """Columns axis, work, size; seconds, low, high, rounds (see timing.compare); peak_mb, NaN where not measured."""
     parts = {
-        "classes": timed(over_classes(sizes.classes), "classes"),
-        "superclasses": timed(over_superclasses(sizes.superclasses, sizes.superclasses_of), "superclasses"),
-        "decisions": timed(over_decisions(sizes.blocks), "decisions"),
+        "classes": time_works(over_classes(sizes.classes), "classes"),
+        "superclasses": time_works(over_superclasses(sizes.superclasses, sizes.superclasses_of), "superclasses"),
+        "decisions": time_works(over_decisions(sizes.blocks), "decisions"),
         "scenarios": over_scenarios(sizes.scenarios, sizes.memory),
     }
     table = pd.concat([part.assign(axis=axis) for axis, part in parts.items()], ignore_index=True)
@@ -70,7 +71,7 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def timed(works: Works, label: str) -> pd.DataFrame:
+def time_works(works: Works, label: str) -> pd.DataFrame:
     """Time all works in turns; columns work, size, seconds, low, high, rounds and an empty peak_mb."""
     table = timing.compare({f"{work}: {size}": run for (work, size), run in works.items()}, label)
     return table.assign(work=[work for work, _ in works], size=[size for _, size in works], peak_mb=np.nan)
@@ -94,7 +95,7 @@ def over_superclasses(sizes: tuple[int, ...], classes: int) -> Works:
     works = {}
     for superclasses in sizes:
         parent = hierarchy(classes, superclasses)
-        labels, rng = some_labels(parent), torch.Generator().manual_seed(0)
+        labels, rng = random_labels(parent), torch.Generator().manual_seed(0)
         draw = partial(dropout_of(parent), labels, rng, 0.0)
         works[f"superclass dropout, batch of {BATCH}", superclasses] = draw
         works[f"generate, {SCENARIOS} scenarios", superclasses] = generation(space_of(BLOCKS), parent, SCENARIOS)
@@ -115,10 +116,11 @@ def over_decisions(blocks: tuple[int, ...]) -> Works:
 
 def over_scenarios(sizes: tuple[int, ...], memory: tuple[int, ...]) -> pd.DataFrame:
     """More and more scenarios in one call; the memory of `memory` of them, each in a process of its own."""
-    table = timed({("generate", count): prepare_generation(count) for count in sizes if count < MANY}, "scenarios")
+    works = {("generate", count): prepare_generation(count) for count in sizes if count < MANY}
+    table = time_works(works, "scenarios")
     for count in (count for count in sizes if count >= MANY):
-        took = timing.seconds(prepare_generation(count))
-        row = {"work": "generate", "size": count, "seconds": took, "low": took, "high": took, "rounds": 1}
+        seconds = timing.seconds(prepare_generation(count))
+        row = {"work": "generate", "size": count, "seconds": seconds, "low": seconds, "high": seconds, "rounds": 1}
         table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
     peak = {count: timing.peak_memory(prepare_generation, count) for count in memory}
     return table.assign(peak_mb=table["size"].map(peak))
@@ -127,9 +129,9 @@ def over_scenarios(sizes: tuple[int, ...], memory: tuple[int, ...]) -> pd.DataFr
 # -------------------------------------------------------------------- the works
 
 
-def space_of(blocks: int) -> SearchSpace:
-    """Three stages of at most `blocks` blocks, any number of them kept."""
-    return SearchSpace(IMAGE_SIZE, CHANNELS, WIDTHS, tuple(range(1, blocks + 1)), RATIOS)
+def space_of(blocks: int) -> PreResNetSpace:
+    """Three stages of at most `blocks` blocks, any number of which an arch keeps."""
+    return PreResNetSpace(IMAGE_SIZE, CHANNELS, WIDTHS, tuple(range(1, blocks + 1)), RATIOS)
 
 
 def hierarchy(classes: int, superclasses: int) -> Tensor:
@@ -137,8 +139,8 @@ def hierarchy(classes: int, superclasses: int) -> Tensor:
     return torch.arange(classes) * superclasses // classes
 
 
-def scenarios(space: SearchSpace, parent: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Random superclasses, one a scenario, as classes kept (bool [count, classes]), and random budgets [count].
+def scenarios(space: ChoiceSpace, parent: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Random superclasses, one a scenario, as class masks (bool [count, classes]), and random budgets [count].
 
     Budgets are between a tenth above the smallest arch and the largest arch: few fit at once, few fit everything.
     """
@@ -149,12 +151,12 @@ def scenarios(space: SearchSpace, parent: Tensor, count: int) -> tuple[Tensor, T
     return member[rows], torch.lerp(low.double()[rows], high[rows], torch.rand(count, dtype=high.dtype, generator=rng))
 
 
-def generation(space: SearchSpace, parent: Tensor, count: int) -> timing.Work:
+def generation(space: ChoiceSpace, parent: Tensor, count: int) -> timing.Work:
     """An untrained generator, called once for `count` scenarios."""
-    kept, budgets = scenarios(space, parent, count)
+    class_masks, budgets = scenarios(space, parent, count)
     torch.manual_seed(0)
     generator = Generator(space, len(parent), torch.linspace(float(budgets.min()), float(budgets.max()), ANCHORS))
-    return partial(generator.generate, kept, budgets)
+    return partial(generator.generate, class_masks, budgets)
 
 
 def prepare_generation(count: int) -> timing.Work:
@@ -169,26 +171,26 @@ def dropout_of(parent: Tensor) -> SuperclassDropout:
     return SuperclassDropout(parent, Dropout(variant="sample", rate=0.5))
 
 
-def some_labels(parent: Tensor) -> Tensor:
+def random_labels(parent: Tensor) -> Tensor:
     """int64 [BATCH]"""
     return torch.randint(len(parent), (BATCH,), generator=torch.Generator().manual_seed(0))
 
 
 def dropout_and_loss(parent: Tensor) -> timing.Work:
     """What superclass dropout adds to a training step, forward: the draw, the targets and the masked loss."""
-    rng, labels, dropout = torch.Generator().manual_seed(0), some_labels(parent), dropout_of(parent)
+    rng, labels, dropout = torch.Generator().manual_seed(0), random_labels(parent), dropout_of(parent)
     logits = torch.randn(BATCH, len(parent), generator=rng)
 
     def work() -> Tensor:
-        kept, weight = dropout(labels, rng, 0.0)
-        return masked_cross_entropy(logits, soft_targets(labels, kept, 0.0), kept, weight)
+        class_mask, weight = dropout(labels, rng, 0.0)
+        return masked_cross_entropy(logits, soft_targets(labels, class_mask, 0.0), class_mask, weight)
 
     return work
 
 
-def search(space: SearchSpace, parent: Tensor) -> timing.Work:
-    """Evolution of SCENARIOS scenarios side by side, on an accuracy model that is not fitted."""
+def search(space: ChoiceSpace, parent: Tensor) -> timing.Work:
+    """Evolution of SCENARIOS scenarios side by side, on a predictor that is not fitted."""
     torch.manual_seed(0)
-    model = AccuracyModel(space, len(parent), aware=True)
+    predictor = AccuracyPredictor(space, len(parent), aware=True)
     effort = {"evaluations": EVALUATIONS, "population": POPULATION, "seed": 0}
-    return torch.inference_mode()(partial(evolution, space, model, *scenarios(space, parent, SCENARIOS), **effort))
+    return torch.inference_mode()(partial(evolution, space, predictor, *scenarios(space, parent, SCENARIOS), **effort))

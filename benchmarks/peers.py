@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eas.space import KERNEL, SearchSpace
+from eas.spaces import PreResNetSpace
+from eas.spaces.preresnet import KERNEL, layout
 
 try:
     import thop  # noqa: F401 (what OFA counts the FLOPs of its table with)
     from ofa.imagenet_classification.elastic_nn.modules.dynamic_op import DynamicBatchNorm2d, DynamicConv2d
-    from ofa.tutorial import AccuracyPredictor, EvolutionFinder, FLOPsTable
+    from ofa.tutorial import AccuracyPredictor as OfaPredictor
+    from ofa.tutorial import EvolutionFinder, FLOPsTable
     from ofa.utils import accuracy, cross_entropy_loss_with_soft_target, cross_entropy_with_label_smoothing
 except ImportError as error:
     raise ImportError(f"the peer `ofa` cannot be used ({error}): pip install -e '.[bench]'") from error
 
-__all__ = ["AccuracyPredictor", "EvolutionFinder", "FLOPsTable", "OfaPreResNet", "flops_table", "ofa_step"]
+__all__ = ["EvolutionFinder", "FLOPsTable", "OfaPreResNet", "OfaPredictor", "flops_table", "ofa_step"]
 
 
 def flops_table(folder: Path, side: int = 224) -> FLOPsTable:
@@ -41,7 +43,7 @@ def flops_table(folder: Path, side: int = 224) -> FLOPsTable:
 
 
 class OfaBlock(nn.Module):
-    """eas.layers.ElasticBlock, layer by layer in OFA's dynamic layers."""
+    """eas.spaces.preresnet.ElasticBlock, layer by layer in OFA's dynamic layers."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -58,20 +60,14 @@ class OfaBlock(nn.Module):
 
 
 class OfaPreResNet(nn.Module):
-    """eas.supernet.Supernet in OFA's dynamic layers, used as OFA's own networks are: an active subnet is set first."""
+    """ElasticPreResNet in OFA's dynamic layers, used as OFA's own networks are: an active subnet is set first."""
 
-    def __init__(self, space: SearchSpace, classes: int):
+    def __init__(self, space: PreResNetSpace, classes: int):
         super().__init__()
         self.space = space
         self.stem = DynamicConv2d(space.in_channels, space.widths[0], KERNEL)
-        inputs = (space.widths[0], *space.widths)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(
-                OfaBlock(width if block else inputs[stage], width, stride=1 if block or stage == 0 else 2)
-                for block in range(space.blocks_per_stage)
-            )
-            for stage, width in enumerate(space.widths)
-        )
+        blocks = layout(space.widths, [space.blocks_per_stage] * space.stages)
+        self.stages = nn.ModuleList(nn.ModuleList(OfaBlock(*shape) for shape in stage) for stage in blocks)
         self.norm = DynamicBatchNorm2d(space.widths[-1])
         self.classifier = nn.Linear(space.widths[-1], classes)
         self.set_active_subnet(space.largest)
@@ -93,12 +89,12 @@ class OfaPreResNet(nn.Module):
         return self.classifier(F.relu(self.norm(x), inplace=True).mean((2, 3)))
 
     def load_supernet(self, weights: dict[str, Tensor]) -> None:
-        """Take the weights of a Supernet's state_dict."""
-        own = self.state_dict()
-        for name in own:  # OFA's layers hold a torch layer each: conv1.conv.weight is our conv1.weight
+        """Take the weights of an ElasticPreResNet's state_dict."""
+        state = self.state_dict()
+        for name in state:  # OFA's layers hold a torch layer each: conv1.conv.weight is our conv1.weight
             if (source := name.replace(".conv.", ".").replace(".bn.", ".")) in weights:
-                own[name] = weights[source]
-        self.load_state_dict(own)
+                state[name] = weights[source]
+        self.load_state_dict(state)
 
 
 def ofa_step(

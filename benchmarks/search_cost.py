@@ -19,8 +19,10 @@ from benchmarks import timing
 from benchmarks.mobilenet import CLASSES, SIDE, MobileNetSpace, SharedPredictor, scenario_sampler
 from benchmarks.peers import EvolutionFinder, FLOPsTable, flops_table
 from eas import search
-from eas.config import load_study
-from eas.generator import Generator, ModelSignal, train_generator
+from eas.generator import Generator, PredictorSignal, train_generator
+from pipeline.params import load_study
+
+Method = Callable[[Tensor, Tensor], Tensor]  # class masks bool [n, classes], budgets [n]: archs int64 [n, decisions]
 
 BUDGETS = 250e6, 550e6  # multiply-adds; the smallest arch has 188M, and OFA's finder draws until a candidate fits
 COUNTS = 1, 5, 50, 500, 5_000, 1_000_000
@@ -34,18 +36,18 @@ LARGEST = {  # scenarios that a method is run for at most: what takes longer is 
     "ofa_finder": 50,
     "ofa_finder_long": 5,
 }
-TOLD = {
+DESCRIPTIONS = {
     "generator": "the trained generator, one forward pass, hard budget included",
     "random": f"{EVALUATIONS} random archs that use the budget, best predicted one",
     "evolution": f"OFA's evolution, vectorised over scenarios (ours), {EVALUATIONS} evaluations",
     "evolution_long": f"the same, {POPULATION * GENERATIONS:,} evaluations",
     "ofa_finder": f"OFA's EvolutionFinder, unmodified, {EVALUATIONS} evaluations",
-    "ofa_finder_long": f"the same as published: {GENERATIONS} generations, {POPULATION * GENERATIONS:,} evaluations",
+    "ofa_finder_long": f"the same at its published effort, {GENERATIONS} generations: {POPULATION * GENERATIONS:,} evaluations",
 }
 
 
 @dataclass(frozen=True)
-class Setting:
+class SearchCase:
     """What all methods share, and the generator."""
 
     table: FLOPsTable
@@ -54,10 +56,10 @@ class Setting:
     generator: Generator
 
 
-def prepare(folder: Path, root: str | Path = ".", steps: int | None = None) -> tuple[Setting, dict[str, float]]:
+def prepare(folder: Path, root: str | Path = ".", steps: int | None = None) -> tuple[SearchCase, dict[str, float]]:
     """Everything that is made once; and its seconds: predictor (all methods need it), generator (ours only).
 
-    The generator is trained as in the embedded study. `folder` is where OFA's table is kept.
+    The generator is trained as in the embedded study, or for so many `steps`. `folder` is where OFA's table is kept.
     """
     table = flops_table(folder)
     space = MobileNetSpace.from_table(table)
@@ -66,54 +68,54 @@ def prepare(folder: Path, root: str | Path = ".", steps: int | None = None) -> t
     predictor.fit()
     fitted = time.perf_counter()
     generator = Generator(space, CLASSES, torch.linspace(*BUDGETS, 5))
-    signal, draw = ModelSignal(space, predictor), scenario_sampler(BUDGETS)
-    recipe = load_study("glyphs", root).generator
-    train_generator(generator, signal, draw, recipe, steps=steps or recipe.steps, scenarios=recipe.scenarios, seed=0)
-    spent = {"predictor": fitted - start, "generator": time.perf_counter() - fitted}
-    return Setting(table, space, predictor, generator.eval().requires_grad_(False)), spent
+    recipe = load_study("glyphs", root).generator.predictor
+    recipe = recipe.model_copy(update={"steps": steps or recipe.steps})
+    train_generator(generator, PredictorSignal(predictor), scenario_sampler(BUDGETS), recipe, seed=0)
+    seconds = {"predictor": fitted - start, "generator": time.perf_counter() - fitted}
+    return SearchCase(table, space, predictor, generator.eval().requires_grad_(False)), seconds
 
 
 # -------------------------------------------------------------------- the methods
 
 
-def methods(setting: Setting) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """Each takes classes kept, bool [n, classes], and budgets [n], and returns archs int64 [n, decisions]."""
-    space, predictor = setting.space, setting.predictor
+def methods(case: SearchCase) -> dict[str, Method]:
+    """All that are compared, by name."""
+    space, predictor = case.space, case.predictor
 
-    def evolution(evaluations: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def evolution(evaluations: int) -> Method:
         effort = {"evaluations": evaluations, "population": POPULATION, "seed": 0}
-        return lambda kept, budgets: search.evolution(space, predictor, kept, budgets, **effort)
+        return lambda class_masks, budgets: search.evolution(space, predictor, class_masks, budgets, **effort)
 
     return {
-        "generator": setting.generator.generate,
-        "random": lambda kept, budgets: best_random(setting, kept, budgets),
+        "generator": case.generator.generate,
+        "random": lambda class_masks, budgets: best_random(case, class_masks, budgets),
         "evolution": evolution(EVALUATIONS),
         "evolution_long": evolution(POPULATION * GENERATIONS),
-        "ofa_finder": lambda kept, budgets: found(setting, budgets, EVALUATIONS // POPULATION - 1),
-        "ofa_finder_long": lambda kept, budgets: found(setting, budgets, GENERATIONS),
+        "ofa_finder": lambda _, budgets: run_finder(case, budgets, EVALUATIONS // POPULATION - 1),
+        "ofa_finder_long": lambda _, budgets: run_finder(case, budgets, GENERATIONS),
     }
 
 
-def best_random(setting: Setting, kept: Tensor, budgets: Tensor) -> Tensor:
+def best_random(case: SearchCase, class_masks: Tensor, budgets: Tensor) -> Tensor:
     """The best of EVALUATIONS random archs by the predictor, for every scenario."""
     rng = torch.Generator().manual_seed(0)
-    archs = search.random_archs(setting.space, budgets, kept.sum(-1), EVALUATIONS, rng)
-    best = setting.predictor.score(archs, kept[:, None]).argmax(1)
+    archs = search.random_archs(case.space, budgets, class_masks.sum(-1), EVALUATIONS, rng)
+    best = case.predictor.score(archs, class_masks[:, None]).argmax(1)
     return archs[torch.arange(len(archs)), best]
 
 
-def found(setting: Setting, budgets: Tensor, generations: int) -> Tensor:
+def run_finder(case: SearchCase, budgets: Tensor, generations: int) -> Tensor:
     """OFA's finder, scenario after scenario, which is how it works: a new search for every budget."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (what the finder draws from)
     archs = []
     for budget in budgets.tolist():
         effort = {"population_size": POPULATION, "max_time_budget": generations}
-        finder = EvolutionFinder("flops", budget / 1e6, setting.table, setting.predictor.peer, **effort)
+        finder = EvolutionFinder("flops", budget / 1e6, case.table, case.predictor.peer, **effort)
         finder.arch_manager.resolutions = [SIDE]  # the space here has one image size
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar a scenario
             _, (_, sample, _) = finder.run_evolution_search()
-        archs.append(setting.space.from_sample(sample))
+        archs.append(case.space.from_sample(sample))
     return torch.stack(archs)
 
 
@@ -121,27 +123,28 @@ def found(setting: Setting, budgets: Tensor, generations: int) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(setting: Setting, counts: Sequence[int] = COUNTS, largest: dict[str, int] = LARGEST) -> pd.DataFrame:
+def measure(case: SearchCase, counts: Sequence[int] = COUNTS, largest: dict[str, int] = LARGEST) -> pd.DataFrame:
     """A row for every method and number of scenarios that it is run for.
 
     Columns method, scenarios; seconds, low, high: of all scenarios, median and quartiles over rounds; rounds;
     per_scenario (seconds); times_generator: that of the method over the generator's, in the same run.
     """
-    every, tables = methods(setting), []
+    by_name, tables = methods(case), []
     rng = torch.Generator().manual_seed(1)
     for count in counts:
         scenarios = scenario_sampler(BUDGETS)(count, rng)
-        works = {name: bound(every[name], scenarios) for name in every if count <= largest[name]}
+        works = {name: on(scenarios, by_name[name]) for name in by_name if count <= largest[name]}
         table = timing.compare(works, f"archs for {count:,} scenarios").rename(columns={"work": "method"})
-        own = table.seconds[table.method == "generator"].item()
-        table = table.assign(per_scenario=table.seconds / count, times_generator=table.seconds / own)
+        generator = table.seconds[table.method == "generator"].item()
+        table = table.assign(per_scenario=table.seconds / count, times_generator=table.seconds / generator)
         tables.append(table.assign(scenarios=count))
     first = ["method", "scenarios"]
     table = pd.concat(tables, ignore_index=True)
     return table[first + [name for name in table if name not in first]]
 
 
-def bound(method: Callable[[Tensor, Tensor], Tensor], scenarios: tuple[Tensor, Tensor]) -> timing.Work:
+def on(scenarios: tuple[Tensor, Tensor], method: Method) -> timing.Work:
+    """A method's work on some scenarios."""
     return lambda: method(*scenarios)
 
 
@@ -157,21 +160,18 @@ def break_even(table: pd.DataFrame, setup: float) -> pd.DataFrame:
 
 
 @torch.inference_mode()
-def quality(setting: Setting, count: int = 5) -> pd.DataFrame:
+def quality(case: SearchCase, count: int = 5) -> pd.DataFrame:
     """What every method finds for the same scenarios.
 
     Columns method; predicted: mean predicted accuracy; used_percent: mean share of the budget; within: all within it.
     """
-    kept, budgets = scenario_sampler(BUDGETS)(count, torch.Generator().manual_seed(2))
+    class_masks, budgets = scenario_sampler(BUDGETS)(count, torch.Generator().manual_seed(2))
     rows = []
-    for name, method in methods(setting).items():
-        archs = method(kept, budgets)
-        used = setting.space.madds(archs, kept.sum(-1)) / budgets
-        predicted = setting.predictor.score(archs, kept).mean().item()
-        within = bool((used <= 1).all())
-        rows.append(
-            {"method": name, "predicted": predicted, "used_percent": 100 * used.mean().item(), "within": within}
-        )
+    for name, method in methods(case).items():
+        archs = method(class_masks, budgets)
+        used = case.space.madds(archs, class_masks.sum(-1)) / budgets
+        row = {"method": name, "predicted": case.predictor.score(archs, class_masks).mean().item()}
+        rows.append(row | {"used_percent": 100 * used.mean().item(), "within": bool((used <= 1).all())})
     return pd.DataFrame(rows)
 
 
@@ -181,4 +181,4 @@ def generate_many(folder: Path, count: int) -> timing.Work:
     generator = Generator(space, CLASSES, torch.linspace(*BUDGETS, 5))
     scenarios = scenario_sampler(BUDGETS)(count, torch.Generator().manual_seed(1))
     generator.generate(*(each[:1] for each in scenarios))
-    return bound(generator.generate, scenarios)
+    return on(scenarios, generator.generate)

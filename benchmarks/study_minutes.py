@@ -6,20 +6,23 @@ import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from eas import records
+from pipeline.report import costs
+from pipeline.store import open_workspace
+from pipeline.tables import result_costs
 
-STAGE = re.compile(r"Running stage '(?P<name>[^']+)'")
+STAGE = re.compile(r"Running stage '(?:[^':]*:)?(?P<name>[^']+)'")  # DVC names the file first, unless it is its root's
 
 
 def measure(root: str | Path = ".") -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run the embedded study of the last commit; returns (stages, steps).
 
-    Stages, as DVC runs them one after another: columns stage, seconds. Steps, of which independent ones run side by
-    side: see records.cost_table.
+    Stages, as DVC runs them one after another: columns stage, seconds. Steps, whose results are made side by side: of
+    each the number of results (runs), and of one of them the median seconds and speed and the largest memory.
 
     Raises:
         subprocess.CalledProcessError: the clone or the study failed; its last lines are on the error.
@@ -27,18 +30,28 @@ def measure(root: str | Path = ".") -> tuple[pd.DataFrame, pd.DataFrame]:
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name) / "study"
         subprocess.run(["git", "clone", "-q", str(Path(root).resolve()), str(clone)], check=True)
-        command = ["dvc", "repro"]
-        process = subprocess.Popen(
-            command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
-        begun, lines = [], []
+        stages = run_stages(["dvc", "repro"], clone)
+        rows = result_costs(open_workspace("glyphs", clone)).assign(name="")
+        return stages, costs.cost_table(rows).drop(columns=["name", "gpu"])
+
+
+def run_stages(command: Sequence[str], folder: Path) -> pd.DataFrame:
+    """Run DVC in a folder; columns stage, seconds, in the order in which it ran them.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; its last lines are on the error.
+    """
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    starts, lines = [], []
+    with subprocess.Popen(command, cwd=folder, **pipe) as process:
         for line in process.stdout:
             lines.append(line)
-            if found := STAGE.search(line):
-                begun.append((found["name"], time.perf_counter()))
-                print(f"  make study: {found['name']}", flush=True)
-        if process.wait():
-            raise subprocess.CalledProcessError(process.returncode, command, "".join(lines[-30:]))
-        ends = [start for _, start in begun[1:]] + [time.perf_counter()]
-        stages = [{"stage": name, "seconds": end - start} for (name, start), end in zip(begun, ends, strict=True)]
-        return pd.DataFrame(stages), records.cost_table(clone / "build" / "glyphs")
+            if match := STAGE.search(line):
+                starts.append((match["name"], time.perf_counter()))
+                print(f"  make study: {match['name']}", flush=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, "".join(lines[-30:]))
+    ends = [start for _, start in starts[1:]] + [time.perf_counter()]
+    return pd.DataFrame(
+        [{"stage": name, "seconds": end - start} for (name, start), end in zip(starts, ends, strict=True)]
+    )

@@ -21,17 +21,18 @@ from torch import Tensor, nn
 
 from benchmarks import timing
 from benchmarks.peers import OfaPreResNet
-from eas import data, deploy
-from eas.config import load_study
-from eas.data import Hierarchy, Split, as_input
+from eas import deploy
+from eas.data import Hierarchy, Split
+from eas.data.batches import as_input
 from eas.evaluation import calibrate
-from eas.fitting import new_generator
 from eas.generator import Generator
-from eas.space import SearchSpace
-from eas.supernet import PreResNet, Supernet, extract
+from eas.spaces import Supernet
+from pipeline.generators import new_generator
+from pipeline.params import load_study
 
 BATCH = 200  # images a batch when OFA calibrates [RunManager.reset_running_statistics]
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
+ALL = "all of these, first inference on one image"
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Parts:
     hierarchy: Hierarchy
     images: Tensor  # uint8 [n, 3, side, side]
     calibration: Split  # the first of them
-    names: tuple[str, ...]  # the scenario
-    budget: float  # multiply-adds
-    network: PreResNet
+    class_mask: Tensor  # the scenario's classes, bool [classes]
+    budget: float  # its multiply-adds
+    network: nn.Module
     card: deploy.Card
     peer: OfaPreResNet
 
@@ -75,8 +76,8 @@ class Parts:
         """int64 [decisions]"""
         return torch.tensor(self.card.arch)
 
-    def normalised(self, count: int) -> Tensor:
-        """The first images as the peer reads them: float [count, 3, side, side]."""
+    def peer_images(self, count: int) -> Tensor:
+        """The first images as the peer reads them, normalised: float [count, 3, side, side]."""
         return (as_input(self.images[:count]) - self.supernet.mean) / self.supernet.std
 
 
@@ -90,14 +91,12 @@ def measure(sizes: Sizes = FULL, root: str | Path = ".") -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tables = [
-            timed(generate_steps(parts)),
-            timed(calibrate_steps(parts)),
-            extraction(parts),
-            timed(export_steps(parts, folder)),
-            *(timed(inference_steps(parts, count)) for count in sizes.inference),
-            timed(
-                [Step("eas", "all", "all of these, first inference on one image", partial(all_steps, parts, folder))]
-            ),
+            time_steps(generate_steps(parts)),
+            time_steps(calibrate_steps(parts)),
+            time_extraction(parts),
+            time_steps(export_steps(parts, folder)),
+            *(time_steps(inference_steps(parts, count)) for count in sizes.inference),
+            time_steps([Step("eas", "all", ALL, partial(all_steps, parts, folder))]),
         ]
     return pd.concat(tables, ignore_index=True)
 
@@ -112,7 +111,7 @@ def ratios(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def timed(steps: Sequence[Step]) -> pd.DataFrame:
+def time_steps(steps: Sequence[Step]) -> pd.DataFrame:
     """Time the works of a step, both sides in turns; a row each."""
     table = timing.compare({f"{step.side}: {step.what}": step.work for step in steps}, steps[0].step)
     about = pd.DataFrame({name: [getattr(step, name) for step in steps] for name in ("side", "step", "what")})
@@ -124,33 +123,33 @@ def timed(steps: Sequence[Step]) -> pd.DataFrame:
 
 def prepare(sizes: Sizes, root: str | Path) -> Parts:
     """Random weights and random images: times do not depend on them. One superclass, the middle one of the budgets."""
-    study, hierarchy = load_study("cifar100", root), data.hierarchy("cifar100")
+    study = load_study("cifar100", root)
+    hierarchy, space = study.data.hierarchy(), study.space.build(study.data.image_size, len(MEAN))
     torch.manual_seed(0)
-    supernet = Supernet(SearchSpace.from_study(study, len(MEAN)), len(hierarchy.classes), MEAN, STD)
-    generator = new_generator(study, supernet.space, hierarchy, blind=False)
+    supernet = space.supernet(len(hierarchy.classes), MEAN, STD)
+    generator = new_generator(study, space, hierarchy)
     side, count = study.data.image_size, sizes.calibration or study.evaluation.calibration_images
     images = torch.randint(256, (max(count, *sizes.inference), len(MEAN), side, side), dtype=torch.uint8)
     calibration = Split(images[:count], torch.randint(len(hierarchy.classes), (count,)))
-    names, budgets = hierarchy.superclasses[:1], sorted(study.scenarios.budgets)
+    class_mask, budgets = hierarchy.class_mask(hierarchy.superclasses[:1]), study.scenarios.budgets
     budget = budgets[len(budgets) // 2] * 1e6
-    given = (supernet, generator, hierarchy, names, budget, calibration)
-    network, card = deploy.specialize(*given, synthetic=True)
-    peer = OfaPreResNet(supernet.space, len(hierarchy.classes)).eval()
+    scenario = (supernet, generator, hierarchy, class_mask, budget, calibration)
+    network, card = deploy.specialize(*scenario, synthetic=True)
+    peer = OfaPreResNet(space, len(hierarchy.classes)).eval()
     peer.load_supernet(supernet.state_dict())
     peer.set_active_subnet(torch.tensor(card.arch))
-    return Parts(supernet, generator, hierarchy, images, calibration, names, budget, network, card, peer)
+    return Parts(supernet, generator, hierarchy, images, calibration, class_mask, budget, network, card, peer)
 
 
 def generate_steps(parts: Parts) -> list[Step]:
-    kept = parts.hierarchy.kept(parts.names)[None]
     budget = torch.tensor([parts.budget], dtype=torch.float64)
-    return [Step("eas", "generate", "one scenario", partial(parts.generator.generate, kept, budget))]
+    return [Step("eas", "generate", "one scenario", partial(parts.generator.generate, parts.class_mask[None], budget))]
 
 
 def calibrate_steps(parts: Parts) -> list[Step]:
     """The same images three times: ours sees them at once, OFA's function at once and in its own batches."""
     count = len(parts.calibration)
-    images, labels = parts.normalised(count), parts.calibration.labels
+    images, labels = parts.peer_images(count), parts.calibration.labels
     at_once = [(images, labels)]
     in_batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     ours = partial(calibrate, parts.supernet, parts.arch, parts.calibration)
@@ -166,24 +165,24 @@ def calibrate_steps(parts: Parts) -> list[Step]:
     ]
 
 
-def extraction(parts: Parts) -> pd.DataFrame:
+def time_extraction(parts: Parts) -> pd.DataFrame:
     """Times of a whole extraction, then per million parameters of the extracted network.
 
     OFA has no such network as ours: it extracts a random subnet of its MobileNetV3, of other layers and another size.
     """
     statistics = calibrate(parts.supernet, parts.arch, parts.calibration)
-    classes = [parts.hierarchy.classes.index(name) for name in parts.card.classes]
-    ours = partial(extract, parts.supernet, parts.arch, classes, statistics)
+    classes = parts.class_mask.nonzero()[:, 0].tolist()
+    ours = partial(parts.supernet.extract, parts.arch, classes, statistics)
     peer = OFAMobileNetV3(ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4])
     random.seed(0)  # what OFA draws with
     peer.sample_active_subnet()
     theirs = partial(peer.get_active_subnet, preserve_weight=True)
     millions = [parameters(network) / 1e6 for network in (parts.network, theirs())]
     what = [f"{n}, {m:.3g}M parameters" for n, m in zip(("PreResNet", "MobileNetV3"), millions, strict=True)]
-    table = timed([Step("eas", "extract", what[0], ours), Step("ofa", "extract", what[1], theirs)])
-    each = table.assign(step="extract, per million parameters")
-    each[["seconds", "low", "high"]] = each[["seconds", "low", "high"]].div(millions, axis=0)
-    return pd.concat([table, each])
+    table = time_steps([Step("eas", "extract", what[0], ours), Step("ofa", "extract", what[1], theirs)])
+    per_million = table.assign(step="extract, per million parameters")
+    per_million[["seconds", "low", "high"]] = table[["seconds", "low", "high"]].div(millions, axis=0)
+    return pd.concat([table, per_million])
 
 
 def parameters(network: nn.Module) -> int:
@@ -205,18 +204,18 @@ def export_steps(parts: Parts, folder: Path) -> list[Step]:
 
 def inference_steps(parts: Parts, count: int) -> list[Step]:
     """The extracted network, warm; the peer runs the same arch inside its elastic network, with all classes."""
-    images, normalised = as_input(parts.images[:count]), parts.normalised(count)
+    images, peer_images = as_input(parts.images[:count]), parts.peer_images(count)
     step, infer = f"inference, {count} image{'s' * (count > 1)}", torch.inference_mode()
     return [
         Step("eas", step, "extracted network", infer(partial(parts.network, images))),
-        Step("ofa", step, "active subnet, not extracted", infer(partial(parts.peer, normalised))),
+        Step("ofa", step, "active subnet, not extracted", infer(partial(parts.peer, peer_images))),
     ]
 
 
 def all_steps(parts: Parts, folder: Path) -> Tensor:
-    """Scenario to logits [1, classes kept] as a user of eas.deploy does it: every time a new network."""
-    given = (parts.supernet, parts.generator, parts.hierarchy, parts.names, parts.budget, parts.calibration)
-    network, card = deploy.specialize(*given, synthetic=True)
+    """Scenario to logits [1, classes of the scenario] as a user of eas.deploy does it: every time a new network."""
+    scenario = (parts.supernet, parts.generator, parts.hierarchy, parts.class_mask, parts.budget, parts.calibration)
+    network, card = deploy.specialize(*scenario, synthetic=True)
     deploy.save(network, card, folder / "all")
     with torch.inference_mode():
         return network(as_input(parts.images[:1]))

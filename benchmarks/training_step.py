@@ -13,14 +13,13 @@ from torch import Tensor
 
 from benchmarks import timing
 from benchmarks.peers import OfaPreResNet, ofa_step
-from eas import data, throughput
-from eas.config import Study, Training, load_study
-from eas.data import as_input
+from eas.data.batches import as_input
 from eas.dropout import SuperclassDropout, soft_targets
-from eas.space import SearchSpace
-from eas.study import NONE
-from eas.supernet import Supernet
-from eas.training import compute_type, make_optimizer, step_function
+from eas.recipes import NO_DROPOUT, Training
+from eas.spaces import ChoiceSpace, Supernet
+from eas.training import compute_type, make_optimizer, make_step
+from pipeline import throughput
+from pipeline.params import Study, load_study
 
 STUDIES = {"glyphs": 1, "cifar100": 3}  # their networks and recipes, and the images' channels
 BATCH = {"glyphs": 64, "cifar100": 128}  # images, on a CPU: the first one's own, the second one's in its reduced form
@@ -30,7 +29,7 @@ BACKWARD = 2  # a backward pass reads and writes about twice what a forward pass
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingCase:
     """A study's network and recipe on a device ("cpu" or "cuda"), for a batch of so many images."""
 
     study: Study
@@ -52,7 +51,7 @@ class Setting:
         return compute_type(self.recipe(side), torch.device(self.device))
 
     @classmethod
-    def of(cls, name: str, device: str, images: int | None = None, root: str | Path = ".") -> Setting:
+    def of(cls, name: str, device: str, images: int | None = None, root: str | Path = ".") -> TrainingCase:
         """`images` overrules the batch that the benchmark uses."""
         return cls(load_study(name, root), device, images or (BATCH[name] if device == "cpu" else GPU_BATCH))
 
@@ -71,14 +70,14 @@ def measure(
     place, tables = torch.device(device), []
     bandwidth = throughput.copy_rate(place, 8)
     for name in studies:
-        setting = Setting.of(name, device, images, root)
-        matrix = throughput.matrix_rate(place, 8192 if device == "cuda" else 2048, setting.compute_type(EAS), 8)
-        works = {side: prepare(side, setting) for side in setting.sides}
+        case = TrainingCase.of(name, device, images, root)
+        matrix = throughput.matrix_rate(place, 8192 if device == "cuda" else 2048, case.compute_type(EAS), 8)
+        works = {side: prepare(side, case) for side in case.sides}
         table = timing.compare(works, f"training, {name}, {device}")
-        peaks = [timing.peak_memory(prepare, side, setting) for side in works]
-        best = pd.DataFrame([limits(side, setting) for side in works]) / [matrix, bandwidth]
+        peaks = [timing.peak_memory(prepare, side, case) for side in works]
+        best = pd.DataFrame([limits(side, case) for side in works]) / [matrix, bandwidth]
         shares = 100 * best.div(table.seconds, axis=0)
-        rates = {"images_per_second": setting.batch / table.seconds, "peak_mb": peaks, **shares}
+        rates = {"images_per_second": case.batch / table.seconds, "peak_mb": peaks, **shares}
         tables.append(table.rename(columns={"work": "side"}).assign(study=name, **rates))
     table = pd.concat(tables, ignore_index=True)
     return table[["study", *(column for column in table if column != "study")]]
@@ -90,29 +89,29 @@ def profiles(studies: Iterable[str] = STUDIES, images: int | None = None, root: 
     Not on a GPU: it sees a CUDA graph as one operation. The report of the study cifar100 has the step without graphs.
     """
     rows = []
-    for setting in (Setting.of(name, "cpu", images, root) for name in studies):
-        for side in setting.sides:
-            step = prepare(side, setting)
-            rows.append({"study": setting.study.name, "side": side} | throughput.shares(step, torch.device("cpu")))
+    for case in (TrainingCase.of(name, "cpu", images, root) for name in studies):
+        for side in case.sides:
+            step = prepare(side, case)
+            rows.append({"study": case.study.name, "side": side} | throughput.shares(step, torch.device("cpu")))
     return pd.DataFrame(rows)
 
 
-def prepare(side: str, setting: Setting) -> timing.Work:
+def prepare(side: str, case: TrainingCase) -> timing.Work:
     """One side's step on the same random weights, images and archs: largest, random ones, smallest."""
-    study, device = setting.study, torch.device(setting.device)
-    recipe = setting.recipe(side)
+    study, device = case.study, torch.device(case.device)
+    recipe = case.recipe(side)
     supernet = new_supernet(study).to(device)
-    images, labels = (each.to(device) for each in some_images(study, setting.batch))
+    images, labels = (each.to(device) for each in random_images(study, case.batch))
     archs = sandwich(study, supernet.space)
     if side != OFA:
-        hierarchy = data.hierarchy(study.data.name)
-        kept, weight = SuperclassDropout(hierarchy.parent.to(device), NONE)(labels, torch.Generator(device), 0.0)
-        optimizer, compute = make_optimizer(supernet, recipe), step_function(supernet, recipe)
+        dropout = SuperclassDropout(study.data.hierarchy().parent.to(device), NO_DROPOUT)
+        class_mask, weight = dropout(labels, torch.Generator(device), 0.0)
+        optimizer, compute = make_optimizer(supernet, recipe), make_step(supernet, recipe)
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=False)
-            targets = soft_targets(labels, kept, recipe.label_smoothing)  # the peer's are made in its step, too
-            compute(images, targets, kept, weight, archs)
+            targets = soft_targets(labels, class_mask, recipe.label_smoothing)  # the peer's are made in its step, too
+            compute(images, targets, class_mask, weight, archs)
             optimizer.step()
 
         return step
@@ -127,30 +126,29 @@ def prepare(side: str, setting: Setting) -> timing.Work:
 def new_supernet(study: Study) -> Supernet:
     """Random weights, the same for both sides."""
     torch.manual_seed(0)
-    channels = STUDIES[study.name]
-    space = SearchSpace.from_study(study, channels)
-    return Supernet(space, len(data.hierarchy(study.data.name).classes), [0.5] * channels, [0.25] * channels)
+    channels, classes = STUDIES[study.name], len(study.data.hierarchy().classes)
+    return study.space.build(study.data.image_size, channels).supernet(classes, [0.5] * channels, [0.25] * channels)
 
 
-def some_images(study: Study, batch: int) -> tuple[Tensor, Tensor]:
+def random_images(study: Study, batch: int) -> tuple[Tensor, Tensor]:
     """Random images float [batch, channels, side, side] in [0, 1], and labels int64 [batch]."""
     rng, side = torch.Generator().manual_seed(0), study.data.image_size
     shape = (batch, STUDIES[study.name], side, side)
-    classes = len(data.hierarchy(study.data.name).classes)
+    classes = len(study.data.hierarchy().classes)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=rng)
     return as_input(pixels), torch.randint(classes, (batch,), generator=rng)
 
 
-def limits(side: str, setting: Setting) -> dict[str, float]:
+def limits(side: str, case: TrainingCase) -> dict[str, float]:
     """Operations (two a multiply-add) of a side's step, and bytes that its convolutions and norms read and write."""
-    supernet = new_supernet(setting.study)
-    together = side != OFA and setting.device == "cpu"
-    madds, moved = throughput.arithmetic(supernet, sandwich(setting.study, supernet.space), together)
-    scale = (1 + BACKWARD) * setting.compute_type(side).itemsize * setting.batch
-    return {"matrix_share": throughput.FLOPS * madds * setting.batch, "bandwidth_share": scale * moved}
+    supernet = new_supernet(case.study)
+    together = side != OFA and case.device == "cpu"
+    madds, moved = throughput.arithmetic(supernet, sandwich(case.study, supernet.space), together)
+    scale = (1 + BACKWARD) * case.compute_type(side).itemsize * case.batch
+    return {"matrix_share": throughput.FLOPS * madds * case.batch, "bandwidth_share": scale * moved}
 
 
-def sandwich(study: Study, space: SearchSpace) -> Tensor:
+def sandwich(study: Study, space: ChoiceSpace) -> Tensor:
     """The archs of a step, int64 [subnets, decisions]."""
     random = space.sample(study.training.random_subnets, torch.Generator().manual_seed(0))
     return torch.stack([space.largest, *random, space.smallest])

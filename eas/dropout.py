@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eas.config import Dropout
+from eas.recipes import Dropout
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class SuperclassDropout:
     """
 
     parent: Tensor
-    setting: Dropout
+    recipe: Dropout
 
     def __call__(self, labels: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
-        """Labels int64 [n] to (kept bool [n, classes], weight float [n]); kept[i, labels[i]] holds where weight is 1.
+        """Labels int64 [n] to (class mask bool [n, classes], weight float [n]); a label counts where its weight is 1.
 
         `generator` is on the labels' device; `progress`, in [0, 1), is the share of the training that is over.
         """
@@ -42,50 +42,50 @@ class SuperclassDropout:
         weight = torch.ones(len(labels), device=labels.device)
 
         def draw(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator, device=labels.device) >= self.setting.rate
+            return torch.rand(*shape, generator=generator, device=labels.device) >= self.recipe.rate
 
-        match self.setting.variant if progress >= self.setting.begin else "none":
+        match self.recipe.variant if progress >= self.recipe.begin else "none":
             case "none":
-                kept = torch.ones_like(is_own)
+                counts = torch.ones_like(is_own)
             case "batch":
                 # The first sample's superclass stays, so that a step is never empty.
-                kept = (draw(count) | is_own[0]).expand_as(is_own)
-                weight = (kept & is_own).any(1).float()
+                counts = (draw(count) | is_own[0]).expand_as(is_own)
+                weight = (counts & is_own).any(1).float()
             case "own":
-                kept = draw(1, 1) | is_own
+                counts = draw(1, 1) | is_own
             case "sample":
-                kept = draw(len(labels), count) | is_own
-        return kept[:, self.parent], weight
+                counts = draw(len(labels), count) | is_own
+        return counts[:, self.parent], weight
 
 
 @dataclass(frozen=True)
-class KeptClasses:
-    """Always the same classes: how a superclass branch is tuned. `kept` is bool [classes]."""
+class FixedClasses:
+    """Always the same classes: how a superclass branch is tuned. `class_mask` is bool [classes]."""
 
-    kept: Tensor
+    class_mask: Tensor
 
     def __call__(self, labels: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
         """Like SuperclassDropout; samples of other classes carry no loss."""
-        return self.kept.expand(len(labels), -1), self.kept[labels].float()
+        return self.class_mask.expand(len(labels), -1), self.class_mask[labels].float()
 
 
-def mask_logits(logits: Tensor, kept: Tensor) -> Tensor:
-    """Logits [..., classes] with minus infinity where a class is not kept, so that no softmax or argmax sees it."""
-    return logits.masked_fill(~kept, float("-inf"))
+def mask_logits(logits: Tensor, class_mask: Tensor) -> Tensor:
+    """Logits [..., classes] with minus infinity outside the mask, so that no softmax or argmax sees these classes."""
+    return logits.masked_fill(~class_mask, float("-inf"))
 
 
-def soft_targets(labels: Tensor, kept: Tensor, smoothing: float) -> Tensor:
-    """Targets [n, classes] that sum to 1 over the kept classes: one-hot, smoothed over those classes alone."""
-    uniform = kept / kept.sum(-1, keepdim=True)
-    return uniform * smoothing + torch.nn.functional.one_hot(labels, kept.shape[-1]) * (1 - smoothing)
+def soft_targets(labels: Tensor, class_mask: Tensor, smoothing: float) -> Tensor:
+    """Targets [n, classes] that sum to 1 over the mask's classes: one-hot, smoothed over those classes alone."""
+    uniform = class_mask / class_mask.sum(-1, keepdim=True)
+    return uniform * smoothing + torch.nn.functional.one_hot(labels, class_mask.shape[-1]) * (1 - smoothing)
 
 
-def masked_cross_entropy(logits: Tensor, targets: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy over the kept classes, averaged over the samples that count.
+def masked_cross_entropy(logits: Tensor, targets: Tensor, class_mask: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy over the mask's classes, averaged over the samples that count.
 
-    Logits [..., n, classes], targets likewise (0 outside the kept classes), kept [n, classes], weight [n]; [...] out.
+    Logits [..., n, classes], targets likewise (0 outside the mask), class_mask [n, classes], weight [n]; [...] out.
     """
-    log_probability = mask_logits(logits, kept).log_softmax(-1)
+    log_probability = mask_logits(logits, class_mask).log_softmax(-1)
     # -inf * 0 is NaN: the classes that do not count are taken out before the product.
-    losses = -(targets * log_probability.masked_fill(~kept, 0)).sum(-1)
+    losses = -(targets * log_probability.masked_fill(~class_mask, 0)).sum(-1)
     return (losses * weight).sum(-1) / weight.sum().clamp_min(1)

@@ -1,23 +1,41 @@
-"""The architecture generator: scenarios to archs in one batched forward pass, decoded under a hard budget."""
+"""The architecture generator: scenarios to archs in one batched forward pass, and the two signals that train it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from eas import config
-from eas.data import Split, as_input
+from eas.data import Split
+from eas.data.batches import as_input
+from eas.decoding import decode
 from eas.dropout import masked_cross_entropy, soft_targets
 from eas.layers import Statistics
-from eas.space import SearchSpace
-from eas.supernet import Supernet
+from eas.recipes import GeneratorTraining, Training
+from eas.spaces import ChoiceSpace, Supernet
+from eas.training import mixed_precision
 
-Probabilities = tuple[Tensor, Tensor]  # depth [scenarios, stages, depths], width [scenarios, blocks, ratios]
+PIECE = 1024  # scenarios decoded at once: memory is bounded, and stays in the processor's cache
+Signal = Callable[[Tensor, Tensor, Tensor], Tensor]  # depth, form (one-hots), class masks: a loss for every scenario
+ScenarioSampler = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]  # class masks [n, classes], budgets [n]
+
+
+class ClassMean(nn.Module):
+    """A set of classes as the mean of learned embeddings: any set is a valid input. `blind` hides it."""
+
+    def __init__(self, classes: int, embedding: int, scale: float, *, blind: bool):
+        super().__init__()
+        self.blind = blind
+        self.weight = nn.Parameter(torch.randn(classes, embedding) * scale)
+
+    def forward(self, class_masks: Tensor) -> Tensor:
+        """Embeddings [n, embedding] of sets of classes, bool [n, classes]."""
+        class_masks = class_masks.to(self.weight)
+        mean = (class_masks @ self.weight) / class_masks.sum(-1, keepdim=True)
+        return torch.zeros_like(mean) if self.blind else mean
 
 
 class Generator(nn.Module):
@@ -25,13 +43,13 @@ class Generator(nn.Module):
 
     The classes' embeddings are averaged, so any set of classes is a valid input; the budget's embedding is linearly
     interpolated between learned anchors [related code]. One hidden layer emits all decisions at once (ours; the
-    related code runs an LSTM from decision to decision): the decoding below makes them fit together.
+    related code runs an LSTM from decision to decision): the decoding makes them fit together.
     `blind` hides the classes: the opponent that knows the budget only.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: ChoiceSpace,
         classes: int,
         anchors: Tensor,
         *,
@@ -40,27 +58,22 @@ class Generator(nn.Module):
         blind: bool = False,
     ):
         super().__init__()
-        self.space, self.blind = space, blind
+        self.space = space
         self.register_buffer("anchors", anchors.double().sort().values)
-        self.class_embedding = nn.Parameter(torch.randn(classes, embedding) * 0.5)
+        self.class_embedding = ClassMean(classes, embedding, 0.5, blind=blind)
         self.budget_embedding = nn.Parameter(torch.randn(len(anchors), embedding) * 0.5)
-        self.depth_shape = (space.stages, len(space.depths))
-        self.width_shape = (space.blocks, len(space.ratios))
-        self.outputs = [space.stages * len(space.depths), space.blocks * len(space.ratios)]
+        self.depth_shape, self.form_shape = (space.stages, len(space.depths)), (space.blocks, space.forms)
+        self.outputs = [space.stages * len(space.depths), space.blocks * space.forms]
         self.layers = nn.Sequential(nn.Linear(2 * embedding, width), nn.ReLU(), nn.Linear(width, sum(self.outputs)))
 
-    def forward(self, kept: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [scenarios, stages, depths] and [scenarios, blocks, ratios].
+    def forward(self, class_masks: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [scenarios, stages, depths] and [scenarios, blocks, forms].
 
-        `kept` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds.
+        `class_masks` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds.
         """
-        kept = kept.to(self.class_embedding)
-        classes = (kept @ self.class_embedding) / kept.sum(-1, keepdim=True)
-        if self.blind:
-            classes = torch.zeros_like(classes)
-        scores = self.layers(torch.cat([classes, self.embed_budget(budgets)], -1))
-        depth, width = scores.split(self.outputs, -1)
-        return depth.unflatten(-1, self.depth_shape), width.unflatten(-1, self.width_shape)
+        scores = self.layers(torch.cat([self.class_embedding(class_masks), self.embed_budget(budgets)], -1))
+        depth, form = scores.split(self.outputs, -1)
+        return depth.unflatten(-1, self.depth_shape), form.unflatten(-1, self.form_shape)
 
     def embed_budget(self, budgets: Tensor) -> Tensor:
         """Embeddings [scenarios, embedding] by linear interpolation; beyond the anchors the nearest one."""
@@ -71,182 +84,80 @@ class Generator(nn.Module):
         return torch.lerp(self.budget_embedding[right - 1], self.budget_embedding[right], share)
 
     @torch.inference_mode()
-    def generate(self, kept: Tensor, budgets: Tensor) -> Tensor:
+    def generate(self, class_masks: Tensor, budgets: Tensor) -> Tensor:
         """Archs int64 [scenarios, decisions], every one within its budget.
 
         Raises:
-            ValueError: see SearchSpace.check_scenarios.
+            ValueError: see ChoiceSpace.check_scenarios.
         """
-        self.space.check_scenarios(kept, budgets)
-        archs = torch.empty(len(kept), self.space.decisions, dtype=torch.long)
-        for out, k, b in zip(*(each.split(PIECE) for each in (archs, kept, budgets)), strict=True):
-            out[:] = decode(self.space, *self(k, b), b, k.sum(-1))
+        self.space.check_scenarios(class_masks, budgets)
+        archs = torch.empty(len(class_masks), self.space.decisions, dtype=torch.long)
+        for out, masks, some in zip(*(each.split(PIECE) for each in (archs, class_masks, budgets)), strict=True):
+            out[:] = decode(self.space, *self(masks, some), some, masks.sum(-1))
         return archs
 
 
-# -------------------------------------------------------------------- decoding
-
-# Candidate prices of a round, as shares of the highest: first over all magnitudes, then between two of these. Of what
-# is left of them, QUARTERS picks the three that leave a quarter to be searched.
-WIDE, NARROW = (10 ** torch.linspace(-8, 0, 16)).numpy(), torch.linspace(0, 1, 16).numpy()
-WIDE[0] = 0
-QUARTERS = np.arange(1, 4)
-PIECE = 1024  # scenarios decoded at once: memory is bounded, and stays in the processor's cache
-NEVER = np.float32("-inf")
+# -------------------------------------------------------------------- what says that an arch is good
 
 
-def decode(space: SearchSpace, depth: Tensor, width: Tensor, budgets: Tensor, classes_kept: Tensor) -> Tensor:
-    """The archs with (nearly) the highest total score within the budgets, int64 [scenarios, decisions]; ours.
+class PredictorSignal:
+    """Training signal (ours): a fitted predictor's accuracy for a sampled arch (see predictor.AccuracyPredictor)."""
 
-    Choices are priced: for a price per multiply-add, the best depth and widths follow exactly, stage by stage. Two
-    rounds of candidate prices find the lowest price that the budget allows; `fill` spends what is left. The cost falls
-    as the price rises, so that two steps, of three candidates each, find the first of 16 that the budget allows.
-    Scores as Generator.forward returns them; the budgets must be possible (SearchSpace.check_scenarios).
+    def __init__(self, predictor: nn.Module):
+        self.predictor = predictor.eval().requires_grad_(False)
 
-    Many small steps: in numpy, whose calls take a third of the time of torch's.
-    """
-    room = (budgets.double() - space.fixed_madds(classes_kept)).numpy()
-    cost = (space.block_madds / space.block_madds.double().mean()).to(width)
-    best_at = pricing(space, depth, width, cost)
-    # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
-    steps = np.diff(np.sort(cost.numpy(), 1), axis=1)
-    high = 2 * sum(np.ptp(each.numpy(), (1, 2)) for each in (width, depth))
-    high = high / steps[steps > 0].min() + 1 if (steps > 0).any() else high + 1
-    best, low, rows = space.smallest.numpy(), np.zeros_like(high), np.arange(len(room))
-    for wide in (True, False):
-        prices = high[:, None] * WIDE if wide else low[:, None] + (high - low)[:, None] * NARROW
-        first = np.zeros(len(room), int)  # how many candidates are known to be too low
-        for stride in (4, 1):
-            archs, used = best_at(prices[rows[:, None], first[:, None] + stride * QUARTERS - 1])
-            feasible = used <= room[:, None]
-            best = np.where(feasible.any(1)[:, None], archs[rows, feasible.argmax(1)], best)
-            first += stride * (~feasible).sum(1)
-        high, low = prices[rows, first], prices[rows, np.maximum(first - 1, 0)]
-    return fill(space, torch.from_numpy(best), width, budgets, classes_kept)
-
-
-def pricing(
-    space: SearchSpace, depth: Tensor, width: Tensor, cost: Tensor
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function of prices [scenarios, prices], which a unit of `cost` takes from the score.
-
-    It returns the best archs, int64 [scenarios, prices, decisions], not canonical, and the MAdds of their blocks.
-    """
-    table, kept = space.block_madds.numpy(), np.array(space.depths) - 1
-    scores, by_depth, costs = width.numpy()[:, None], depth.numpy()[:, None], cost.numpy()
-    block, stages = np.arange(space.blocks) * table.shape[1], (space.stages, space.blocks_per_stage)
-
-    def best_at(prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        priced = torch.from_numpy(scores - prices[..., None, None] * costs)
-        value, choice = (each.numpy() for each in priced.max(-1))  # [scenarios, prices, blocks]
-        shape = *prices.shape, *stages
-        chosen = (running_sum(value.reshape(shape)).take(kept, -1) + by_depth).argmax(-1)
-        paid = running_sum(table.take(choice + block).reshape(shape))  # whole numbers: a budget is exact
-        row = np.arange(chosen.size).reshape(chosen.shape) * space.blocks_per_stage
-        return np.concatenate([chosen, choice], -1), paid.take(row + kept[chosen]).sum(-1)
-
-    return best_at
-
-
-def running_sum(x: np.ndarray) -> np.ndarray:
-    """np.cumsum along the last axis, in place; where that is short, in a fraction of the time."""
-    for i in range(1, x.shape[-1]):
-        x[..., i] += x[..., i - 1]
-    return x
-
-
-def fill(space: SearchSpace, archs: Tensor, width: Tensor, budgets: Tensor, classes_kept: Tensor) -> Tensor:
-    """Widen blocks, or add the next block of a stage, while the budget allows: each time the change scored best."""
-    depth, choice = (part.numpy().copy() for part in archs.split([space.stages, space.blocks], -1))
-    width = width.numpy()
-    depths, table = np.array(space.depths), space.block_madds.numpy().astype(float)
-    blocks, ratios = np.arange(space.blocks), len(space.ratios)
-    stage, position = np.divmod(blocks, space.blocks_per_stage)
-    addable = np.diff(depths, append=depths[-1:]) == 1  # only a depth whose successor is one block more can grow by one
-    level = depth[:, stage]
-    active = position < depths[level]
-    choice *= active  # the canonical form
-    flat = choice + blocks * ratios
-    paid = table.take(flat) * active
-    left = (budgets.double() - space.fixed_madds(classes_kept)).numpy() - paid.sum(1)
-    # Of every change: what it costs and what it gains. A change moves one block, so only that block's row is renewed.
-    extra = table - paid[..., None]
-    scored = width.take(flat + np.arange(len(archs))[:, None] * table.size) * active
-    changes = active | ((position == depths[level]) & addable[level])
-    gain = np.where(changes[..., None] & (extra > 0), width - scored[..., None], NEVER)
-    each = rows = np.arange(len(archs))  # the archs that can still change
-    while True:
-        possible = np.where(extra <= left[:, None, None], gain, NEVER).reshape(len(rows), table.size)
-        move = possible.argmax(1)
-        going = possible[each, move] > NEVER
-        if not going.all():
-            rows, extra, gain, left, move = (part[going] for part in (rows, extra, gain, left, move))
-            each = each[: len(rows)]
-            if not len(rows):
-                return torch.from_numpy(np.concatenate([depth, choice], 1))
-        block, form = np.divmod(move, ratios)
-        left = left - extra[each, block, form]
-        choice[rows, block] = form
-        extra[each, block] = more = table[block] - table[block, form][:, None]
-        scores = width[rows, block]
-        gain[each, block] = np.where(more > 0, scores - scores[each, form][:, None], NEVER)
-        if (grown := ~active[rows, block]).any():
-            row, block = rows[grown], block[grown]
-            active[row, block] = True
-            depth[row, stage[block]] += 1
-            opens = addable[depth[row, stage[block]]]  # then the block behind it is the next that can be added
-            gain[each[grown][opens], block[opens] + 1] = width[row[opens], block[opens] + 1]
-
-
-# -------------------------------------------------------------------- training
-
-
-class ModelSignal:
-    """Training signal: a fitted accuracy model's prediction for a sampled arch (see search.AccuracyModel)."""
-
-    def __init__(self, space: SearchSpace, model: nn.Module):
-        self.space, self.model = space, model.eval().requires_grad_(False)
-
-    def __call__(self, depth: Tensor, width: Tensor, kept: Tensor) -> Tensor:
+    def __call__(self, depth: Tensor, form: Tensor, class_masks: Tensor) -> Tensor:
         """Loss [scenarios]: minus the predicted accuracy, in standard deviations over archs."""
-        return -self.model(self.space.features(depth, width), kept)
+        return -self.predictor(self.predictor.space.features(depth, form), class_masks)
 
 
 class GateSignal:
     """Training signal of the paper: cross-entropy through the frozen supernet, whose channels and blocks are gated.
 
-    Norms run on the statistics of the gated network itself, over images of all classes; the loss counts the images of
-    the scenario's classes.
+    Every scenario sees `images` images of `split`: one half of its own classes, on which the loss is taken, the other
+    half of all classes. Norms run on the statistics of both, in the gated network itself (ours; those of the related
+    code ran on statistics of another width).
     """
 
-    def __init__(self, supernet: Supernet, split: Split, images: int, generator: torch.Generator):
-        self.supernet, self.split = supernet.requires_grad_(False), split
-        self.images, self.generator = images, generator
+    def __init__(self, supernet: Supernet, split: Split, images: int, recipe: Training, rng: torch.Generator):
+        self.supernet, self.split, self.recipe = supernet.requires_grad_(False), split, recipe
+        self.half, self.rng = max(1, images // 2), rng
+        labels = split.labels.cpu()
+        self.by_class = labels.argsort(stable=True)
+        self.count = labels.bincount(minlength=supernet.classifier.out_features)
+        self.start = self.count.cumsum(0) - self.count
 
-    def __call__(self, depth: Tensor, width: Tensor, kept: Tensor) -> Tensor:
-        """Loss [scenarios]."""
-        rows = torch.randint(len(self.split), (self.images,), generator=self.generator).to(self.split.labels.device)
-        images, labels = as_input(self.split.images[rows]), self.split.labels[rows]
-        gates = (gate.to(labels.device) for gate in (depth, width))
-        logits = self.supernet.forward_gated(images, *gates, Statistics(groups=len(kept)))
-        losses = [self.scenario_loss(row, labels, classes) for row, classes in zip(logits, kept, strict=True)]
-        return torch.stack(losses).cpu()
+    def __call__(self, depth: Tensor, form: Tensor, class_masks: Tensor) -> Tensor:
+        """Loss [scenarios], on the CPU."""
+        return torch.stack([self.loss(*each) for each in zip(depth, form, class_masks, strict=True)])
 
-    @staticmethod
-    def scenario_loss(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        classes = classes.to(labels.device)
-        kept = classes.expand(len(labels), -1)
-        return masked_cross_entropy(logits, soft_targets(labels, kept, 0.0) * kept, kept, classes[labels].float())
+    def loss(self, depth: Tensor, form: Tensor, class_mask: Tensor) -> Tensor:
+        """Of one scenario, []."""
+        rows = torch.cat([self.draw(class_mask), self.draw(self.count > 0)]).to(self.split.labels.device)
+        images, labels = as_input(self.split.images[rows]), self.split.labels[rows[: self.half]]
+        with mixed_precision(self.recipe, images.device):
+            logits = self.supernet.forward_gated(images, depth.to(images), form.to(images), Statistics())
+        logits, mask = logits[: self.half], class_mask.to(labels.device).expand(self.half, -1)
+        weight = torch.ones(self.half, device=labels.device)
+        return masked_cross_entropy(logits, soft_targets(labels, mask, 0.0), mask, weight).cpu()
+
+    def draw(self, class_mask: Tensor) -> Tensor:
+        """Rows of images of these classes, each class as likely as the others; int64 [half]."""
+        there = (class_mask & (self.count > 0)).float()
+        classes = torch.multinomial(there, self.half, replacement=True, generator=self.rng)
+        place = torch.rand(self.half, generator=self.rng) * self.count[classes]
+        return self.by_class[self.start[classes] + place.long()]
+
+
+# -------------------------------------------------------------------- training
 
 
 def train_generator(
     generator: Generator,
-    signal: Callable[[Tensor, Tensor, Tensor], Tensor],
-    draw_scenarios: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
-    recipe: config.Generator,
+    signal: Signal,
+    draw_scenarios: ScenarioSampler,
+    recipe: GeneratorTraining,
     *,
-    steps: int,
-    scenarios: int,
     seed: int,
     label: str = "generator",
 ) -> list[float]:
@@ -254,19 +165,18 @@ def train_generator(
 
     Archs are drawn by straight-through Gumbel softmax; the distance of the expected cost from the budget, relative to
     the budget, is penalised in square [related code: lambda (MAdds - budget)^2]. The choices' entropy is rewarded, less
-    and less (ours): without it they settle before their effects are known. `draw_scenarios(n, rng)` gives the classes
-    kept, bool [n, classes], and the budgets in multiply-adds [n].
+    and less (ours): without it they settle before their effects are known.
     """
-    rng = torch.Generator().manual_seed(seed)
+    rng, steps = torch.Generator().manual_seed(seed), recipe.steps
     optimizer = torch.optim.Adam(generator.parameters(), recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 2))
     history = []
     for step in tqdm(range(steps), label, mininterval=1):
-        kept, budgets = draw_scenarios(scenarios, rng)
-        scores = generator(kept, budgets)
-        expected = generator.space.expected_madds(*(s.softmax(-1) for s in scores), kept.sum(-1))
+        class_masks, budgets = draw_scenarios(recipe.scenarios, rng)
+        scores = generator(class_masks, budgets)
+        expected = generator.space.expected_madds(*(s.softmax(-1) for s in scores), class_masks.sum(-1))
         off = (expected - budgets) / budgets
-        loss = (signal(*(straight_through(s, rng) for s in scores), kept) + recipe.penalty * off**2).mean()
+        loss = (signal(*(straight_through(s, rng) for s in scores), class_masks) + recipe.penalty * off**2).mean()
         reward = recipe.entropy * (1 - step / steps) * sum(map(entropy, scores)).mean()
         optimizer.zero_grad()
         (loss - reward).backward()

@@ -1,111 +1,53 @@
-"""The opponents: uniform scaling, random, and evolution as OFA does it and vectorised; and their accuracy model."""
+"""The generator's opponents: uniform scaling, random archs, and evolution as OFA runs it and vectorised."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eas.generator import decode, fill
-from eas.space import SearchSpace
-
-Score = Callable[[Tensor], Tensor]  # archs [..., decisions] to predicted accuracy [...]
+from eas.decoding import decode, fill
+from eas.spaces import ChoiceSpace
 
 
-class AccuracyModel(nn.Module):
-    """Predicts how much better or worse an arch is than the pool's mean, in standard deviations over archs.
+class Predictor(Protocol):
+    """What evolution asks; see predictor.AccuracyPredictor."""
 
-    Source: OFA's accuracy predictor (a small MLP on one-hot archs); `aware` adds the scenario's classes, as the mean
-    of learned embeddings [related code: one-hot superclass].
-    """
-
-    def __init__(self, space: SearchSpace, classes: int, *, aware: bool, width: int = 64, embedding: int = 16):
-        super().__init__()
-        self.space, self.aware = space, aware
-        inputs = space.stages * len(space.depths) + space.blocks * len(space.ratios)
-        self.class_embedding = nn.Parameter(torch.randn(classes, embedding) * 0.1)
-        self.layers = nn.Sequential(
-            nn.Linear(inputs + embedding, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
-        )
-
-    def forward(self, features: Tensor, kept: Tensor) -> Tensor:
-        """Scores [n] from features [n, features] (see SearchSpace.features) and classes kept, bool [n, classes]."""
-        kept = kept.to(self.class_embedding)
-        classes = (kept @ self.class_embedding) / kept.sum(-1, keepdim=True)
-        if not self.aware:
-            classes = torch.zeros_like(classes)
-        return self.layers(torch.cat([features, classes.expand(len(features), -1)], -1))[:, 0]
-
-    def score(self, archs: Tensor, kept: Tensor) -> Tensor:
-        """Scores of archs int64 [..., decisions] for classes kept, bool [..., classes]; the [...] broadcast."""
-        shape = torch.broadcast_shapes(archs.shape[:-1], kept.shape[:-1])
-        features = self.space.features(*self.space.gates(archs))
-        flat = (t.expand(*shape, -1).reshape(-1, t.shape[-1]) for t in (features, kept))
-        return self(*flat).view(shape)
+    def score(self, archs: Tensor, class_masks: Tensor) -> Tensor:
+        """Predicted accuracy [...] of archs [..., decisions] for class masks [..., classes]."""
 
 
-def fit_accuracy_model(
-    model: AccuracyModel, archs: Tensor, kept: Tensor, accuracy: Tensor, *, steps: int, seed: int
-) -> float:
-    """Fit on measured archs [n, decisions], scenarios bool [s, classes], accuracy [n, s]; returns the held-out R^2.
-
-    A tenth of the archs is held out. Each scenario's mean accuracy is taken out first: it says nothing about archs and
-    would drown what does.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    target = accuracy - accuracy.mean(0)
-    target = target / target.std()
-    order = torch.randperm(len(archs), generator=rng)
-    held, fitted = order.split([max(1, len(archs) // 10), len(archs) - max(1, len(archs) // 10)])
-    features = model.space.features(*model.space.gates(archs))
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(steps, 2))
-    for _ in range(steps):
-        rows = fitted[torch.randint(len(fitted), (512,), generator=rng)]
-        columns = torch.randint(len(kept), (512,), generator=rng)
-        loss = (model(features[rows], kept[columns]) - target[rows, columns]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    with torch.inference_mode():
-        predicted = model.score(archs[held, None], kept)
-    return float(1 - (predicted - target[held]).square().mean() / target[held].square().mean())
-
-
-# -------------------------------------------------------------------- opponents
-
-
-def uniform(space: SearchSpace, budgets: Tensor, classes_kept: Tensor) -> Tensor:
-    """Uniform scaling: the costliest fitting arch with one depth and one ratio for all, then filled evenly."""
-    depth, ratio = (torch.arange(len(options)) for options in (space.depths, space.ratios))
-    grid = torch.cartesian_prod(depth, ratio)
+def uniform(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor) -> Tensor:
+    """Uniform scaling: the costliest fitting arch with one depth and one form for all, then filled evenly."""
+    depth, form = (torch.arange(count) for count in (len(space.depths), space.forms))
+    grid = torch.cartesian_prod(depth, form)
     family = torch.cat([grid[:, :1].expand(-1, space.stages), grid[:, 1:].expand(-1, space.blocks)], 1)
     family = space.canonical(family)
-    cost = space.madds(family[None], classes_kept[:, None])
+    cost = space.madds(family[None], class_counts[:, None])
     best = cost.masked_fill(cost > budgets[:, None], -1).argmax(1)
-    even = torch.zeros(len(budgets), space.blocks, len(space.ratios))
-    return fill(space, family[best], even, budgets, classes_kept)
+    even = torch.zeros(len(budgets), space.blocks, space.forms)
+    return fill(space, family[best], even, budgets, class_counts)
 
 
-def random_archs(space: SearchSpace, budgets: Tensor, classes_kept: Tensor, count: int, rng: torch.Generator) -> Tensor:
+def random_archs(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """`count` random archs that use each budget well, int64 [scenarios, count, decisions]: random scores, decoded."""
     rows = len(budgets) * count
     depth = torch.randn(rows, space.stages, len(space.depths), generator=rng)
-    width = torch.randn(rows, space.blocks, len(space.ratios), generator=rng)
-    repeated = (value.repeat_interleave(count) for value in (budgets, classes_kept))
-    return decode(space, depth, width, *repeated).view(len(budgets), count, -1)
+    form = torch.randn(rows, space.blocks, space.forms, generator=rng)
+    repeated = (value.repeat_interleave(count) for value in (budgets, class_counts))
+    return decode(space, depth, form, *repeated).view(len(budgets), count, -1)
 
 
 PARENTS, MUTATION = 0.25, 0.1  # OFA's defaults: share of the population that breeds, chance to change a decision
 
 
 def evolution(
-    space: SearchSpace,
-    model: AccuracyModel,
-    kept: Tensor,
+    space: ChoiceSpace,
+    predictor: Predictor,
+    class_masks: Tensor,
     budgets: Tensor,
     *,
     evaluations: int,
@@ -117,9 +59,9 @@ def evolution(
     Half of a generation mutates a parent, half crosses two; a child over budget is replaced by its parent.
     """
     rng = torch.Generator().manual_seed(seed)
-    scenarios, classes = len(budgets), kept.sum(-1)
+    scenarios, classes = len(budgets), class_masks.sum(-1)
     archs = random_archs(space, budgets, classes, population, rng)
-    scores = model.score(archs, kept[:, None])
+    scores = predictor.score(archs, class_masks[:, None])
     parents = max(2, int(PARENTS * population))
     for _ in range(evaluations // population - 1):
         top = scores.topk(parents, 1).indices
@@ -133,14 +75,14 @@ def evolution(
         fits = space.madds(children, classes[:, None]) <= budgets[:, None]
         children = space.canonical(torch.where(fits[..., None], children, first))
         archs = torch.cat([archs, children], 1)
-        scores = torch.cat([scores[..., 0], model.score(children, kept[:, None])], 1)
+        scores = torch.cat([scores[..., 0], predictor.score(children, class_masks[:, None])], 1)
     return archs.gather(1, scores.argmax(1)[:, None, None].expand(-1, 1, space.decisions))[:, 0]
 
 
 def ofa_evolution(
-    space: SearchSpace,
-    model: AccuracyModel,
-    kept: Tensor,
+    space: ChoiceSpace,
+    predictor: Predictor,
+    class_mask: Tensor,
     budget: float,
     *,
     evaluations: int,
@@ -153,7 +95,7 @@ def ofa_evolution(
     the predictor. Returns an arch int64 [decisions].
     """
     rng = np.random.default_rng(seed)
-    choices, classes = space.choices.numpy(), int(kept.sum())
+    choices, classes = space.choices.numpy(), int(class_mask.sum())
 
     def until_it_fits(propose: Callable[[], np.ndarray]) -> np.ndarray:
         while True:
@@ -170,7 +112,7 @@ def ofa_evolution(
         return np.where(rng.random(len(choices)) < 0.5, first, second)
 
     def scored(archs: list[np.ndarray]) -> list[tuple[float, np.ndarray]]:
-        return list(zip(model.score(torch.from_numpy(np.stack(archs)), kept).tolist(), archs, strict=True))
+        return list(zip(predictor.score(torch.from_numpy(np.stack(archs)), class_mask).tolist(), archs, strict=True))
 
     parents = max(2, int(PARENTS * population))
     pool = scored([until_it_fits(lambda: rng.integers(choices)) for _ in range(population)])

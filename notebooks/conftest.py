@@ -13,9 +13,6 @@ from pathlib import Path
 NOTEBOOKS = Path(__file__).resolve().parent
 PLAIN = NOTEBOOKS.parent / "build" / "plain"
 
-# tqdm draws a widget where ipywidgets is installed, and then takes no notice of TQDM_DISABLE.
-KERNEL_CONFIG = """c.IPKernelApp.exec_lines = ["import sys; sys.modules['tqdm.notebook'] = None"]\n"""
-
 
 def plain_environment() -> dict[str, str]:
     """Forget earlier runs of the tiny profile, which may be another version's, and make all runs alike.
@@ -24,9 +21,7 @@ def plain_environment() -> dict[str, str]:
     Sums are rounded differently by wider vector instructions: x86-64 stays with those of the last ten years.
     """
     shutil.rmtree(NOTEBOOKS.parent / "build" / "tiny", ignore_errors=True)
-    profile = PLAIN / "ipython" / "profile_default"
-    profile.mkdir(parents=True, exist_ok=True)
-    (profile / "ipython_kernel_config.py").write_text(KERNEL_CONFIG)
+    PLAIN.mkdir(parents=True, exist_ok=True)
     homes = {"IPYTHONDIR": "ipython", "JUPYTER_CONFIG_DIR": "jupyter", "MPLCONFIGDIR": "matplotlib"}
     variables = {"TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if platform.machine() in ("x86_64", "AMD64"):

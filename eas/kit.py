@@ -1,0 +1,187 @@
+"""What serves any scenario of one trained system, in Python (`Kit`) and as a folder with a kit.json (`load_kit`)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from eas import data, deploy
+from eas.branches import load_branch
+from eas.data import Dataset, Hierarchy, Split
+from eas.data.base import require_every_class
+from eas.deploy import Card, StoredSpace
+from eas.evaluation import calibration_sample
+from eas.files import sha256, write_text
+from eas.generator import Generator
+from eas.registry import Finite, Positive, Section
+from eas.spaces import Supernet
+
+NAME = "kit.json"
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A trained system, on the CPU, ready to serve any scenario."""
+
+    hierarchy: Hierarchy
+    supernet: Supernet
+    generator: Generator
+    branches: Path | None  # the file of the superclasses' own weights, where there are any
+    calibration: Split  # images of all classes, which the shared weights' statistics are taken from
+    branch_images: Split  # those whose images of a superclass its branch's statistics are taken from
+    synthetic: bool
+
+    def superclass_of(self, class_mask: Tensor) -> str | None:
+        """The superclass whose own weights serve a set of classes, or None: then those that all classes share do.
+
+        Where the kit has branches, a superclass's weights serve exactly the set of its classes, however it is named.
+        """
+        names, mask_of = self.hierarchy.superclasses, self.hierarchy.class_mask
+        own = [name for name in names if torch.equal(mask_of([name]), class_mask)]
+        return own[0] if own and self.branches else None
+
+    def weights(self, class_mask: Tensor) -> tuple[Supernet, Split]:
+        """The supernet that serves a set of classes, and the images that its statistics are taken from."""
+        if (name := self.superclass_of(class_mask)) is None:
+            return self.supernet, self.calibration
+        index = self.hierarchy.superclasses.index(name)
+        return load_branch(copy.deepcopy(self.supernet), self.branches, index), self.branch_images.only(class_mask)
+
+    def specialize(self, names: Sequence[str], budget_madds: float) -> tuple[nn.Module, Card]:
+        """The specialised network for the named superclasses and classes under a budget, in eval mode.
+
+        ValueError for an unknown name, no name, or a budget below the smallest arch; it says what is possible.
+        """
+        class_mask = self.hierarchy.class_mask(names)
+        supernet, images = self.weights(class_mask)
+        parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, images)
+        return deploy.specialize(*parts, synthetic=self.synthetic)
+
+
+# -------------------------------------------------------------------- the folder
+
+
+class StoredPart(Section):
+    """A file of the kit, or those of its tensors whose names begin with `prefix`."""
+
+    path: Annotated[str, Field(min_length=1)]  # relative to the folder, inside it
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    prefix: str = ""
+
+
+class StoredParts(Section):
+    """Where the parts of the kit are."""
+
+    supernet: StoredPart
+    generator: StoredPart
+    images: StoredPart
+    branches: StoredPart | None = None
+
+
+class GeneratorSize(Section):
+    """What a generator is made of, beside its weights."""
+
+    width: Positive
+    embedding: Positive
+    anchors: tuple[Finite, ...] = Field(min_length=1)  # multiply-adds
+    blind: bool = False
+
+
+class Contents(StoredSpace):
+    """What kit.json holds."""
+
+    format: Literal["eas-kit-1"]
+    generator: GeneratorSize
+    calibration_images: Positive  # that shared weights are calibrated on
+    files: StoredParts
+
+
+def write_images(dataset: Dataset, path: str | Path) -> None:
+    """Write what a kit needs of a data set: its file, with no split but the calibration one."""
+    nothing = Split(dataset.calibration.images[:0], dataset.calibration.labels[:0])
+    data.save(replace(dataset, train=nothing, selection=nothing, test=nothing), path)
+
+
+def write_kit(folder: Path, generator: Generator, calibration_images: int, files: dict[str, tuple[str, str]]) -> None:
+    """Write kit.json beside the files that it lists, with their SHA-256.
+
+    `files` says in which file of the folder supernet, generator, images and, where there are any, branches are, and
+    what the names of their tensors begin with: {"supernet": ("supernet.safetensors", ""), ...}.
+    """
+    space, embeddings = generator.space, generator.class_embedding
+    size = {"width": generator.layers[0].out_features, "embedding": embeddings.weight.shape[1]}
+    parts = {n: StoredPart(path=p, sha256=sha256(folder / p), prefix=prefix) for n, (p, prefix) in files.items()}
+    contents = Contents(
+        format="eas-kit-1",
+        space=space.recipe,
+        image_size=space.image_size,
+        in_channels=space.in_channels,
+        generator=GeneratorSize(**size, blind=embeddings.blind, anchors=tuple(generator.anchors.tolist())),
+        calibration_images=calibration_images,
+        files=StoredParts(**parts),
+    )
+    write_text(folder / NAME, contents.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+
+
+def load_kit(kit: str | Path) -> Kit:
+    """The kit in a folder, or the one of this name under weights/ here or in this package's repository.
+
+    Raises:
+        FileNotFoundError: the kit, or a file of it, is missing; one line that says where it was looked for.
+        ValueError: a file is damaged, or is another than kit.json says; one line that names it.
+    """
+    folder = find_kit(kit)
+    contents = deploy.read_section(Contents, folder / NAME, "the list of a kit")
+    stored = {name: part for name, part in contents.files if part}
+    paths = {name: check_file(folder, part) for name, part in stored.items()}
+    dataset, space, size = data.load(paths["images"]), contents.choice_space(), contents.generator.model_dump()
+    if dataset.calibration.images.shape[1:] != (space.in_channels, space.image_size, space.image_size):
+        raise ValueError(f"{paths['images']} does not fit {folder / NAME}: its images have another shape")
+    require_every_class(dataset.calibration, dataset.hierarchy, "calibration")
+    classes, anchors = len(dataset.hierarchy.classes), torch.tensor(size.pop("anchors"), dtype=torch.float64)
+
+    def load_part(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        tensors, _ = deploy.read_tensors(paths[name], stored[name].prefix)
+        return deploy.make_module(build, tensors, f"{paths[name]} does not fit {folder / NAME}").requires_grad_(False)
+
+    return Kit(
+        hierarchy=dataset.hierarchy,
+        supernet=load_part("supernet", lambda: space.supernet(classes, dataset.mean, dataset.std)),
+        generator=load_part("generator", lambda: Generator(space, classes, anchors, **size)),
+        branches=paths.get("branches"),
+        calibration=calibration_sample(dataset.calibration, contents.calibration_images),
+        branch_images=dataset.calibration,
+        synthetic=dataset.synthetic,
+    )
+
+
+def find_kit(kit: str | Path) -> Path:
+    """The folder of a kit; FileNotFoundError, in one line, where there is none."""
+    shelves = [Path("weights"), Path(__file__).resolve().parents[1] / "weights"]
+    bare = Path(kit).name == str(kit) and not Path(kit).is_dir()
+    folders = [shelf / kit for shelf in shelves] if bare else [Path(kit)]
+    for folder in folders:
+        if (folder / NAME).is_file():
+            return folder
+    known = sorted({path.parent.name for shelf in shelves for path in shelf.glob(f"*/{NAME}")})
+    looked = " and ".join(f"{folder / NAME}" for folder in folders)
+    raise FileNotFoundError(f"no kit {kit}: looked for {looked}; kits in weights/: {', '.join(known) or 'none'}")
+
+
+def check_file(folder: Path, part: StoredPart) -> Path:
+    """The path of a kit's file, which is inside the folder and the very file that was listed."""
+    path = folder / part.path
+    if ".." in Path(part.path).parts or not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder / NAME} lists {part.path}, which is outside its folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {folder / NAME} lists it")
+    if sha256(path) != part.sha256:
+        raise ValueError(f"{path} is damaged, or another file: its SHA-256 differs from {folder / NAME}")
+    return path

@@ -1,0 +1,74 @@
+"""Typed hyper-parameters that the method's functions take; params.yaml names them as here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from eas.registry import Finite, Positive, Rate, Section
+
+
+class Augment(Section):
+    """Random changes of training images, in pixels; 0 and false switch one off."""
+
+    shift: Annotated[int, Field(ge=0)] = 2
+    flip: bool = False
+    cutout: Annotated[int, Field(ge=0)] = 0
+
+
+class Training(Section):
+    """How a supernet is trained, or tuned."""
+
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Finite
+    random_subnets: Annotated[int, Field(ge=0)]  # a step, beside the largest and the smallest
+    distinct_archs: Positive = 256  # that the random subnets are drawn from
+    warmup: Rate = 0.15  # fraction of the steps
+    momentum: Rate = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    zero_init: bool = True  # every block begins as its shortcut
+    label_smoothing: Rate = 0.0
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the largest subnet in a smaller one's loss
+    augment: Augment = Augment()
+    mixed_precision: bool = True  # bfloat16 where the hardware has matrix units for it; false: float32 everywhere
+
+
+class Dropout(Section):
+    """A setting of superclass dropout (see eas.dropout)."""
+
+    variant: Literal["none", "batch", "own", "sample"]
+    rate: Rate = 0.0
+    begin: Rate = 0.0  # share of the training after which it begins: before, all classes count
+
+    @property
+    def name(self) -> str:
+        begin = f"-from-{self.begin:g}" if self.begin else ""
+        return self.variant if self.variant == "none" else f"{self.variant}-{self.rate:g}{begin}"
+
+
+NO_DROPOUT = Dropout(variant="none")
+
+
+class Branch(Section):
+    """A way to tune a superclass branch: which weights, how fast."""
+
+    part: Literal["all", "norms", "classifier"]  # norms: scales, shifts and the classifier
+    learning_rate: Finite
+    batch_size: Positive | None = None  # that of all branches, unless given
+
+    @property
+    def name(self) -> str:
+        batch = f"-batch-{self.batch_size}" if self.batch_size else ""
+        return f"{self.part}-{self.learning_rate:g}{batch}"
+
+
+class GeneratorTraining(Section):
+    """How a generator is trained on one signal."""
+
+    steps: Positive
+    scenarios: Positive = 256  # a step
+    learning_rate: Finite = 3e-3
+    penalty: Finite = 10.0  # on the squared relative distance from the budget
+    entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # reward at the start, falling to none

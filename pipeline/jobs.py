@@ -1,0 +1,65 @@
+"""Independent jobs side by side: processes with one thread each on a CPU, one after another on a GPU."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from eas import devices
+
+
+def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, gpu: bool = True) -> list[Any]:
+    """[function(*a) for a in arguments], with a progress bar over the jobs; the first error ends it.
+
+    On a CPU every job has one thread: small networks gain nothing from a second one, and results do not depend on the
+    number of cores. `function` must be importable; `gpu=False` says that it makes no use of a GPU.
+
+    Raises:
+        RuntimeError: a worker process ended, such as for want of memory; what was finished is kept by its job.
+    """
+    arguments = list(arguments)
+    if not arguments:
+        return []
+    if gpu and devices.device().type == "cuda":
+        return [in_turn(function, each) for each in tqdm(arguments, label)]
+    workers = min(len(arguments), devices.cpu_count())
+    # Workers are forked from a server that has done the slow imports, and no work, so that no thread is lost in a fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
+    with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
+        futures = [pool.submit(function, *each) for each in arguments]
+        try:
+            for future in tqdm(as_completed(futures), label, len(futures)):
+                future.result()
+        except BrokenProcessPool:
+            message = f"{label}: a worker process ended (out of memory, or killed); run again: what is finished stays"
+            raise RuntimeError(message) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        return [future.result() for future in futures]
+
+
+def in_turn(function: Callable, arguments: Sequence[Any]) -> Any:
+    """One job on the GPU, which has all of its memory."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()  # every job's peak is its own
+    result = function(*arguments)
+    gc.collect()  # a training's CUDA graphs hold memory that only this gives back
+    torch.cuda.empty_cache()
+    return result
+
+
+def start_worker() -> None:
+    """How a worker process begins; only the bar over the jobs is shown."""
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
+    torch.set_num_threads(1)
+    devices.keep_memory()

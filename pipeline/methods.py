@@ -1,0 +1,125 @@
+"""Every method of the comparison: what it does, how it is written and how it is drawn. One place for such facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Weights = Literal["shared", "superclass", "scenario"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to get a network for a scenario, as comparison.csv names it.
+
+    `weights`: whose they are; only methods with the supernet's shared weights are rivals in choosing archs.
+    `few`: measured on some of the scenarios only, so that its mean is none over all. `banded`: its interval over seeds
+    is drawn; more than a few bands on top of each other show nothing. `told`: what it does, in a line.
+    """
+
+    name: str
+    label: str
+    color: str
+    marker: str
+    linestyle: str
+    told: str
+    weights: Weights = "shared"
+    sees_classes: bool = False
+    few: bool = False
+    banded: bool = False
+
+
+METHODS = {  # in the order of legends and tables
+    method.name: method
+    for method in (
+        Method(
+            "generator",
+            *("generator", "#0b5fa5", "o", "-"),
+            "one forward pass and decoding under the hard budget; trained on an accuracy predictor (ours)",
+            sees_classes=True,
+            banded=True,
+        ),
+        Method(
+            "generator_gates",
+            *("generator, the paper's signal", "#e8710a", "p", "--"),
+            "the same, trained through relaxed gates of the frozen supernet (the paper's signal)",
+            sees_classes=True,
+        ),
+        Method(
+            "generator_blind",
+            *("generator, blind", "#63b3e6", "P", "-."),
+            "the same as the generator, but neither it nor its predictor sees the classes",
+        ),
+        Method(
+            "generator_branch",
+            *("generator with branches", "#b5122b", ">", "-"),
+            "the generator's arch with weights of its superclass, a branch of the supernet (ours)",
+            weights="superclass",
+            sees_classes=True,
+            banded=True,
+        ),
+        Method(
+            "generator_finetuned",
+            *("generator's arch tuned alone", "#f08db8", "d", ":"),
+            "the generator's arch for a union, which has no branch, tuned on the images of the union",
+            weights="scenario",
+            sees_classes=True,
+            few=True,
+        ),
+        Method(
+            "uniform",
+            *("uniform arch", "#1f8a44", "^", "-."),
+            "the costliest arch within the budget that has one depth and one form everywhere, then filled evenly",
+        ),
+        Method(
+            "random",
+            *("best random arch", "#8c564b", "v", ":"),
+            "the best of a few random archs, each measured on the selection split",
+            sees_classes=True,
+        ),
+        Method(
+            "ofa_evolution",
+            *("OFA's search, blind", "#202020", "s", "--"),
+            "OFA's evolutionary search as it is run, scenario after scenario, with an accuracy predictor",
+            banded=True,
+        ),
+        Method(
+            "ofa_evolution_aware",
+            *("OFA's search, seeing classes", "#8f8f8f", "X", "--"),
+            "the same with a predictor that sees the classes",
+            sees_classes=True,
+        ),
+        Method(
+            "evolution",
+            *("evolution in batches, blind", "#6a3d9a", "D", "-"),
+            "the same search, vectorised over all scenarios",
+        ),
+        Method(
+            "evolution_aware",
+            *("evolution in batches, seeing classes", "#bb94d6", "<", ":"),
+            "the vectorised search with a predictor that sees the classes",
+            sees_classes=True,
+        ),
+        Method(
+            "evolution_long",
+            *("long evolution, blind", "#17a2a2", "h", "--"),
+            "the vectorised search with many times the evaluations: how far a better search could get",
+        ),
+        Method(
+            "ofa_finetuned",
+            *("OFA's arch tuned alone", "#d4a300", "*", "-"),
+            "the arch of OFA's search, tuned on the images of its superclass",
+            weights="scenario",
+        ),
+        Method(
+            "from_scratch",
+            *("generator's arch from scratch", "#8a9a1b", "8", "-."),
+            "the generator's arch trained alone, on as many images as the supernet without dropout (a few scenarios)",
+            weights="scenario",
+            sees_classes=True,
+            few=True,
+        ),
+    )
+}
+
+OFAS_WAY = ("ofa_evolution", "plain")  # its search on a supernet without superclass dropout: what all is held against

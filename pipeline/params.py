@@ -1,0 +1,185 @@
+"""The typed form of params.yaml: it refuses what it does not know, before any work begins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from eas.data import SOURCES
+from eas.recipes import NO_DROPOUT, Branch, Dropout, GeneratorTraining, Training
+from eas.registry import Finite, Positive, Section, suggestion
+from eas.spaces import SPACES
+
+
+class DropoutChoice(Section):
+    """The settings that are trained; the one for the study is chosen on the selection split."""
+
+    candidates: tuple[Dropout, ...] = Field(min_length=1)
+    seeds: Positive  # the choice is made on that many of the study's first seeds
+
+    @model_validator(mode="after")
+    def different(self) -> DropoutChoice:
+        names = [candidate.name for candidate in self.candidates]
+        if len(set(names)) < len(names) or NO_DROPOUT.name in names:
+            raise ValueError(f"candidates must differ, and none is always trained beside them: got {names}")
+        return self
+
+
+class Branches(Section):
+    """Tuning of the shared supernet on every superclass's images; the candidate is chosen on the selection split."""
+
+    epochs: Positive  # of all images in all: a branch sees its own superclass only
+    batch_size: Positive
+    candidates: tuple[Branch, ...] = Field(min_length=1)
+    seeds: Positive = 1  # the choice is made on that many of the study's first seeds
+
+
+class Finetune(Section):
+    """Tuning of a single arch on its scenario's images, weights of its own: no more instant, and larger to store."""
+
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Finite
+    seeds: Positive = 1  # on that many of the study's first seeds
+
+
+class Gates(GeneratorTraining):
+    """How a generator is trained on the paper's signal."""
+
+    images: Positive  # of each scenario in a step, see eas.generator.GateSignal
+
+
+class Generator(Section):
+    """The architecture generator and its two training signals."""
+
+    width: Positive = 64
+    embedding: Positive = 32
+    predictor: GeneratorTraining
+    gates: Gates
+
+
+class Search(Section):
+    """The opponents and the accuracy predictor that they share with the generator."""
+
+    pool: Annotated[int, Field(ge=2)]  # evaluated archs that the predictor is fitted on
+    predictor_steps: Positive
+    random: Positive  # archs evaluated by random search
+    evaluations: Positive
+    population: Annotated[int, Field(ge=2)]
+
+
+class LongSearch(Section):
+    """One more evolution, with many more evaluations: a reference for the best that can be found."""
+
+    evaluations: Positive
+    seeds: Positive = 1  # on that many of the study's first seeds
+
+
+class Scenarios(Section):
+    """All superclasses and some unions of them, each at every budget (in million multiply-adds)."""
+
+    budgets: tuple[Finite | Positive, ...] = Field(min_length=1)
+    unions_of_two: Annotated[int, Field(ge=0)]
+    unions_of_three: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def ascending(self) -> Scenarios:
+        if list(self.budgets) != sorted(set(self.budgets)):
+            raise ValueError(f"budgets must be strictly ascending, got {list(self.budgets)}")
+        return self
+
+
+class Evaluation(Section):
+    """How subnets are measured."""
+
+    calibration_images: Annotated[int, Field(ge=2)]
+
+
+class Study(Section):
+    """One study: everything that decides its results."""
+
+    name: str
+    note: str = ""  # how it was run, for the end of its report
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    data: SOURCES.field
+    space: SPACES.field
+    training: Training
+    dropout: DropoutChoice
+    branches: Branches | None = None  # superclass branches are trained only where this is given
+    finetune: Finetune | None = None  # archs of single scenarios likewise
+    from_scratch: Annotated[int, Field(ge=0)] = 0  # scenarios whose generated arch is also trained alone
+    generator: Generator
+    search: Search
+    long_search: LongSearch | None = None
+    scenarios: Scenarios
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def different_seeds(self) -> Study:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+        return self
+
+    def first_seeds(self, section: DropoutChoice | Branches | Finetune | LongSearch | None) -> tuple[int, ...]:
+        """The seeds that a section is done on; none where there is no such section."""
+        return self.seeds[: section.seeds] if section else ()
+
+
+def load_study(name: str, root: str | Path = ".") -> Study:
+    """Read the study `name` from `root`/params.yaml.
+
+    Raises:
+        TypeError: `name` is not a string, or `root` not a path.
+        FileNotFoundError: there is no params.yaml under `root`.
+        ValueError: an unknown study, or a parameter that is unknown, mistyped or out of range; one line.
+    """
+    if not isinstance(name, str) or not isinstance(root, str | Path):
+        raise TypeError(f"study and root must be text, got {name!r} and {root!r}")
+    path = Path(root) / "params.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"no params.yaml in {Path(root)}: pass the repository's folder as root")
+    studies = read_studies(path)
+    if name not in studies:
+        raise ValueError(f"unknown study {name!r}; known: {', '.join(studies)}{suggestion(name, studies)}")
+    if not isinstance(studies[name], dict):
+        raise ValueError(f"study {name!r}: must map parameters to values (got {studies[name]!r})")
+    if "name" in studies[name]:  # it is the key that the study stands under
+        raise ValueError(f"study {name!r}: unknown parameter name")
+    return validated({"name": name, **studies[name]})
+
+
+def validated(content: dict) -> Study:
+    """The study that a mapping of params.yaml describes; ValueError in one line."""
+    try:
+        # Validation from JSON, so that a YAML list may fill a tuple while every scalar keeps its exact type.
+        return Study.model_validate_json(json.dumps(content))
+    except ValidationError as err:
+        raise ValueError(f"study {content['name']!r}: " + "; ".join(map(describe, err.errors()))) from None
+    except TypeError as err:  # YAML knows dates and sets
+        raise ValueError(f"study {content['name']!r}: {err}") from None
+
+
+def read_studies(path: Path) -> dict[str, object]:
+    """The studies of a params.yaml by name; ValueError, in one line, if it is anything else."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(err).split())}") from None
+    studies = content.get("studies") if isinstance(content, dict) else None
+    if not isinstance(studies, dict):
+        raise ValueError(f"{path} must have a mapping 'studies' from names to parameters")
+    return studies
+
+
+def describe(error: dict) -> str:
+    """One line for one pydantic error: where, what, and which value was given."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown parameter {where}"
+    if error["type"] == "kind":  # the registry's own message says what was given
+        return f"{where}: {error['msg']}"
+    return f"{where}: {error['msg']} (got {error['input']!r})"

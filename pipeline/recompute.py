@@ -1,0 +1,101 @@
+"""Recompute a study's accuracies from its published kit, on the test images.
+
+python -m pipeline.recompute cifar100                                the generator with branches, 100 scenarios
+python -m pipeline.recompute cifar100 --method generator --count 2   with the shared weights, two scenarios
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from eas import data, devices
+from eas.data import Hierarchy, Split
+from eas.data.batches import as_input
+from eas.deploy import Card
+from eas.kit import load_kit
+from pipeline.params import Study, load_study
+from pipeline.scenarios import evenly_spaced
+
+METHODS = ("generator_branch", "generator")
+LARGEST, MEAN = 1.5, 0.15  # points that one scenario, and their mean, may differ: machines round differently
+
+
+def recompute(study: Study, root: str | Path, method: str, count: int | None = None) -> pd.DataFrame:
+    """Specialise scenarios anew and measure them: columns scenario, budget_madds, reported, recomputed.
+
+    The weights are the kit under weights/<study>/ (the first seed), the reported numbers those of
+    reports/<study>/comparison.csv; `count` superclasses, spread over superclasses and budgets, or all.
+
+    Raises:
+        FileNotFoundError: weights, report or test images are missing; the message says how to get them.
+        ValueError: the report has no such method.
+    """
+    rows = reported(study, Path(root), method)
+    rows = rows if count is None else rows.iloc[evenly_spaced(count, len(rows))]
+    kit, (dataset, _) = load_kit(Path(root) / "weights" / study.name), data.build(study.data, root)
+    # The few images that come with a kit do for a branch; the study has calibrated it on those that it was tuned on.
+    kit = dataclasses.replace(
+        kit, branches=kit.branches if method == "generator_branch" else None, branch_images=dataset.train
+    )
+    top1 = []
+    for row in tqdm(rows.itertuples(), method, len(rows)):
+        network, card = kit.specialize([row.scenario], row.budget_madds)
+        top1.append(superclass_top1(network, card, dataset.hierarchy, dataset.test))
+    table = rows[["scenario", "budget_madds", "top1"]].rename(columns={"top1": "reported"})
+    return table.assign(recomputed=top1).reset_index(drop=True)
+
+
+def superclass_top1(network: nn.Module, card: Card, hierarchy: Hierarchy, split: Split) -> float:
+    """Superclass top-1 of a specialised network in percent, on the images of its classes."""
+    chosen = split.only(hierarchy.class_mask(card.classes))
+    rows = torch.tensor([hierarchy.classes.index(name) for name in card.classes])
+    with torch.inference_mode():
+        answers = rows[network(as_input(chosen.images)).argmax(1)]
+    return (answers == chosen.labels).double().mean().item() * 100
+
+
+def reported(study: Study, root: Path, method: str) -> pd.DataFrame:
+    """The rows of the report for one method on the supernet `dropout`, first seed, superclasses."""
+    path = root / "reports" / study.name / "comparison.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the study {study.name} has no report")
+    table = pd.read_csv(path)
+    table = table[(table.kind == "superclass") & (table.supernet == "dropout") & (table.seed == study.seeds[0])]
+    rows = table[table.method == method]
+    if rows.empty:
+        raise ValueError(f"{path} has no method {method}; methods: {', '.join(table.method.unique())}")
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; an error is one line, and numbers that are not the reported ones make it fail."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.recompute", description=__doc__.partition("\n")[0])
+    parser.add_argument("study")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
+    parser.add_argument("--count", type=int, help="of scenarios; all by default")
+    options = parser.parse_args(arguments)
+    devices.keep_memory()
+    try:
+        table = recompute(load_study(options.study), ".", options.method, options.count)
+    except (OSError, ValueError) as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    difference = table.recomputed - table.reported
+    print(table.round(2).to_string(index=False))
+    print(
+        f"mean: reported {table.reported.mean():.2f} %, recomputed {table.recomputed.mean():.2f} %; "
+        f"largest difference of a scenario: {difference.abs().max():.2f} points"
+    )
+    return int(difference.abs().max() > LARGEST or (len(table) > 20 and abs(difference.mean()) > MEAN))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

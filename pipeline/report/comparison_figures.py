@@ -1,0 +1,219 @@
+"""Plots of the comparison; each function returns a figure of its tables. Call `figures.style` once before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.methods import METHODS, OFAS_WAY
+from pipeline.report import stats
+from pipeline.report.figures import (
+    MADDS,
+    TOP1,
+    draw_line,
+    draw_map,
+    label,
+    looks,
+    method_looks,
+    panels,
+    plain_names,
+    seeds_told,
+)
+from pipeline.report.stats import Kind, Side
+
+HEADLINE: dict[Side, str] = {  # what the README's figure holds against OFA's way, from the least to the most
+    ("generator_gates", "dropout"): "EAS with the paper's signal,\nno branches",
+    ("generator", "dropout"): "EAS, our version,\nno branches",
+    ("generator_branch", "dropout"): "EAS with branches",
+    ("ofa_finetuned", "plain"): "each of OFA's archs tuned alone\n(trains for every scenario)",
+}
+
+
+def headline(comparison: pd.DataFrame, title: str) -> Figure:
+    """Points over OFA's way with their intervals, of the few methods that tell a study: it stands alone in a README.
+
+    A method that was not measured on every seed is left out.
+
+    Raises:
+        ValueError: the comparison lacks OFA's way, or everything else.
+    """
+    rows = stats.of_kind(stats.measured_everywhere(comparison), "superclass")
+    measured = set(zip(rows.method, rows.supernet, strict=True))
+    shown = {side: name for side, name in HEADLINE.items() if side in measured}
+    if OFAS_WAY not in measured or not shown:
+        raise ValueError("the comparison has no method on all seeds to hold against OFA's way")
+    figure, ((axis,),) = panels(height=1.6 + 0.5 * len(shown))
+    axis.axvline(0, color=METHODS[OFAS_WAY[0]].color, linewidth=1.5)
+    for place, side in enumerate((OFAS_WAY, *shown)):
+        draw_over_ofas_way(axis, place, rows, side)
+    axis.set_yticks(range(len(shown) + 1), ["OFA's way", *shown.values()], fontsize=10)
+    axis.set_ylim(-0.6, len(shown) + 0.7)
+    axis.margins(x=0.12)
+    axis.set_xlabel(f"points of superclass top-1 over OFA's way, test images ({seeds_told(rows.seed, 'lines')})")
+    axis.set_title(title, loc="left", fontsize=12)
+    plain_names(axis)
+    return figure
+
+
+def draw_over_ofas_way(axis: Axes, place: int, rows: pd.DataFrame, side: Side) -> None:
+    """One line of `headline`: a point with its interval, the numbers above it, top-1 in the margin."""
+    (mean, low, high), look = stats.paired_difference(rows, side, OFAS_WAY), METHODS[side[0]]
+    axis.hlines(place, low, high, color=look.color, linewidth=3, alpha=0.5)
+    axis.plot(mean, place, look.marker, color=look.color, markersize=9)
+    if side != OFAS_WAY:
+        text = f"{mean:+.1f}" if np.isnan(low) else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        axis.annotate(text, (mean, place), (0, 9), textcoords="offset points", ha="center")
+    top1 = f"{stats.scenarios_of(rows, *side).mean():.1f} %"
+    axis.annotate(top1, (1.01, place), xycoords=axis.get_yaxis_transform(), va="center")
+
+
+# -------------------------------------------------------------------- accuracy
+
+
+def accuracy_over_madds(comparison: pd.DataFrame, kind: Kind = "superclass") -> Figure:
+    """Mean top-1 of superclasses (or unions) over the mean cost at every budget, a panel for each supernet.
+
+    Without what only some scenarios or some seeds have: a mean of others does not stand beside these.
+    """
+    rows = stats.of_kind(stats.measured_everywhere(comparison), kind)
+    by = ["supernet", "method", "budget_madds"]
+    table = stats.over_seeds(rows, by, "top1").assign(madds=stats.over_seeds(rows, by, "madds")["mean"] / 1e6)
+    supernets, drawn = table.supernet.unique(), method_looks(table.method)
+    figure, (axes,) = panels(1, len(supernets), height=4.4, sharey=True)
+    banded = [name for name in drawn if name in METHODS and METHODS[name].banded]
+    for method, look in drawn.items():
+        for axis, supernet in zip(axes, supernets, strict=True):
+            line = table[(table.method == method) & (table.supernet == supernet)]
+            if method in banded:
+                draw_line(axis, line.madds, line, label=label(method), **look)
+            else:
+                axis.plot(line.madds, line["mean"], label=label(method), **look)
+            axis.set(title=f"supernet {supernet}", xlabel=MADDS)
+    axes[0].set_ylabel(f"{TOP1}, {kind}s" if kind == "union" else TOP1)
+    title = f"bands: 95 % interval over seeds, of {'; '.join(label(name) for name in banded)}"
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, title=title)
+    return figure
+
+
+def heat_map(comparison: pd.DataFrame, method: str = "generator", supernet: str = "dropout") -> Figure:
+    """Top-1 of one method for every superclass and budget, mean over seeds; the easiest superclass first."""
+    rows = stats.of_kind(comparison, "superclass")
+    rows = rows[(rows.method == method) & (rows.supernet == supernet)]
+    table = rows.pivot_table("top1", "scenario", "budget_madds", sort=False).rename(columns=lambda b: f"{b / 1e6:g}")
+    table = table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+    figure, ((axis,),) = panels(height=1.2 + 0.26 * len(table))
+    draw_map(axis, table, TOP1)
+    axis.set(xlabel="budget, multiply-adds (M)", ylabel="", title=f"{label(method)}, supernet {supernet}")
+    return figure
+
+
+def branch_gain(comparison: pd.DataFrame) -> Figure:
+    """Points of the generated archs over OFA's way, superclass by superclass: with branches and with shared weights."""
+    rows, gains = stats.of_kind(comparison, "superclass"), []
+    for method, name in (("generator_branch", "with branches"), ("generator", "shared weights")):
+        ours, ofa = (stats.scenarios_of(rows, *side) for side in ((method, "dropout"), OFAS_WAY))
+        gains.append((ours - ofa).dropna().rename("gain").reset_index().assign(weights=name))
+    table = stats.over_seeds(pd.concat(gains), ["weights", "scenario"], "gain").set_index("scenario")
+    order = table[table.weights == "with branches"]["mean"].sort_values().index
+    figure, ((axis,),) = panels(height=0.9 + 0.24 * len(order))
+    for shift, (name, look) in zip((0.15, -0.15), looks(table.weights).items(), strict=True):
+        drawn = table[table.weights == name].loc[order]
+        place = np.arange(len(order)) + shift
+        axis.hlines(place, drawn.low, drawn.high, color=look["color"], linewidth=1)
+        axis.scatter(drawn["mean"], place, s=28, color=look["color"], marker=look["marker"], label=name, zorder=3)
+    axis.axvline(0, color="0.3", linewidth=1)
+    axis.set_yticks(range(len(order)), [label(name) for name in order])
+    plain_names(axis)
+    axis.set_xlabel("generator minus OFA's way, points of superclass top-1 (lines: 95 % interval over seeds)")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # inside it would cover intervals
+    return figure
+
+
+def specialized_comparison(rows: pd.DataFrame) -> Figure:
+    """One scenario: top-1 of every row as a point, with its cost; columns method, top1, madds."""
+    figure, ((axis,),) = panels(height=1 + 0.3 * len(rows))
+    axis.plot(rows.top1, range(len(rows)), "o", color="0.3")
+    for place, row in enumerate(rows.itertuples()):
+        text = f"{row.top1:.1f} %, {row.madds / 1e6:.2f} M MAdds"
+        axis.annotate(text, (row.top1, place), (8, 0), textcoords="offset points", va="center")
+    axis.set_yticks(range(len(rows)), [label(name) for name in rows.method])
+    reach = max(1.0, rows.top1.max() - rows.top1.min())
+    axis.set(xlabel=TOP1, xlim=(rows.top1.min() - 0.1 * reach, rows.top1.max() + 0.6 * reach))
+    axis.margins(y=0.2)
+    axis.invert_yaxis()
+    plain_names(axis)
+    return figure
+
+
+# -------------------------------------------------------------------- time
+
+
+def search_time(timing: pd.DataFrame) -> Figure:
+    """Seconds for a scenario on a logarithmic axis, and in times of the generator's.
+
+    `timing` has columns method and seconds_per_scenario; medians where a method has several rows.
+    """
+    seconds = timing.groupby("method").seconds_per_scenario.median().sort_values()
+    figure, ((axis,),) = panels(height=1 + 0.3 * len(seconds))
+    bars = axis.barh([label(name) for name in seconds.index], seconds, color="0.45")
+    axis.bar_label(bars, [f"× {float(f'{ratio:.3g}'):,.10g}" for ratio in seconds / seconds["generator"]], padding=4)
+    axis.set(xscale="log", xlim=(seconds.min() / 2, seconds.max() * 12), xlabel="seconds for a scenario")
+    axis.invert_yaxis()
+    plain_names(axis)
+    return figure
+
+
+def step_shares(shares: Mapping[str, float]) -> Figure:
+    """Where the time of a training step goes: percent by kind of operation."""
+    figure, ((axis,),) = panels(height=0.8 + 0.25 * len(shares))
+    bars = axis.barh(list(shares), list(shares.values()), color="0.45")
+    axis.bar_label(bars, [f"{share:.0f} %" for share in shares.values()], padding=4)
+    axis.set(xlim=(0, 1.1 * max(shares.values())), xlabel="share of a training step's time (%)")
+    axis.invert_yaxis()
+    plain_names(axis)
+    return figure
+
+
+# -------------------------------------------------------------------- does the best arch depend on the superclass?
+
+
+def split_half_scatter(accuracy: Tensor) -> Figure:
+    """Effects as estimated on two halves of the images: of the arch, and of arch and superclass together.
+
+    `accuracy` [2, archs, superclasses], one repeat of `stats.half_accuracy`: one split of one seed, which the titles
+    say, as a mean over splits and seeds differs. What is real lies on the diagonal.
+    """
+    arch, _, interaction = stats.effects(accuracy)
+    figure, (axes,) = panels(1, 2, height=4.2)
+    for axis, name, effect in zip(axes, ("arch", "arch x superclass"), (arch, interaction), strict=True):
+        first, second = effect.flatten(1).numpy()
+        reach = effect.abs().max().item() * 1.05
+        correlation = np.corrcoef(first, second)[0, 1]
+        axis.axline((0, 0), slope=1, color="0.6", linewidth=1, linestyle="--")
+        axis.scatter(first, second, s=8, alpha=min(1, 200 / len(first) + 0.1), color="black", linewidth=0)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axis.set_title(f"{name}: correlation {correlation:.2f}\nin one split of one seed")
+        axis.set(xlabel="effect on half A (points)", ylabel="effect on half B (points)")
+    return figure
+
+
+def swap_matrix(swap: pd.DataFrame, supernet: str = "dropout") -> Figure:
+    """Points lost (above 0) by the row's arch in place of the column's own, mean over budgets and seeds."""
+    rows = swap[swap.supernet == supernet]
+    top1 = rows.pivot_table("top1", "arch_of", "used_for", sort=False)
+    top1 = top1[top1.index]
+    loss = np.diag(top1) - top1
+    figure, ((axis,),) = panels(height=2.2 + 0.28 * len(loss))
+    reach = max(1.0, loss.abs().max().max())  # zero is white, and noise of a fraction of a point stays pale
+    draw_map(axis, loss, "loss of top-1 (points)", cmap="RdBu_r", vmin=-reach, vmax=reach, annot=False)
+    cost = stats.swap_cost(rows).iloc[0]["mean"]
+    title = f"What another superclass's arch loses: {cost:+.2f} points on average (supernet {supernet})"
+    axis.set(xlabel="used for", ylabel="arch of", title=title)
+    plt.setp(axis.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+    return figure

@@ -1,0 +1,318 @@
+"""Plots of data, supernets and generators; each function returns a figure. Call `style` once before them.
+
+Markers, lines and shades carry the meaning as well as colours, so that a print in grey can be read. Bands and bars of
+uncertainty are 95 % intervals over seeds (Student's t), left out where there is one seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from eas.data import SPLITS, Dataset, Hierarchy
+from eas.spaces.base import ChoiceSpace
+from pipeline.methods import METHODS
+from pipeline.report import stats
+
+WIDTH = 8.0  # inches, with the dots per inch of `style` as wide as a page on GitHub
+TOP1, MADDS = "superclass top-1 (%)", "multiply-adds (M)"
+BAND = "bands: 95 % interval over seeds"
+WRONG = "#b5122b"  # the colour of a wrong answer
+SUBNETS = ("largest", "random", "smallest")
+
+
+def style() -> None:
+    """Set the look of all figures."""
+    # DejaVu Sans comes with matplotlib and can draw every character that names a class.
+    sns.set_theme("paper", "ticks", "colorblind", font="DejaVu Sans", rc={"axes.titleweight": "bold"})
+    plt.rcParams |= {"figure.dpi": 110, "savefig.dpi": 110, "axes.spines.top": False, "axes.spines.right": False}
+    plt.rcParams |= {
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "0.9",
+        "axes.titlesize": "medium",
+        "legend.frameon": False,
+    }
+
+
+def panels(rows: int = 1, columns: int = 1, height: float = 3.5, **options) -> tuple[Figure, np.ndarray]:
+    """A figure of page width, laid out without overlaps, and its axes [rows, columns]."""
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained", **options)
+
+
+def label(name: str) -> str:
+    """A method's or class's name as a reader would write it."""
+    return METHODS[name].label if name in METHODS else name.replace("ofa_", "OFA ").replace("_", " ")
+
+
+def looks(names: Iterable[str]) -> dict[str, dict]:
+    """Colour, marker and line of every name, in turn."""
+    darker = [tuple(0.75 * part for part in colour) for colour in sns.color_palette("colorblind", 10)]
+    colours, dashes = cycle(darker), cycle(("-", "--", "-.", ":"))  # the palette's yellow and pink are pale on white
+    turns = zip(dict.fromkeys(names), colours, cycle("os^vDPX<>*h"), dashes, strict=False)
+    return {name: {"color": c, "marker": m, "linestyle": d, "markersize": 5} for name, c, m, d in turns}
+
+
+def method_looks(names: Iterable[str]) -> dict[str, dict]:
+    """Those of methods: the same in every figure, whichever of them it shows, in the order of METHODS."""
+    names = set(names)
+    known = {name: METHODS[name] for name in METHODS if name in names}
+    drawn = {
+        name: {"color": m.color, "marker": m.marker, "linestyle": m.linestyle, "markersize": 5}
+        for name, m in known.items()
+    }
+    return drawn | looks(sorted(names - set(METHODS)))
+
+
+def draw_line(axis: Axes, x: Iterable[float], table: pd.DataFrame, **look) -> None:
+    """A mean and its band, from a table with columns mean, low and high."""
+    axis.plot(x, table["mean"], **look)
+    axis.fill_between(x, table.low, table.high, color=look["color"], alpha=0.12, linewidth=0)
+
+
+def plain_names(axis: Axes) -> None:
+    """A vertical axis of names: they need no ticks and no grid."""
+    axis.grid(False, axis="y")
+    axis.tick_params(axis="y", which="both", length=0)
+
+
+def draw_map(axis: Axes, table: pd.DataFrame, unit: str, **options) -> None:
+    """A heat map with its numbers, whose shades keep their order in grey; what is missing stays blank."""
+    shades = sns.color_palette("cividis", 256)[128:]  # light enough for black numbers
+    drawn = {"cmap": shades, "linewidths": 0.5, "annot": True, "fmt": ".1f", "cbar_kws": {"label": unit}} | options
+    drawn["annot_kws"] = {"color": "black", "size": 8 if table.shape[1] <= 12 else 6}
+    sns.heatmap(table, ax=axis, **drawn)
+    axis.tick_params(length=0)
+    axis.tick_params(axis="y", rotation=0)
+    axis.grid(False)
+
+
+# -------------------------------------------------------------------- data
+
+
+def contact_sheet(images: Tensor, labels: Tensor, hierarchy: Hierarchy, per_superclass: int = 8) -> Figure:
+    """Pictures of up to `per_superclass` classes of every superclass; images uint8 [n, channels, side, side]."""
+    rng, side = torch.Generator().manual_seed(0), images.shape[-1]
+    across = min(per_superclass, max(map(len, hierarchy.members)))
+    rows = -(-len(hierarchy.members) // 2)
+    figure, axes = panels(rows, 2, height=rows * (4.2 / across + 0.42))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, superclass, members in zip(axes.flat, hierarchy.superclasses, hierarchy.members, strict=False):
+        picked = np.linspace(0, len(members) - 1, min(across, len(members))).round().astype(int)
+        strip = torch.full((images.shape[1], side, across * (side + 1) - 1), 255, dtype=torch.uint8)
+        for place, member in enumerate(picked):
+            found = (labels == hierarchy.classes.index(members[member])).nonzero()[:, 0]
+            left, chosen = place * (side + 1), found[torch.randint(len(found), (), generator=rng)]
+            strip[:, :, left : left + side] = images[chosen]
+            axis.text(left + side / 2, side * 1.17, label(members[member]), ha="center", fontsize=7)
+        axis.imshow(strip.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(superclass, loc="left")
+    return figure
+
+
+def predictions(images: Tensor, truth: Sequence[str], said: Sequence[str], across: int = 8) -> Figure:
+    """Images (uint8 [n, channels, side, side]) under their class; a wrong answer stands below, in red."""
+    rows = -(-len(images) // across)
+    figure, axes = panels(rows, across, height=rows * (WIDTH / across + 0.4))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, right, answer in zip(axes.flat, images, truth, said, strict=False):
+        axis.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(label(right), fontsize=8, fontweight="normal")
+        axis.set(xticks=[], yticks=[])
+        if right != answer:
+            axis.axis("on")
+            axis.set_xlabel(label(answer), fontsize=8, color=WRONG)
+    return figure
+
+
+def class_counts(dataset: Dataset) -> Figure:
+    """How many classes a superclass has, and how many images of it are in every split."""
+    parent, names = dataset.hierarchy.parent, dataset.hierarchy.superclasses
+    splits = {name: parent[getattr(dataset, name).labels.cpu()] for name in SPLITS}
+    counts = pd.DataFrame({name: torch.bincount(rows, minlength=len(names)) for name, rows in splits.items()}, names)
+    figure, ((left, right),) = panels(1, 2, height=1 + 0.22 * len(names), sharey=True)
+    left.barh(names, torch.bincount(parent).numpy(), color="0.4")
+    counts.plot.barh(stacked=True, ax=right, width=0.8, cmap="cividis", edgecolor="white", linewidth=0.5, legend=False)
+    for axis, unit in ((left, "classes"), (right, "images")):
+        axis.set_xlabel(unit)
+        plain_names(axis)
+    left.invert_yaxis()
+    figure.legend(loc="outside upper right", ncols=len(SPLITS))
+    return figure
+
+
+# -------------------------------------------------------------------- supernets
+
+
+def learning_curves(records: Sequence[dict], begins: Mapping[str, float]) -> Figure:
+    """Training loss over epochs by setting of superclass dropout, on the seeds that all settings have.
+
+    `begins`: after which share of the training a setting's dropout begins, by its name; marked where that is late.
+    The losses score different sets of classes, so that their heights do not compare: the title says so.
+    """
+    rows = [{"dropout": r["dropout"], "seed": r["seed"], **epoch} for r in records for epoch in r["history"]]
+    frame = stats.on_common_seeds(pd.DataFrame(rows), "dropout")
+    table = stats.over_seeds(frame, ["dropout", "epoch"], "loss")
+    figure, ((axis,),) = panels()
+    for name, look in looks(table.dropout).items():
+        line = table[table.dropout == name]
+        draw_line(axis, line.epoch, line, label=name, **look | {"markersize": 3})
+        if begins.get(name):
+            first = math.ceil(begins[name] * line.epoch.max())
+            axis.axvline(first, color=look["color"], linestyle=":", linewidth=1.2)
+            text = f"{name}: dropout begins, other classes count"
+            axis.text(first - 0.3, 0.97, text, ha="right", va="top", transform=axis.get_xaxis_transform(), fontsize=8)
+    axis.set(xlabel="epoch", ylabel="training loss")
+    axis.set_title("Losses over different sets of classes: shapes compare, heights do not", loc="left")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(title=f"superclass dropout\n({seeds_told(frame.seed)})")
+    return figure
+
+
+def seeds_told(seeds: Iterable[int], drawn: str = "bands") -> str:
+    """Which seeds a figure is of, and what it draws of their spread."""
+    seeds = sorted(set(seeds))
+    if len(seeds) == 1:
+        return f"seed {seeds[0]} only"
+    return f"{len(seeds)} seeds, {drawn}: 95 % interval"
+
+
+def subnet_accuracy(records: Sequence[dict], chosen: str | None = None) -> Figure:
+    """Selection top-1 of the measured subnets, a column each, ordered by cost, by setting of superclass dropout.
+
+    All settings on the seeds that all have, hollow if that is a single one; with `chosen`, that setting and none on
+    theirs.
+    """
+    frame = stats.accuracy_table(records, chosen)
+    table = stats.over_seeds(frame, ["dropout", "arch"], "top1")
+    archs = frame.drop_duplicates("arch").sort_values("madds", kind="stable")
+    places = {arch: place for place, arch in enumerate(archs.arch)}
+    settings, one_seed = looks(frame.dropout), frame.seed.nunique() == 1
+    figure, ((axis,),) = panels()
+    for shift, (name, look) in zip(np.linspace(-0.25, 0.25, len(settings)), settings.items(), strict=True):
+        line = table[table.dropout == name]
+        look = look | {"linestyle": "", "elinewidth": 1} | ({"markerfacecolor": "white"} if one_seed else {})
+        axis.errorbar(line.arch.map(places) + shift, line["mean"], line.high - line["mean"], label=name, **look)
+    ticks = [f"{row.madds / 1e6:.3g}" + f"\n{row.subnet}" * (row.subnet != "random") for row in archs.itertuples()]
+    axis.set_xticks(range(len(archs)), ticks)
+    axis.set(xlabel=f"{MADDS} of an arch", ylabel=f"selection {TOP1}")
+    title = f"superclass dropout ({seeds_told(frame.seed, 'bars')})"
+    figure.legend(title=title, loc="outside lower center", ncols=min(len(settings), 5))
+    return figure
+
+
+def dropout_effect(records: Sequence[dict]) -> Figure:
+    """Selection top-1 of the largest, random and smallest subnets by setting of superclass dropout; a point a seed.
+
+    Seeds that some settings lack are hollow; the bar is the mean over the others, left out if that is a single one.
+    """
+    rows = [{"dropout": r["dropout"], "seed": r["seed"], **row} for r in records for row in r["accuracy"]]
+    table = pd.DataFrame(rows).groupby(["dropout", "subnet", "seed"], sort=False).top1.mean().reset_index()
+    seeds, settings = looks(table.seed), list(table.dropout.unique())
+    common = set(stats.on_common_seeds(table, "dropout").seed)
+    figure, (axes,) = panels(1, len(SUBNETS))
+    for axis, subnet in zip(axes, SUBNETS, strict=True):
+        top1 = table[table.subnet == subnet].pivot(index="dropout", columns="seed", values="top1").loc[settings]
+        if len(common) > 1:
+            mean = top1[sorted(common)].mean(axis=1)
+            axis.scatter(range(len(mean)), mean, marker="_", s=600, color="0.6", linewidth=2, label="their mean")
+        for shift, seed in zip(np.linspace(-0.12, 0.12, len(seeds)), seeds, strict=True):
+            draw_seed(axis, np.arange(len(settings)) + shift, top1[seed], seed, seeds[seed], seed in common)
+        axis.set(title=subnet, xlim=(-0.5, len(settings) - 0.5))
+        axis.set_xticks(range(len(settings)), settings, rotation=30, ha="right")
+    same_span(axes)
+    axes[0].set_ylabel(f"selection {TOP1}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(seeds) + 1)
+    return figure
+
+
+def draw_seed(axis: Axes, x: np.ndarray, top1: pd.Series, seed: int, look: dict, filled: bool) -> None:
+    """The points of one seed, hollow where some settings lack it: they then compare in pairs only."""
+    name = f"seed {seed}" if filled else f"seed {seed} (not of all settings)"
+    face = look["color"] if filled else "white"
+    axis.scatter(x, top1, s=22, facecolor=face, edgecolor=look["color"], marker=look["marker"], label=name, zorder=3)
+
+
+def same_span(axes: Iterable[Axes]) -> None:
+    """Give vertical axes the same length, so that a distance means the same in all of them."""
+    limits = [axis.get_ylim() for axis in axes]
+    half = max(high - low for low, high in limits) / 2
+    for axis, (low, high) in zip(axes, limits, strict=True):
+        axis.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
+
+
+# -------------------------------------------------------------------- generator
+
+
+def generator_losses(records: Sequence[dict]) -> Figure:
+    """Loss of the generator over steps, a panel for each signal: mean over seeds, smoothed over 2 % of the steps."""
+    signals = list(dict.fromkeys(name for record in records for name in record if name.startswith("loss_")))
+    figure, (axes,) = panels(1, len(signals), height=3)
+    look = looks([record["supernet"] for record in records])
+    for axis, signal in zip(axes, signals, strict=True):
+        for supernet in look:
+            histories = [r[signal] for r in records if r["supernet"] == supernet and signal in r]
+            loss = pd.Series(np.mean(histories, 0)).rolling(max(1, len(histories[0]) // 50), min_periods=1).mean()
+            axis.plot(range(1, len(loss) + 1), loss, label=supernet, **look[supernet] | {"marker": ""})
+        axis.set(title=signal.removeprefix("loss_"), xlabel="step")
+    axes[0].set_ylabel("loss")
+    axes[-1].legend(title="supernet")
+    return figure
+
+
+def block_sizes(archs: Tensor, space: ChoiceSpace) -> Tensor:
+    """How large every block is drawn (see ChoiceSpace.form_sizes), NaN where it is absent, float [..., blocks]."""
+    forms = archs[..., space.stages :]
+    sizes = space.form_sizes()[torch.arange(space.blocks), forms]
+    return sizes.masked_fill(~space.active(archs), math.nan)
+
+
+def block_forms(arch: Tensor, space: ChoiceSpace) -> list[str]:
+    """What a reader calls the form of every block of one arch, nothing where it is absent; [blocks]."""
+    forms, active = arch[space.stages :].tolist(), space.active(arch).tolist()
+    return [names[form] if kept else "" for names, form, kept in zip(space.form_names(), forms, active, strict=True)]
+
+
+def generated_archs(archs: Tensor, names: Sequence[str], space: ChoiceSpace) -> Figure:
+    """Every block's size as a share of its largest form, of archs int64 [n, decisions]; an absent block is blank."""
+    sizes = block_sizes(archs, space) / space.form_sizes().amax(-1)
+    table = pd.DataFrame(sizes.numpy(), names, space.block_names())
+    figure, ((axis,),) = panels(height=1.2 + 0.24 * len(table))
+    draw_map(axis, table, "share of the block's largest form", vmin=0, vmax=1, fmt=".2g")
+    for stage in range(1, space.stages):
+        axis.axvline(stage * space.blocks_per_stage, color="black", linewidth=1.5)
+    axis.set(xlabel="stage.block", ylabel="")
+    return figure
+
+
+def draw_arch(space: ChoiceSpace, arch: Tensor, class_count: int = 0) -> Figure:
+    """One arch as a row of blocks, each with its form's name and size; outlines show the largest possible."""
+    figure, ((axis,),) = panels(height=2.6)
+    full, sizes = space.form_sizes().amax(-1), block_sizes(arch, space).nan_to_num()
+    shades = np.repeat(sns.color_palette("cividis", space.stages), space.blocks_per_stage, axis=0)
+    axis.bar(range(space.blocks), full.numpy(), 0.8, fill=False, edgecolor="0.7", linestyle=":")
+    axis.bar_label(axis.bar(range(space.blocks), sizes.numpy(), 0.8, color=shades), block_forms(arch, space), padding=1)
+    top = full.max().item()
+    for stage, name in enumerate(space.stage_names()):
+        middle = (stage + 0.5) * space.blocks_per_stage - 0.5
+        axis.text(middle, top * 1.15, name, ha="center")
+        axis.axvline(middle + space.blocks_per_stage / 2, color="0.5", linewidth=0.8 * (stage + 1 < space.stages))
+    axis.set_xticks(range(space.blocks), space.block_names())
+    counted = f"classifier of {class_count} classes" if class_count else "without classifier"
+    axis.set_title(f"{space.madds(arch, class_count).item() / 1e6:.2f} M MAdds, {counted}", loc="left")
+    axis.set(xlabel="stage.block", ylabel="size of a block", yticks=[], ylim=(0, top * 1.3))
+    axis.set_xlim(-0.5, space.blocks - 0.5)
+    axis.grid(False)
+    return figure

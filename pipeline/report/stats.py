@@ -1,0 +1,332 @@
+"""Statistics of a study's tables: intervals over seeds, paired differences, regret, the split-half and swap tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import product
+from typing import Literal, NamedTuple, get_args
+
+import pandas as pd
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from pipeline.methods import METHODS, OFAS_WAY
+
+Side = tuple[str, str]  # a method and the supernet it was applied to
+Kind = Literal["superclass", "union"]  # of a scenario: one superclass, or several together
+
+SCENARIO = ["seed", "scenario", "budget_madds"]
+GENERATED = ("generator", "generator_gates", "generator_branch")  # what is held against OFA's way as a whole
+RIVALS = {  # of methods with weights of their own
+    ("generator_branch", "dropout"): [("generator", "dropout"), OFAS_WAY, ("ofa_finetuned", "plain")],
+    ("ofa_finetuned", "plain"): [OFAS_WAY],
+    ("generator_finetuned", "dropout"): [("generator", "dropout"), OFAS_WAY],
+    ("from_scratch", "dropout"): [("generator", "dropout"), ("generator_branch", "dropout")],
+}
+
+
+# -------------------------------------------------------------------- intervals over seeds
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and its two-sided 95 % confidence bounds."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Student's t interval of one value per seed; the bounds of a single seed are NaN: it says nothing about others."""
+    row = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    mean, count = row.mean().item(), len(row)
+    if count < 2:
+        return Interval(mean, math.nan, math.nan)
+    margin = student.ppf(0.975, count - 1).item() * row.std().item() / math.sqrt(count)
+    return Interval(mean, mean - margin, mean + margin)
+
+
+def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Columns `by`, mean, low, high: the mean of `value` for each seed, then its interval over the seeds.
+
+    Rows compare only where all have the same seeds: see `on_all_seeds` and `on_common_seeds`.
+    """
+    means = frame.groupby([*by, "seed"], sort=False)[value].mean().reset_index()
+    rows = [(*key, *interval(values)) for key, values in means.groupby(by, sort=False)[value]]
+    return pd.DataFrame(rows, columns=[*by, *Interval._fields])
+
+
+def on_common_seeds(frame: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The rows of the seeds that every value of the column `by` has."""
+    seeds = frame.groupby(by).seed.agg(set)
+    return frame[frame.seed.isin(set.intersection(*seeds))] if len(seeds) else frame
+
+
+# -------------------------------------------------------------------- the comparison of methods
+
+
+def of_kind(comparison: pd.DataFrame, kind: Kind | None) -> pd.DataFrame:
+    """The rows of superclasses or of unions; all of them without a kind."""
+    return comparison if kind is None else comparison[comparison.kind == kind]
+
+
+def shares_weights(method: str) -> bool:
+    """Whether a method uses the supernet's own weights, so that it competes in choosing archs only."""
+    return method not in METHODS or METHODS[method].weights == "shared"
+
+
+def measured_everywhere(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods whose means compare: of every seed, and not of some scenarios only."""
+    return on_all_seeds(comparison[~comparison.method.map(lambda name: name in METHODS and METHODS[name].few)])
+
+
+def on_all_seeds(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods that were measured on every seed, with their supernet: only their means compare."""
+    seeds = comparison.groupby(["supernet", "method"]).seed.transform("nunique")
+    return comparison[seeds == comparison.seed.nunique()]
+
+
+def rivals(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the generator's rivals in choosing archs: with the shared weights, and measured on all seeds.
+
+    A rival on some seeds only would raise their maximum, and its mean would be that of other supernets.
+    """
+    others = on_all_seeds(comparison)
+    return others[others.method.map(shares_weights) & (others.method != "generator")]
+
+
+def regret(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, seed, scenario, budget_madds, regret: the best rival's top-1 minus the generator's.
+
+    Negative where the generator beats all others. The best of several noisy opponents, picked on the very test images,
+    is better than any of them will be again: with k equally good archs the mean is not 0 but about the largest of k
+    noise terms. Read it as an upper bound, and `paired_difference` for one opponent without that bias.
+    """
+    keys = ["supernet", *SCENARIO]
+    generated = comparison[comparison.method == "generator"].set_index(keys).top1
+    return (rivals(comparison).groupby(keys).top1.max() - generated).dropna().rename("regret").reset_index()
+
+
+def mean_regret(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, mean, low, high: the regret over all scenarios, with its interval over seeds."""
+    return over_seeds(regret(comparison), ["supernet"], "regret")
+
+
+def regret_to_best_method(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, method, mean, low, high: the regret to the one other method that is best on average.
+
+    Hardly biased, unlike `mean_regret`: one of a few methods is picked, by its mean over all scenarios and seeds.
+    """
+    rows = []
+    for supernet, others in rivals(comparison).groupby("supernet", sort=False):
+        best = others.groupby("method").top1.mean().idxmax()
+        difference = paired_difference(comparison, (best, supernet), ("generator", supernet))
+        rows.append({"supernet": supernet, "method": best} | difference._asdict())
+    return pd.DataFrame(rows, columns=["supernet", "method", *Interval._fields])
+
+
+def scenarios_of(comparison: pd.DataFrame, method: str, supernet: str) -> pd.Series:
+    """A method's top-1 by seed, scenario and budget."""
+    return comparison[(comparison.method == method) & (comparison.supernet == supernet)].set_index(SCENARIO).top1
+
+
+def paired_difference(comparison: pd.DataFrame, a: Side, b: Side, kind: Kind | None = None) -> Interval:
+    """Top-1 of `a` minus that of `b` in points, over the scenarios and seeds that both were measured on.
+
+    Both see the same images with the same seed, so this is far narrower than the intervals of the two.
+
+    Raises:
+        ValueError: no scenario was measured for both.
+    """
+    rows = of_kind(comparison, kind)
+    difference = (scenarios_of(rows, *a) - scenarios_of(rows, *b)).dropna()
+    if difference.empty:
+        raise ValueError(f"no {kind or 'scenario'} was measured for both {'/'.join(a)} and {'/'.join(b)}")
+    return interval(difference.groupby(level="seed").mean())
+
+
+def against_ofas_way(comparison: pd.DataFrame) -> pd.DataFrame:
+    """EAS as a whole against OFA's way: columns method, kind (of scenario), seeds, mean, low, high; in points.
+
+    Top-1 of the generators on the supernet `dropout`, and with branches where there are any, minus that of OFA's
+    search on the supernet `plain`.
+    """
+    rows = []
+    for method, kind in product(GENERATED, get_args(Kind)):
+        ours, some = (method, "dropout"), of_kind(comparison, kind)
+        sides = [scenarios_of(some, *side) for side in (ours, OFAS_WAY)]
+        if all(map(len, sides)):  # branches serve no unions
+            seeds = len(sides[0].index.intersection(sides[1].index).unique("seed"))
+            difference = paired_difference(some, ours, OFAS_WAY)._asdict()
+            rows.append({"method": method, "kind": kind, "seeds": seeds} | difference)
+    return pd.DataFrame(rows, columns=["method", "kind", "seeds", *Interval._fields])
+
+
+def own_weights(comparison: pd.DataFrame) -> pd.DataFrame:
+    """What weights of one's own are worth: columns method, rival, scenarios (a count), seeds, mean, low, high.
+
+    Points of top-1 of a method with weights of its own minus those of a rival (RIVALS), over the scenarios and seeds
+    that both were measured on.
+    """
+    measured, rows = set(zip(comparison.method, comparison.supernet, strict=True)), []
+    for method, opponents in RIVALS.items():
+        for rival in opponents:
+            if {method, rival} <= measured:
+                sides = [scenarios_of(comparison, *side) for side in (method, rival)]
+                both = sides[0].index.intersection(sides[1].index)
+                counts = {"scenarios": len(both.droplevel("seed").unique()), "seeds": len(both.unique("seed"))}
+                names = {"method": method[0], "rival": rival[0]}
+                rows.append(names | counts | paired_difference(comparison, method, rival)._asdict())
+    return pd.DataFrame(rows, columns=["method", "rival", "scenarios", "seeds", *Interval._fields])
+
+
+def method_table(comparison: pd.DataFrame) -> pd.DataFrame:
+    """One row for each supernet and method: what it reaches, how it uses the budget, and what it costs.
+
+    Top-1, its bounds, the budget's use and the share within budget are in percent; seconds are the median of a
+    scenario's. Without what only some scenarios or some seeds have: such means do not compare with the others.
+    """
+    rows = []
+    for (supernet, method), group in measured_everywhere(comparison).groupby(["supernet", "method"], sort=False):
+        row = {"supernet": supernet, "method": method}
+        for kind, prefix in (("superclass", ""), ("union", "union_")):
+            found = interval(of_kind(group, kind).groupby("seed").top1.mean())
+            row |= {f"{prefix}top1": found.mean, f"{prefix}low": found.low, f"{prefix}high": found.high}
+        row["budget_use"] = (group.madds / group.budget_madds).mean() * 100
+        row["within_budget"] = (group.madds <= group.budget_madds).mean() * 100
+        rows.append(row | {"seconds": group.search_seconds.median()})
+    return pd.DataFrame(rows)
+
+
+# -------------------------------------------------------------------- is there anything superclass-specific to find?
+
+
+def half_accuracy(own: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, seed: int = 0) -> Tensor:
+    """Superclass top-1 in percent on both halves of the images, float64 [repeats, 2, archs, superclasses].
+
+    `own` bool [archs, images]: right among the image's own superclass; `labels` int64 [images]; `parent` int64
+    [classes]. Every repeat splits the images anew, class by class.
+
+    Raises:
+        ValueError: a superclass has fewer than two images.
+    """
+    member = torch.nn.functional.one_hot(parent[labels])  # [images, superclasses]
+    if member.sum(0).min() < 2:
+        raise ValueError("every superclass needs at least two images to be split in halves")
+    rng = torch.Generator().manual_seed(seed)
+    keys = labels + torch.rand(repeats, len(labels), dtype=torch.float64, generator=rng)
+    second = torch.zeros(keys.shape, dtype=torch.bool)
+    second.scatter_(1, keys.argsort(-1)[:, 1::2], True)  # every other one of the images sorted by class
+    halves = torch.stack([~second, second], 1)[..., None] * member  # [repeats, 2, images, superclasses]
+    right = torch.einsum("ai,rhis->rhas", own.float(), halves.float()).double()
+    return right / halves.sum(2)[:, :, None] * 100
+
+
+def effects(accuracy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What makes up an accuracy [..., archs, superclasses] beside its mean: arch, superclass, and their interaction.
+
+    [..., archs, 1], [..., 1, superclasses] and [..., archs, superclasses], each summing to zero along its dimensions.
+    """
+    mean = accuracy.mean((-2, -1), keepdim=True)
+    arch, superclass = accuracy.mean(-1, keepdim=True) - mean, accuracy.mean(-2, keepdim=True) - mean
+    return arch, superclass, accuracy - mean - arch - superclass
+
+
+def split_half(own: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, seed: int = 0) -> pd.DataFrame:
+    """Does what one half of the images says about archs hold on the other half? One row a repeat; see `half_accuracy`.
+
+    - arch_correlation, interaction_correlation: of the effect's estimates on the two halves; 0 is noise
+    - arch_variance, interaction_variance: what the two estimates share (their covariance, in squared points): noise
+      adds nothing on average, and it may come out negative
+    - gain: points of top-1 won on one half by the best arch of every superclass over the best one arch for all,
+      both chosen on the other half; mean of both directions. The choice is made on few, noisy images: who knew the
+      best archs would gain more, so it is a lower bound (`interaction_sd_upper` has the other side)
+
+    An arch that helps hard superclasses more than easy ones counts as interaction, although one order of archs suits
+    all: the gain tells the two apart. Repeats share their images: take the interval over seeds, not over repeats.
+    """
+    accuracy = half_accuracy(own, labels, parent, repeats, seed)
+    arch, _, interaction = effects(accuracy)
+    columns = {}
+    for name, effect in (("arch", arch), ("interaction", interaction)):
+        first, second = effect.flatten(-2).unbind(1)
+        shared = (first * second).mean(-1)  # effects have mean zero
+        columns[f"{name}_correlation"] = shared / (first.square().mean(-1) * second.square().mean(-1)).sqrt()
+        columns[f"{name}_variance"] = shared
+    first, second = accuracy.unbind(1)
+    columns["gain"] = (gain_of_choosing(first, second) + gain_of_choosing(second, first)) / 2
+    return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+
+
+def gain_of_choosing(chosen_on: Tensor, judged_on: Tensor) -> Tensor:
+    """Top-1 of the best arch of every superclass minus that of the best one for all, [...].
+
+    `chosen_on` and `judged_on`: accuracy [..., archs, superclasses].
+    """
+
+    def judge(score: Tensor) -> Tensor:
+        best = (score == score.amax(-2, keepdim=True)).double()  # ties, frequent on few images, share the choice
+        return (judged_on * best / best.sum(-2, keepdim=True)).sum(-2).mean(-1)
+
+    return judge(chosen_on) - judge(chosen_on.mean(-1, keepdim=True))
+
+
+def interaction_sd_upper(halves: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, points: how large a superclass's own preferences for archs may still be (95 %).
+
+    An upper bound on the standard deviation of the interaction, from the high end of its variance's interval over
+    seeds. An oracle's gain is a few of these; NaN with one seed.
+    """
+    variance = over_seeds(halves, ["supernet"], "interaction_variance")
+    return pd.DataFrame({"supernet": variance.supernet, "points": variance.high.clip(lower=0) ** 0.5})
+
+
+def swap_cost(swap: pd.DataFrame) -> pd.DataFrame:
+    """Columns supernet, mean, low, high: points that a superclass loses with an arch generated for another one.
+
+    The own arch's top-1 minus the mean of the others', at the same budget; the interval is over seeds.
+    """
+    keys, own = ["supernet", "seed", "budget_madds", "used_for"], swap.arch_of == swap.used_for
+    cost = swap[own].groupby(keys).top1.mean() - swap[~own].groupby(keys).top1.mean()
+    return over_seeds(cost.rename("cost").reset_index(), ["supernet"], "cost")
+
+
+# -------------------------------------------------------------------- supernets, on the selection split
+
+
+def accuracy_table(records: Iterable[dict], chosen: str | None = None) -> pd.DataFrame:
+    """The records of supernets as columns dropout, seed, arch, subnet, madds, top1, flat_top1; means of them compare.
+
+    All settings of superclass dropout on the seeds that all of them have; with `chosen`, that one and none only, which
+    have more seeds in common. `arch` numbers the measured archs, the same ones for every supernet.
+    """
+    rows = [
+        {"dropout": record["dropout"], "seed": record["seed"], "arch": arch} | measured
+        for record in records
+        for arch, measured in enumerate(record["accuracy"])
+    ]
+    table = pd.DataFrame(rows)
+    return on_common_seeds(table[table.dropout.isin(["none", chosen])] if chosen else table, "dropout")
+
+
+def dropout_means(records: Iterable[dict], chosen: str | None = None) -> pd.DataFrame:
+    """Columns dropout, subnet, top1, flat_top1, seeds (a count, the same in all rows): see `accuracy_table`."""
+    groups = accuracy_table(records, chosen).groupby(["dropout", "subnet"], sort=False)
+    return groups[["top1", "flat_top1"]].mean().assign(seeds=groups.seed.nunique()).reset_index()
+
+
+def dropout_gain(records: Iterable[dict], chosen: str | None = None) -> pd.DataFrame:
+    """Columns dropout, subnet, seeds (a count, the same in all rows), mean, low, high: see `accuracy_table`.
+
+    Points that superclass dropout adds to 'none', seed by seed. In a study with branches, 'none' has trained longer, by
+    what the branches cost: the gain is then understated.
+    """
+    keys = ["subnet", "seed"]
+    top1 = accuracy_table(records, chosen).groupby(["dropout", *keys], sort=False).top1.mean().reset_index()
+    none = top1[top1.dropout == "none"].set_index(keys).top1.rename("none")
+    gain = top1[top1.dropout != "none"].join(none, on=keys)
+    table = over_seeds(gain.assign(gain=gain.top1 - gain.none), ["dropout", "subnet"], "gain")
+    table.insert(2, "seeds", top1.seed.nunique())
+    return table

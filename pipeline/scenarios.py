@@ -1,0 +1,89 @@
+"""The scenarios of a study: which sets of classes, at which budgets, and what generators are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from eas.data import Hierarchy
+from eas.generator import ScenarioSampler
+from pipeline.params import Study
+
+MEGA = 1e6  # params.yaml gives budgets in million multiply-adds
+
+
+@dataclass(frozen=True)
+class Scenarios:
+    """Deployment scenarios: names, kinds, class masks (bool [n, classes]) and budgets (multiply-adds, float64 [n])."""
+
+    names: list[str]
+    kinds: list[str]  # superclass or union
+    class_masks: Tensor
+    budgets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def class_counts(self) -> Tensor:
+        return self.class_masks.sum(-1)
+
+    def of_kind(self, kind: str) -> Tensor:
+        """Which of them are of a kind, bool [n]."""
+        return torch.tensor([each == kind for each in self.kinds])
+
+    def subset(self, rows: Tensor) -> Scenarios:
+        """Those of the rows, int64 [m]."""
+        names, kinds = ([each[i] for i in rows.tolist()] for each in (self.names, self.kinds))
+        return Scenarios(names, kinds, self.class_masks[rows], self.budgets[rows])
+
+
+def superclass_sets(study: Study, hierarchy: Hierarchy) -> list[tuple[str, ...]]:
+    """The study's sets of superclasses: every single one, then the seeded unions of two and of three."""
+    sets = [(name,) for name in hierarchy.superclasses]
+    rng = torch.Generator().manual_seed(study.data.seed)
+    for size, count in ((2, study.scenarios.unions_of_two), (3, study.scenarios.unions_of_three)):
+        candidates = list(combinations(hierarchy.superclasses, size))
+        picked = torch.randperm(len(candidates), generator=rng)[:count].sort().values
+        sets += [candidates[i] for i in picked.tolist()]
+    return sets
+
+
+def scenarios(study: Study, hierarchy: Hierarchy) -> Scenarios:
+    """Every set of `superclass_sets` at every budget of the study, budget after budget."""
+    sets = superclass_sets(study, hierarchy)
+    masks = torch.stack([hierarchy.class_mask(names) for names in sets])
+    budgets = torch.tensor(study.scenarios.budgets, dtype=torch.float64) * MEGA
+    names = ["+".join(names) for names in sets] * len(budgets)
+    kinds = ["union" if len(names) > 1 else "superclass" for names in sets] * len(budgets)
+    return Scenarios(names, kinds, masks.repeat(len(budgets), 1), budgets.repeat_interleave(len(sets)))
+
+
+def scenario_sampler(study: Study, hierarchy: Hierarchy) -> ScenarioSampler:
+    """Draws training scenarios: one to three superclasses, never a union of the comparison; any budget in range."""
+    count, names = len(hierarchy.superclasses), hierarchy.superclasses
+    sets = superclass_sets(study, hierarchy)
+    held_out = {frozenset(names.index(name) for name in each) for each in sets if len(each) > 1}
+    every = [frozenset(c) for size in (1, 2, 3) for c in combinations(range(count), size)]
+    allowed = [each for each in every if each not in held_out]
+    member = torch.zeros(len(allowed), count, dtype=torch.bool)
+    for row, each in enumerate(allowed):
+        member[row, list(each)] = True
+    masks = member[:, hierarchy.parent]
+    size = member.sum(1)
+    weight = 1.0 / torch.bincount(size)[size]  # one, two and three superclasses equally often
+    low, high = min(study.scenarios.budgets) * MEGA, max(study.scenarios.budgets) * MEGA
+
+    def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.multinomial(weight, n, replacement=True, generator=rng)
+        return masks[rows], low + (high - low) * torch.rand(n, dtype=torch.float64, generator=rng)
+
+    return draw
+
+
+def evenly_spaced(count: int, length: int) -> list[int]:
+    """`count` indices from 0 to length - 1, evenly spaced, ends included."""
+    return [i * (length - 1) // max(1, count - 1) for i in range(count)]

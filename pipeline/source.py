@@ -1,0 +1,110 @@
+"""What DVC's stages depend on: a notebook without its outputs, and the code that it needs.
+
+    python -m pipeline.source build/source
+
+writes, for every notebook and for the report, <name>.ipynb (stripped, so that saving it in JupyterLab makes no stage
+stale) and <name>.code: the hash of every module of this repository that it imports, directly or not, and of those
+that hold its steps' functions. A stage that depends on these goes stale when code changes that it needs, and only then.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import nbformat
+
+from eas.files import write_text
+from pipeline.steps import STEPS
+
+PACKAGES = ("eas", "pipeline")
+REPORT = "report"  # python -m pipeline.report
+ENGINE = "pipeline.engine"  # decides the bytes of every executed notebook
+VOLATILE = ["metadata.kernelspec", "metadata.language_info"]
+
+
+def entry_modules(name: str, root: Path) -> Iterator[str]:
+    """The modules that a notebook, or the report, imports by itself, runs as steps, or is run by."""
+    if name == REPORT:
+        yield "pipeline.report.__main__"
+        return
+    notebook = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            yield from imported(ast.parse(cell.source), root)
+    yield from (module for step in STEPS.values() if step.notebook == name for module in functions(step))
+    yield ENGINE
+
+
+def functions(step) -> list[str]:
+    """The modules of a step's functions."""
+    return [path.partition(":")[0] for path in (step.function, step.jobs)]
+
+
+def imported(tree: ast.AST, root: Path) -> Iterator[str]:
+    """The modules of this repository that a piece of code imports anywhere, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in PACKAGES and module_file(name, root))
+
+
+def module_file(module: str, root: Path) -> Path | None:
+    """The file of a module or package, if there is one of that name."""
+    path = root / Path(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def needed(modules: Iterable[str], root: Path) -> dict[str, str]:
+    """All modules that these need, themselves and their packages included, and the hash of each; sorted.
+
+    What lies beside a package's modules and is no module (a template, a page) counts as the package's.
+    """
+    found: dict[str, str] = {}
+    todo = list(modules)
+    while todo:
+        module = todo.pop()
+        file = module_file(module, root)
+        if module in found or file is None:
+            continue
+        content = file.read_bytes()
+        found[module] = hashlib.sha256(content).hexdigest()
+        todo += imported(ast.parse(content), root)
+        if "." in module:
+            todo.append(module.rpartition(".")[0])
+        if file.name == "__init__.py":
+            data = (path for path in file.parent.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+            found |= {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in data}
+    return dict(sorted(found.items()))
+
+
+def stripped(path: Path) -> str:
+    """A notebook without outputs, counts and what JupyterLab writes when it saves."""
+    command = ["nbstripout", "-t", "--extra-keys", " ".join(VOLATILE)]
+    return subprocess.run(
+        command, input=path.read_text(encoding="utf-8"), capture_output=True, text=True, check=True
+    ).stdout
+
+
+def main(target: str, root: str = ".") -> None:
+    """Write the files into the folder `target`."""
+    notebooks = sorted(path.stem for path in (Path(root) / "notebooks").glob("*.ipynb"))
+    for name in (*notebooks, REPORT):
+        modules = needed(entry_modules(name, Path(root)), Path(root))
+        write_text(
+            Path(target) / f"{name}.code", "".join(f"{digest}  {module}\n" for module, digest in modules.items())
+        )
+        if name != REPORT:
+            write_text(Path(target) / f"{name}.ipynb", stripped(Path(root) / "notebooks" / f"{name}.ipynb"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

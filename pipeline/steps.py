@@ -1,0 +1,336 @@
+"""All steps of a study, listed once: what each one makes, of what, by which function, and for which notebook.
+
+The notebooks run them (`run`), a GPU machine does (pipeline.gpu), DVC's stages follow them (a test compares). A step
+has one result for each of its jobs: a mapping of arguments for its function, which returns (tensors, record). Functions
+are named by their paths, so that a notebook depends on no more code than its own steps need (see pipeline.source).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from eas import data
+from pipeline import jobs
+from pipeline.params import Study
+from pipeline.store import Job, Record, Result, Workspace, machine, make_key, peak_memory
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of result.
+
+    `path` is a format string over a job's arguments; `params` are the parameters that the result depends on, beside
+    those of the `inputs`, the steps whose results it reads. `jobs` is a function of a workspace: the jobs that can be
+    told so far. A choice among results (which dropout) adds jobs once they are there.
+    """
+
+    name: str
+    notebook: str
+    function: str
+    jobs: str
+    path: str
+    params: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    gpu: bool = True  # whether a GPU speeds it up
+    checkpoints: bool = False  # whether it takes a path at which to keep what a killed run goes on from
+    apart: bool = False  # measured beside the study at far higher cost: no part of what a seed costs
+
+    def result(self, workspace: Workspace, job: Job) -> Result:
+        """The result of a job, there or not."""
+        params = {name: lookup(workspace.study, name) for name in sorted(all_params(self))}
+        return Result(workspace, self.path.format(**job), make_key(self.name, params, job))
+
+    def all_jobs(self, workspace: Workspace) -> list[Job]:
+        """Its jobs that can be told so far."""
+        return load(self.jobs)(workspace)
+
+
+SUPERNET = ("data", "space", "training", "evaluation")
+GENERATOR = ("generator.width", "generator.embedding")
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step(
+            "supernets",
+            "02_supernet",
+            "pipeline.supernets:train_supernet",
+            "pipeline.supernets:supernet_jobs",
+            "supernets/{dropout.name}-{seed}",
+            SUPERNET,
+            checkpoints=True,
+        ),
+        Step(
+            "branches",
+            "02_supernet",
+            "pipeline.branches:train_branches",
+            "pipeline.branches:branch_jobs",
+            "branches/{branch.name}-{base.seed}",
+            ("branches.epochs", "branches.batch_size"),
+            ("supernets",),
+            checkpoints=True,
+        ),
+        Step(
+            "pools",
+            "03_generator",
+            "pipeline.generators:measure_pool",
+            "pipeline.supernets:base_jobs",
+            "generators/{base.name}-{base.seed}/pool",
+            ("scenarios", "search.pool"),
+            ("supernets",),
+        ),
+        Step(
+            "predictors",
+            "03_generator",
+            "pipeline.generators:fit_predictors",
+            "pipeline.supernets:base_jobs",
+            "generators/{base.name}-{base.seed}/predictors",
+            (*GENERATOR, "generator.predictor", "search.predictor_steps"),
+            ("pools",),
+            gpu=False,
+        ),
+        Step(
+            "gates",
+            "03_generator",
+            "pipeline.generators:train_on_gates",
+            "pipeline.supernets:base_jobs",
+            "generators/{base.name}-{base.seed}/gates",
+            (*GENERATOR, "generator.gates", "scenarios"),
+            ("supernets",),
+        ),
+        Step(
+            "proposals",
+            "04_ablations",
+            "pipeline.comparison:propose",
+            "pipeline.supernets:base_jobs",
+            "comparison/{base.name}-{base.seed}/proposals",
+            ("search.evaluations", "search.population"),
+            ("predictors",),
+            gpu=False,
+        ),
+        Step(
+            "selected",
+            "04_ablations",
+            "pipeline.comparison:select",
+            "pipeline.supernets:base_jobs",
+            "comparison/{base.name}-{base.seed}/selected",
+            ("search.random",),
+            ("proposals",),
+        ),
+        Step(
+            "measured",
+            "04_ablations",
+            "pipeline.comparison:measure",
+            "pipeline.supernets:base_jobs",
+            "comparison/{base.name}-{base.seed}/measured",
+            (),
+            ("selected",),
+        ),
+        Step(
+            "measured_gates",
+            "04_ablations",
+            "pipeline.comparison:measure_gates",
+            "pipeline.supernets:base_jobs",
+            "comparison/{base.name}-{base.seed}/gates",
+            (),
+            ("gates",),
+        ),
+        Step(
+            "measured_branches",
+            "04_ablations",
+            "pipeline.comparison:measure_branches",
+            "pipeline.branches:chosen_branch_jobs",
+            "comparison/{base.name}-{base.seed}/branches",
+            (),
+            ("proposals", "branches"),
+        ),
+        Step(
+            "long",
+            "04_ablations",
+            "pipeline.costly_baselines:search_long",
+            "pipeline.costly_baselines:long_jobs",
+            "comparison/{base.name}-{base.seed}/long",
+            ("long_search.evaluations", "search.population"),
+            ("predictors",),
+            apart=True,
+        ),
+        Step(
+            "tuned",
+            "04_ablations",
+            "pipeline.costly_baselines:tune_archs",
+            "pipeline.costly_baselines:tuned_jobs",
+            "comparison/{base.name}-{base.seed}/tuned-{budget}",
+            ("finetune.epochs", "finetune.batch_size", "finetune.learning_rate"),
+            ("proposals",),
+            apart=True,
+        ),
+        Step(
+            "from_scratch",
+            "04_ablations",
+            "pipeline.costly_baselines:train_from_scratch",
+            "pipeline.costly_baselines:from_scratch_jobs",
+            "comparison/from_scratch/{row}",
+            (),
+            ("proposals",),
+            checkpoints=True,
+            apart=True,
+        ),
+        Step(
+            "search_times",
+            "04_ablations",
+            "pipeline.comparison:time_search",
+            "pipeline.comparison:time_jobs",
+            "comparison/search_times-{base.seed}",
+            (),
+            ("selected",),
+            gpu=False,
+        ),
+        Step(
+            "throughput",
+            "04_ablations",
+            "pipeline.throughput:measure_throughput",
+            "pipeline.throughput:throughput_jobs",
+            "comparison/throughput",
+            ("data", "space", "training"),
+        ),
+    )
+}
+
+
+def load(path: str) -> Callable:
+    """The function that 'module:name' names."""
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def all_params(step: Step) -> set[str]:
+    """The parameters that a step's results depend on, those of its inputs among them."""
+    return set(step.params).union(*(all_params(STEPS[name]) for name in step.inputs))
+
+
+def lookup(study: Study, name: str) -> Any:
+    """The value of a parameter by its dotted name; None inside a section that the study leaves out."""
+    value: Any = study
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+# -------------------------------------------------------------------- running them
+
+
+def run(workspace: Workspace, notebook: str) -> None:
+    """Make all results of a notebook's steps that are not there, with a progress bar for each step."""
+    for step in STEPS.values():
+        if step.notebook == notebook:
+            run_step(workspace, step)
+
+
+def run_step(workspace: Workspace, step: Step) -> None:
+    """Make all results of a step that are not there."""
+    done: list[Job] = []
+    while todo := [job for job in step.all_jobs(workspace) if job not in done]:
+        missing = []
+        for job in todo:
+            result = step.result(workspace, job)
+            if result.find() is None:
+                missing.append(job)
+            else:
+                result.fetch()
+        jobs.run(make, [(workspace, step.name, job) for job in missing], step.name.replace("_", " "), gpu=step.gpu)
+        done += todo
+
+
+def make(workspace: Workspace, name: str, job: Job) -> Record:
+    """Make one result, whatever is there; returns its record, with what it cost.
+
+    A record's seconds are those of the whole function, unless that knows better; None if a killed run went on.
+    """
+    step = STEPS[name]
+    result = step.result(workspace, job)
+    checkpoint, options = workspace.folder / "checkpoints" / f"{result.name}-{result.key}", {}
+    if step.checkpoints:
+        options["checkpoint"] = checkpoint
+    resumed, start = step.checkpoints and checkpoint.exists(), time.perf_counter()
+    tensors, content = load(step.function)(workspace, **job, **options)
+    cost = {"machine": machine(), "memory_gb": peak_memory(), "seconds": time.perf_counter() - start}
+    record = result.write(tensors, cost | content | ({"seconds": None} if resumed else {}))
+    if step.checkpoints:
+        shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def prepare(workspace: Workspace, notebook: str, root: str | Path) -> None:
+    """Make what the notebooks before this one would have made, and say so: for the tiny study, so that each runs alone.
+
+    Raises:
+        FileNotFoundError: another study has something missing; the message says which notebooks have to be run.
+    """
+    if not (before := missing(workspace, notebook)):
+        return
+    names = ", ".join(before)
+    if workspace.study.name != "tiny":
+        raise FileNotFoundError(f"run these notebooks for the study {workspace.study.name} first, in turn: {names}")
+    print(f"made here, as by the notebooks before: {names}")
+    if not workspace.dataset_path.is_file():
+        data.save(data.build(workspace.study.data, root)[0], workspace.dataset_path)
+    for name in before:
+        run(workspace, name)
+
+
+def missing(workspace: Workspace, notebook: str) -> list[str]:
+    """The notebooks before this one that have something left to make."""
+    before = [] if workspace.dataset_path.is_file() else ["01_superclasses"]
+    for step in (step for step in STEPS.values() if step.notebook < notebook and step.notebook not in before):
+        try:
+            complete = all_there(workspace, step.name, step.all_jobs(workspace))
+        except FileNotFoundError:  # its jobs depend on a choice that cannot be made yet
+            complete = False
+        if not complete and step.notebook not in before:
+            before.append(step.notebook)
+    return before
+
+
+# -------------------------------------------------------------------- reading results back
+
+
+def find(workspace: Workspace, name: str, **job: Any) -> tuple[Result, Record]:
+    """A result and its record.
+
+    Raises:
+        FileNotFoundError: it is not there; the message says which notebook makes it.
+    """
+    step = STEPS[name]
+    result = step.result(workspace, job)
+    if record := result.find():
+        return result, record
+    study = workspace.study.name
+    raise FileNotFoundError(f"{result.path} is missing: run notebooks/{step.notebook} for the study {study} first")
+
+
+def record_of(workspace: Workspace, name: str, **job: Any) -> Record:
+    """The record of a result; see `find`."""
+    return find(workspace, name, **job)[1]
+
+
+def tensors_of(workspace: Workspace, name: str, **job: Any) -> dict[str, Tensor]:
+    """The tensors of a result; see `find`."""
+    return find(workspace, name, **job)[0].tensors()
+
+
+def records(workspace: Workspace, name: str) -> list[Record]:
+    """The records of all of a step's jobs; see `find`."""
+    return [record_of(workspace, name, **job) for job in STEPS[name].all_jobs(workspace)]
+
+
+def all_there(workspace: Workspace, name: str, some: Iterable[Job]) -> bool:
+    """Whether the results of these jobs are there."""
+    return all(STEPS[name].result(workspace, job).find() is not None for job in some)

@@ -1,0 +1,199 @@
+"""Results of long steps: found again by their key, whole or not at all.
+
+A result is a record (.json: key, hash of the tensors, what was measured, what it cost) and, where it has any, tensors
+(.safetensors) beside it. The tensors are written first, so that a record says that they are whole. What a study leaves
+lies under build/<study>/; what came from a larger machine is published under weights/<study>/, and is only read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eas import data, devices
+from eas.data import Dataset
+from eas.files import sha256, write_tensors, write_text
+from pipeline.params import Study, load_study
+
+Record = dict[str, Any]
+Job = dict[str, Any]  # the arguments of one run of a step's function
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A study and where its results lie: `folder`, and `published`, or None to make all of it here."""
+
+    study: Study
+    folder: Path
+    published: Path | None = None
+
+    @property
+    def dataset_path(self) -> Path:
+        return self.folder / "dataset.safetensors"
+
+    def dataset(self) -> Dataset:
+        """The study's images; FileNotFoundError, which says what makes them, where there are none."""
+        return data.load(self.dataset_path)
+
+    def for_seeds(self, *seeds: int) -> Workspace:
+        """The same with other seeds: what has been made for a seed stays valid."""
+        return replace(self, study=self.study.model_copy(update={"seeds": seeds}))
+
+
+def open_workspace(study: str, root: str | Path = ".", *, fresh: bool = False) -> Workspace:
+    """The workspace of a study of params.yaml under the repository `root`.
+
+    `fresh`, or the environment variable EAS_FRESH, leaves aside what is published: all of it is made here.
+    """
+    root = Path(root)
+    published = None if fresh or os.environ.get("EAS_FRESH") else root / "weights" / study
+    return Workspace(load_study(study, root), root / "build" / study, published)
+
+
+def make_key(step: str, params: dict[str, Any], job: Job) -> str:
+    """Hash of all that a result depends on: equal keys, equal results on one machine.
+
+    `params` maps the names of parameters to values. Defaults are left out, so that a new parameter, whose default
+    changes nothing, leaves older results valid.
+    """
+    text = json.dumps([step, plain(params), plain(job)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def plain(value: Any) -> Any:
+    """Sections of parameters as plain data, without their defaults, all the way down."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result of a study, there or not: its name, such as 'supernets/none-0', and its key."""
+
+    workspace: Workspace
+    name: str
+    key: str
+
+    @property
+    def path(self) -> Path:
+        """Of the tensors."""
+        return self.workspace.folder / f"{self.name}.safetensors"
+
+    def find(self) -> Record | None:
+        """Its record, if it was made with the same parameters, here or elsewhere, and is whole; changes nothing.
+
+        A published record holds even where its tensors were too large to publish.
+
+        Raises:
+            ValueError: published tensors are not those that their record tells of.
+        """
+        elsewhere = self.find_published()
+        record = read_record(self.path)
+        if record and record.get("key") == self.key:
+            if is_whole(record, self.path):
+                return record
+            if elsewhere == record and not self.published_path.exists() and not self.path.exists():
+                return record
+        return elsewhere
+
+    def find_published(self) -> Record | None:
+        """The published record, if there is one with this key; ValueError where its tensors are damaged."""
+        record = read_record(self.published_path) if self.workspace.published else None
+        if not record or record.get("key") != self.key:
+            return None
+        if self.published_path.exists() and not is_whole(record, self.published_path):
+            raise ValueError(f"{self.published_path} is damaged: its SHA-256 is not the one in its record")
+        return record
+
+    @property
+    def published_path(self) -> Path:
+        return (self.workspace.published or Path()) / f"{self.name}.safetensors"
+
+    def fetch(self) -> None:
+        """Copy what is published into the workspace, its record last, unless it is there."""
+        record = read_record(self.path)
+        if record and record.get("key") == self.key and is_whole(record, self.path):
+            return
+        if self.find_published():
+            if self.published_path.exists():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.published_path, self.path)
+            write_text(self.path.with_suffix(".json"), self.published_path.with_suffix(".json").read_text())
+
+    def write(self, tensors: dict[str, Tensor], content: Record) -> Record:
+        """Write the tensors, then the record, each whole or not at all; returns the record."""
+        self.path.with_suffix(".json").unlink(missing_ok=True)  # no record of other parameters beside new tensors
+        record = {"key": self.key, "sha256": None} | content
+        if tensors:
+            write_tensors(tensors, self.path)
+            record["sha256"] = sha256(self.path)
+        write_text(self.path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+        return record
+
+    def tensor_path(self) -> Path | None:
+        """Where the tensors are: here, or else where they are published; None where there are none."""
+        return next((path for path in (self.path, self.published_path) if path.is_file()), None)
+
+    def record_text(self) -> str:
+        """The record as it is written, of a result that `find` found."""
+        place = self.path if (read_record(self.path) or {}).get("key") == self.key else self.published_path
+        return place.with_suffix(".json").read_text(encoding="utf-8")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of a result that `find` found.
+
+        Raises:
+            FileNotFoundError: only its record is there.
+        """
+        if path := self.tensor_path():
+            return load_file(path)
+        raise FileNotFoundError(f"{self.path} is missing: only its record was published; EAS_FRESH=1 makes it here")
+
+
+def read_record(path: Path) -> Record | None:
+    """The record beside a file of tensors; None where there is none, or a damaged one."""
+    try:
+        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def is_whole(record: Record, path: Path) -> bool:
+    """Whether the tensors are those that the record was written for."""
+    expected = record.get("sha256")
+    return expected is None or (path.is_file() and sha256(path) == expected)
+
+
+# -------------------------------------------------------------------- what a step cost
+
+
+def machine() -> str:
+    """What times and memory were measured on."""
+    name = torch.cuda.get_device_name() if devices.device().type == "cuda" else "no GPU"
+    units = torch.backends.cpu.get_cpu_capability() + " and AMX" * devices.has_amx()
+    return f"{platform.processor() or platform.machine()} with {units}, {os.cpu_count()} CPUs, {name}"
+
+
+def peak_memory() -> float:
+    """Gigabytes: the most that the GPU has reserved for a job, or if that used none, its process has held so far."""
+    if devices.device().type == "cuda" and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,0 +1,199 @@
+"""The step `supernets`: training with and without superclass dropout, and the choice among its settings."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from eas import devices, training
+from eas.data import Dataset
+from eas.dropout import SuperclassDropout
+from eas.evaluation import SharedStem, calibration_sample, own_superclass_correct
+from eas.recipes import NO_DROPOUT, Dropout, Training
+from eas.registry import Section
+from eas.spaces import ChoiceSpace, Supernet
+from pipeline import steps
+from pipeline.params import Study
+from pipeline.scenarios import scenarios
+from pipeline.store import Job, Record, Workspace
+
+MEASURED = 8  # random subnets whose accuracy is reported beside the largest and the smallest
+
+
+class Base(Section):
+    """A supernet of the comparison, by its name there: `plain`, or `dropout` with the chosen superclass dropout."""
+
+    name: str
+    dropout: Dropout
+    epochs: int
+    seed: int
+
+    @property
+    def job(self) -> Job:
+        """That of its training."""
+        return {"dropout": self.dropout, "epochs": self.epochs, "seed": self.seed}
+
+
+# -------------------------------------------------------------------- which are trained
+
+
+def supernet_jobs(workspace: Workspace) -> list[Job]:
+    """None on all seeds, every candidate of superclass dropout on the first few, then the chosen one on the others."""
+    first = first_jobs(workspace.study)
+    if not steps.all_there(workspace, "supernets", first):
+        return first
+    chosen, study = choose_dropout(workspace), workspace.study
+    rest = study.seeds[study.dropout.seeds :]
+    return first + [{"dropout": chosen, "epochs": study.training.epochs, "seed": seed} for seed in rest]
+
+
+def first_jobs(study: Study) -> list[Job]:
+    """What is trained before the choice.
+
+    Without dropout a supernet trains longer, by what the branches cost, so that the costs of training are equal.
+    """
+    longer = study.training.epochs + (study.branches.epochs if study.branches else 0)
+    plain = [{"dropout": NO_DROPOUT, "epochs": longer, "seed": seed} for seed in study.seeds]
+    return plain + [
+        {"dropout": dropout, "epochs": study.training.epochs, "seed": seed}
+        for seed in study.first_seeds(study.dropout)
+        for dropout in study.dropout.candidates
+    ]
+
+
+def choose_dropout(workspace: Workspace) -> Dropout:
+    """The candidate with the best mean superclass top-1 on the selection split, over subnets and the first seeds.
+
+    Raises:
+        FileNotFoundError: a supernet that the choice needs is missing; the message says which notebook makes it.
+    """
+    first = [job for job in first_jobs(workspace.study) if job["dropout"] != NO_DROPOUT]
+    mean = (
+        accuracy_table([steps.record_of(workspace, "supernets", **job) for job in first]).groupby("dropout").top1.mean()
+    )
+    return max(workspace.study.dropout.candidates, key=lambda dropout: mean[dropout.name])
+
+
+def accuracy_table(records: list[Record]) -> pd.DataFrame:
+    """The records of supernets as columns dropout, seed, subnet, madds, top1, flat_top1 (selection split)."""
+    return pd.DataFrame([{k: r[k] for k in ("dropout", "seed")} | row for r in records for row in r["accuracy"]])
+
+
+def bases(workspace: Workspace) -> list[Base]:
+    """The supernets of the comparison on all seeds: those with the chosen dropout, then those without."""
+    study = workspace.study
+    chosen, plain = choose_dropout(workspace), {job["seed"]: job for job in first_jobs(study)[: len(study.seeds)]}
+    with_dropout = [
+        Base(name="dropout", dropout=chosen, epochs=study.training.epochs, seed=seed) for seed in study.seeds
+    ]
+    return with_dropout + [Base(name="plain", **plain[seed]) for seed in study.seeds]
+
+
+def base_jobs(workspace: Workspace) -> list[Job]:
+    """A job for every supernet of the comparison."""
+    return [{"base": base} for base in bases(workspace)]
+
+
+def base_of(workspace: Workspace, name: str, seed: int) -> Base:
+    """The supernet of the comparison of that name and seed."""
+    return next(base for base in bases(workspace) if (base.name, base.seed) == (name, seed))
+
+
+# -------------------------------------------------------------------- training
+
+
+def new_space(study: Study, dataset: Dataset) -> ChoiceSpace:
+    """The study's search space.
+
+    Raises:
+        ValueError: no arch fits one of the study's budgets: better now than after the training.
+    """
+    space = study.space.build(study.data.image_size, dataset.train.images.shape[1])
+    every = scenarios(study, dataset.hierarchy)
+    space.check_scenarios(every.class_masks, every.budgets)
+    return space
+
+
+def new_supernet(study: Study, dataset: Dataset) -> Supernet:
+    """The study's supernet, untrained, on the CPU; see `new_space`."""
+    return new_space(study, dataset).supernet(len(dataset.hierarchy.classes), dataset.mean, dataset.std)
+
+
+def seeded_supernet(study: Study, dataset: Dataset, seed: int) -> Supernet:
+    """The same with the initial weights of a seed, on the job's device."""
+    torch.manual_seed(seed)
+    supernet = new_supernet(study, dataset).to(devices.device())
+    if study.training.zero_init:
+        supernet.begin_as_identity()
+    return supernet
+
+
+def train_supernet(
+    workspace: Workspace, dropout: Dropout, epochs: int, seed: int, checkpoint: Path | None = None
+) -> tuple[dict[str, Tensor], Record]:
+    """Train one supernet and measure it on the selection split; its weights, and learning curve and accuracy."""
+    study, dataset = workspace.study, workspace.dataset().to(devices.device())
+    supernet, start = seeded_supernet(study, dataset, seed), time.perf_counter()
+    recipe = study.training.model_copy(update={"epochs": epochs})
+    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, label=f"{dropout.name}, seed {seed}")
+    content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * epochs}
+    accuracy = selection_accuracy(study, supernet, dataset)
+    content |= {"dropout": dropout.name, "seed": seed, "history": history, "accuracy": accuracy}
+    return supernet.state_dict(), content
+
+
+def train_on_all(
+    supernet: Supernet,
+    dataset: Dataset,
+    dropout: Dropout,
+    recipe: Training,
+    seed: int,
+    checkpoint: Path | None,
+    **options,
+) -> list[dict[str, float]]:
+    """eas.training.train on the data set's training images with superclass dropout."""
+    classes = SuperclassDropout(dataset.hierarchy.parent.to(devices.device()), dropout)
+    return training.train(supernet, dataset.train, classes, recipe, seed=seed, checkpoint=checkpoint, **options)
+
+
+def load_supernet(workspace: Workspace, dataset: Dataset, base: Base) -> Supernet:
+    """A trained supernet, frozen, on the job's device.
+
+    Raises:
+        FileNotFoundError: the weights are not there; the message says which notebook makes them.
+        ValueError: the file holds other tensors than this study's supernet.
+    """
+    supernet, result = new_supernet(workspace.study, dataset), steps.find(workspace, "supernets", **base.job)[0]
+    try:
+        supernet.load_state_dict(result.tensors())
+    except RuntimeError as err:
+        reason = str(err).splitlines()[1].strip()
+        raise ValueError(f"{result.path} does not fit the study {workspace.study.name}: {reason}") from None
+    return supernet.requires_grad_(False).to(devices.device())
+
+
+# -------------------------------------------------------------------- measuring
+
+
+def measured_archs(space: ChoiceSpace) -> tuple[list[str], Tensor]:
+    """What is reported of every set of weights: the largest arch, some random ones, the smallest; names and archs."""
+    random = space.sample(MEASURED, torch.Generator().manual_seed(0))
+    return ["largest", *["random"] * MEASURED, "smallest"], torch.stack([space.largest, *random, space.smallest])
+
+
+def selection_accuracy(study: Study, supernet: Supernet, dataset: Dataset) -> list[dict]:
+    """Calibrated accuracy of the largest, the smallest and some random subnets, the same ones for every supernet."""
+    space, parent, rows = supernet.space, dataset.hierarchy.parent, []
+    names, archs = measured_archs(space)
+    calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
+    stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
+    for subnet, arch in zip(names, archs, strict=True):
+        logits = stem.logits(arch)
+        own = own_superclass_correct(logits, labels, parent).float().mean().item() * 100
+        flat = (logits.argmax(1) == labels).float().mean().item() * 100
+        rows.append({"subnet": subnet, "madds": int(space.madds(arch, len(parent))), "top1": own, "flat_top1": flat})
+    return rows

@@ -1,0 +1,89 @@
+"""The tables that notebook 04 makes of a study's results: comparison.csv and those behind the ablations."""
+
+from __future__ import annotations
+
+import pandas as pd
+from torch import Tensor
+
+from pipeline import costly_baselines, steps
+from pipeline.comparison import Archs, shared_archs
+from pipeline.report import stats
+from pipeline.scenarios import scenarios
+from pipeline.store import Workspace
+from pipeline.supernets import Base, bases, new_space
+
+
+def comparison_table(workspace: Workspace) -> pd.DataFrame:
+    """The comparison: one row for every method, supernet, seed and scenario that was measured."""
+    dataset, rows = workspace.dataset(), []
+    space, every = new_space(workspace.study, dataset), scenarios(workspace.study, dataset.hierarchy)
+    for base in bases(workspace):
+        archs, top1, seconds = measured(workspace, base)
+        for method, found in archs.items():
+            columns = {"method": method, "supernet": base.name, "seed": base.seed, "scenario": every.names}
+            columns |= {"kind": every.kinds, "classes": every.class_counts, "budget_madds": every.budgets.long()}
+            columns |= {"madds": space.madds(found, every.class_counts)}
+            columns |= {"top1": top1[method].double().round(decimals=4), "search_seconds": seconds[method]}
+            rows.append(pd.DataFrame(columns).dropna())
+    return pd.concat(rows, ignore_index=True)
+
+
+def measured(workspace: Workspace, base: Base) -> tuple[Archs, dict[str, Tensor], dict[str, list[float]]]:
+    """Archs, top-1 (NaN where not measured) and seconds by scenario of all methods on one supernet."""
+    archs, top1 = shared_archs(workspace, base), steps.tensors_of(workspace, "measured", base=base)
+    seconds = steps.record_of(workspace, "proposals", base=base)["per_scenario"]
+    seconds = seconds | steps.record_of(workspace, "selected", base=base)["per_scenario"]
+    gates = steps.tensors_of(workspace, "measured_gates", base=base)
+    archs["generator_gates"], top1["generator_gates"] = gates["archs"], gates["top1"]
+    seconds |= steps.record_of(workspace, "measured_gates", base=base)["per_scenario"]
+    for job in steps.STEPS["measured_branches"].all_jobs(workspace):
+        if job["base"] == base:  # the same archs, with weights of their superclass
+            archs["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
+            top1["generator_branch"] = steps.tensors_of(workspace, "measured_branches", **job)["top1"]
+    for method, baseline in costly_baselines.measured(workspace, base, archs, seconds).items():
+        archs[method], top1[method], seconds[method] = baseline
+    return archs, top1, seconds
+
+
+def swap_table(workspace: Workspace) -> pd.DataFrame:
+    """The swap test: supernet, seed, budget_madds, arch_of, used_for, top1 for all ordered pairs of superclasses."""
+    names, tables = workspace.dataset().hierarchy.superclasses, []
+    budgets = [int(budget * 1e6) for budget in workspace.study.scenarios.budgets]
+    index = pd.MultiIndex.from_product([budgets, names, names], names=["budget_madds", "arch_of", "used_for"])
+    for base in bases(workspace):
+        swap = steps.tensors_of(workspace, "measured", base=base)["swap"]
+        table = pd.DataFrame({"top1": swap.flatten()}, index).reset_index()
+        tables.append(table.assign(supernet=base.name, seed=base.seed))
+    return pd.concat(tables, ignore_index=True).round(4)[["supernet", "seed", *index.names, "top1"]]
+
+
+def split_half_table(workspace: Workspace) -> pd.DataFrame:
+    """The split-half test (stats.split_half) for all supernets and seeds, with columns supernet and seed."""
+    parent, tables = workspace.dataset().hierarchy.parent, []
+    for base in bases(workspace):
+        pool = steps.tensors_of(workspace, "pools", base=base)
+        halves = stats.split_half(pool["correct"], pool["labels"], parent)
+        tables.append(halves.assign(supernet=base.name, seed=base.seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def time_table(workspace: Workspace) -> pd.DataFrame:
+    """What `time_search` measured: columns method, scenarios, seconds_total, seconds_per_scenario."""
+    (record,) = steps.records(workspace, "search_times")
+    table = pd.DataFrame({"method": record["total"].keys(), "scenarios": record["scenarios"]})
+    table["seconds_total"] = list(record["total"].values())
+    return table.assign(seconds_per_scenario=table.seconds_total / table.scenarios)
+
+
+def result_costs(workspace: Workspace) -> pd.DataFrame:
+    """What every result cost that was timed, in the columns that report.costs reads."""
+    rows = []
+    for step in steps.STEPS.values():
+        for job in step.all_jobs(workspace):
+            record, base = steps.record_of(workspace, step.name, **job), job.get("base")
+            name = next((job[what].name for what in ("branch", "dropout") if what in job), "")
+            row = {"step": step.name, "name": name, "seed": base.seed if base else job.get("seed")}
+            row |= {what: record.get(what) for what in ("seconds", "images", "memory_gb", "machine")}
+            rows.append(row | {"gpu": step.gpu and "no GPU" not in (record.get("machine") or ""), "apart": step.apart})
+    table = pd.DataFrame(rows).astype({"seed": float, "seconds": float, "images": float, "memory_gb": float})
+    return table.dropna(subset="seconds").reset_index(drop=True)

@@ -1,0 +1,137 @@
+"""Files are written whole or not at all, by whoever writes and into whatever lies there."""
+
+import hashlib
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from eas import files
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Every write fails midway."""
+
+    def fail_midway(path, content):
+        with path.open("wb") as file:
+            file.write(b"half of")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail_midway)
+
+
+WRITES = {
+    "text": lambda path: files.write_text(path, "new"),
+    "bytes": lambda path: files.write_bytes(path, b"new"),
+    "tensors": lambda path: files.write_tensors({"new": torch.ones(3)}, path, {"of": "no use"}),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(write, before, tmp_path, full_disk):
+    path = tmp_path / "file"
+    if before:
+        with path.open("wb") as file:
+            file.write(before)
+    with pytest.raises(OSError, match="no space"):
+        write(path)
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert list(tmp_path.iterdir()) == ([path] if before else [])
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_write_replaces_what_was_there_and_leaves_nothing_else(write, tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    write(path)
+    first = path.read_bytes()
+    path.write_bytes(b"other")
+    write(str(path))
+    assert path.read_bytes() == first and list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_replaced_is_an_error_that_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        files.write_text(tmp_path / "folder", "text")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"] and not list((tmp_path / "folder").iterdir())
+
+
+def test_links_are_replaced_and_never_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    for name in ("file", "file.part", ".file.part"):
+        (tmp_path / name).symlink_to(victim)
+    files.write_text(tmp_path / "file", "text")
+    assert victim.read_text() == "untouched"
+    assert (tmp_path / "file").read_text() == "text" and not (tmp_path / "file").is_symlink()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_whoever_may_read_other_new_files_may_read_these(write, umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "file")
+        (tmp_path / "other").write_text("")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "other")]
+    assert modes == [0o666 & ~umask] * 2
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path):
+    path, texts = tmp_path / "file", [str(number) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: [files.write_text(path, text) for _ in range(20)], texts))
+    assert path.read_text() in texts and list(tmp_path.iterdir()) == [path]
+
+
+def test_text_is_utf8_and_keeps_its_line_ends(tmp_path):
+    files.write_text(tmp_path / "file", "Ω\r\nя\n")
+    assert (tmp_path / "file").read_bytes() == "Ω\r\nя\n".encode()
+
+
+def test_tensors_of_any_layout_are_written(tmp_path):
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
+    written = {"weight": weight, "part": weight[:, :1], "none": weight[:0], "again": weight, "row": weight[0]}
+    files.write_tensors(written, tmp_path / "file")
+    read = load_file(tmp_path / "file")
+    assert read.keys() == written.keys() and read["none"].shape == (0, 3, 2, 2)
+    assert all(torch.equal(read[name], value) for name, value in written.items())
+
+
+def test_without_metadata_the_bytes_are_those_of_safetensors(tmp_path):
+    tensors = {"b": torch.randn(3), "a": torch.arange(5)}
+    files.write_tensors(tensors, tmp_path / "ours")
+    save_file(tensors, tmp_path / "theirs")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_metadata_come_in_one_order_with_tensors_unharmed(tmp_path):
+    tensors = {"b": torch.randn(3), "a": torch.arange(5), "c": torch.randn(2, 2, dtype=torch.float64)}
+    metadata = {key: f'{key} "Ω"\n\\' * length for length, key in enumerate("hgfedcba")}
+    for name, order in (("one", list(metadata)), ("other", sorted(metadata))):
+        files.write_tensors(tensors, tmp_path / name, {key: metadata[key] for key in order})
+        with safe_open(tmp_path / name, "pt") as file:
+            assert file.metadata() == metadata
+        assert all(torch.equal(tensors[key], value) for key, value in load_file(tmp_path / name).items())
+    content = (tmp_path / "one").read_bytes()
+    assert content == (tmp_path / "other").read_bytes()
+    places = [content.index(f'"{key}":"{key} '.encode()) for key in "bcdefg"]
+    assert places == sorted(places)
+    assert int.from_bytes(content[:8], "little") % 8 == 0
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    content = os.urandom(3_000_000)
+    (tmp_path / "file").write_bytes(content)
+    assert (
+        files.sha256(tmp_path / "file") == files.sha256(str(tmp_path / "file")) == hashlib.sha256(content).hexdigest()
+    )

@@ -1,0 +1,228 @@
+"""Archs as rows: costs, choices, samples and gates of any search space, on PreResNets and on bare tables of costs."""
+
+import pytest
+import torch
+from cases import CIFAR100, GLYPHS, MOBILENET, ODD, SMALL, every_arch, random_class_masks, seeded
+
+from eas.spaces import SPACES, PreResNetSpace
+from eas.spaces.base import PIECE
+
+NARROW = PreResNetSpace(16, 1, widths=(8, 16), depths=(1, 3), ratios=(0.5, 1.0))
+EVERY = {"glyphs": GLYPHS, "cifar100": CIFAR100, "small": SMALL, "odd": ODD, "narrow": NARROW, "mobilenet": MOBILENET}
+
+
+def every_row(space):
+    """All rows of choices, also those that differ in blocks that are not kept."""
+    return torch.cartesian_prod(*(torch.arange(count) for count in space.choices.tolist()))
+
+
+# -------------------------------------------------------------------- costs
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_arch_is_cheaper_than_the_smallest_or_dearer_than_the_largest(name):
+    space = EVERY[name]
+    archs = space.sample(2000, seeded())
+    for cost in (space.madds, space.parameters) if name != "mobilenet" else (space.madds,):
+        low, costs, high = cost(space.smallest, 10), cost(archs, 10), cost(space.largest, 10)
+        assert low <= costs.min() and costs.max() <= high
+    assert space.least_madds == space.madds(space.smallest, 10) - space.fixed_madds(10)
+
+
+def test_a_million_archs_are_costed_like_single_ones():
+    archs = CIFAR100.sample(10**6, seeded())
+    counts = torch.randint(1, 100, (10**6,), generator=seeded(1))
+    madds, parameters = CIFAR100.madds(archs, counts), CIFAR100.parameters(archs, counts)
+    assert madds.shape == parameters.shape == (10**6,) and madds.dtype == parameters.dtype == torch.int64
+    borders = torch.tensor([0, PIECE - 1, PIECE, 2 * PIECE, 10**6 - 1])
+    for row in torch.cat([borders, torch.randint(10**6, (100,), generator=seeded(2))]).tolist():
+        assert CIFAR100.madds(archs[row], int(counts[row])) == madds[row]
+        assert CIFAR100.parameters(archs[row], int(counts[row])) == parameters[row]
+
+
+def test_costs_take_any_leading_shape():
+    archs, counts = GLYPHS.sample(24, seeded()), torch.tensor([[1], [7], [30]])
+    flat = GLYPHS.madds(archs, 7)
+    assert torch.equal(GLYPHS.madds(archs.view(2, 3, 4, -1), 7), flat.view(2, 3, 4))
+    assert GLYPHS.madds(archs[0], 7).shape == () and GLYPHS.madds(archs[:0], 7).shape == (0,)
+    table = GLYPHS.madds(archs, counts)
+    assert table.shape == (3, 24) and torch.equal(table[1], flat)
+    assert torch.equal(table[2] - table[0], torch.full((24,), 29 * GLYPHS.widths[-1]))
+
+
+@torch.inference_mode()
+def test_tables_that_are_first_asked_for_in_inference_mode_can_be_differentiated_through():
+    space = PreResNetSpace(16, 1, widths=(8,), depths=(1,), ratios=(0.5, 1.0))
+    space.madds(space.largest, 3)
+    with torch.inference_mode(False):
+        form = torch.full((1, 2), 0.5, requires_grad=True)
+        space.expected_madds(torch.ones(1, 1), form, torch.tensor(3)).backward()
+        assert torch.equal(form.grad, space.block_madds.float())
+
+
+# -------------------------------------------------------------------- archs
+
+
+def test_a_space_has_its_numbers(space):
+    assert space == SMALL
+    assert (space.stages, space.blocks_per_stage, space.blocks, space.forms, space.decisions) == (2, 2, 4, 3, 6)
+    assert space.choices.tolist() == [2, 2, 3, 3, 3, 3] and space.block_names() == ["1.1", "1.2", "2.1", "2.2"]
+    assert MOBILENET.size == (9**2 + 9**3 + 9**4) ** 5 > 10**19
+
+
+@pytest.mark.parametrize("space", [SMALL, NARROW])
+def test_equal_networks_have_equal_canonical_rows_and_size_counts_them(space):
+    rows = every_row(space)
+    canonical = space.canonical(rows)
+    networks = {str(space.describe(row)) for row in rows}
+    assert len(networks) == len(canonical.unique(dim=0)) == space.size < len(rows)
+    assert torch.equal(space.canonical(canonical), canonical)
+    assert all(space.describe(row) == space.describe(same) for row, same in zip(rows, canonical, strict=True))
+    assert torch.equal(space.madds(rows, 3), space.madds(canonical, 3))
+    assert torch.equal(space.parameters(rows, 3), space.parameters(canonical, 3))
+    assert torch.equal(space.active(rows), space.active(canonical))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_samples_are_canonical_archs_of_the_space(name):
+    space = EVERY[name]
+    archs = space.sample(1000, seeded())
+    assert archs.shape == (1000, space.decisions) and archs.dtype == torch.int64
+    space.check(archs)
+    assert torch.equal(space.canonical(archs), archs)
+
+
+def test_samples_depend_on_the_generator_alone():
+    first = GLYPHS.sample(50, seeded(3))
+    torch.manual_seed(99)
+    assert torch.equal(GLYPHS.sample(50, seeded(3)), first)
+    assert not torch.equal(GLYPHS.sample(50, seeded(4)), first)
+    rng = seeded(3)
+    assert not torch.equal(GLYPHS.sample(50, rng), GLYPHS.sample(50, rng))
+
+
+def test_samples_are_uniform_in_every_decision():
+    archs = GLYPHS.sample(30_000, seeded())
+    for decision in range(GLYPHS.decisions):
+        choices = int(GLYPHS.choices[decision])
+        block = decision - GLYPHS.stages
+        made = archs[:, decision] if block < 0 else archs[GLYPHS.active(archs)[:, block], decision]
+        assert (made.bincount(minlength=choices) / len(made) - 1 / choices).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arch: arch.float(), "must be integers"),
+        (lambda arch: arch[:-1], "must be integers"),
+        (lambda arch: torch.cat([arch, arch[:1]]), "must be integers"),
+        (lambda arch: arch[None, :3], r"\[\.\.\., 12\], got torch.int64 \[1, 3\]"),
+        (lambda arch: torch.tensor(0), "must be integers"),
+        (lambda arch: arch + 1, "outside 0"),
+        (lambda arch: torch.stack([arch, arch * 0 - 1]), "outside 0"),
+    ],
+)
+def test_what_is_no_arch_is_refused(change, message):
+    GLYPHS.check(torch.stack([GLYPHS.largest, GLYPHS.smallest]))
+    with pytest.raises(ValueError, match=message) as caught:
+        GLYPHS.check(change(GLYPHS.largest))
+    assert "\n" not in str(caught.value)
+
+
+def test_depth_and_active_blocks():
+    archs = torch.tensor([[0, 1, 2, 0, 2, 1], [1, 0, 0, 1, 2, 2]])
+    assert SMALL.depth(archs).tolist() == [[1, 2], [2, 1]]
+    assert SMALL.active(archs).tolist() == [[True, False, True, True], [True, True, True, False]]
+
+
+# -------------------------------------------------------------------- gates and features
+
+
+def test_gates_are_one_hots_of_the_choices():
+    archs = GLYPHS.sample(40, seeded()).view(4, 10, -1)
+    depth, form = GLYPHS.gates(archs)
+    assert depth.shape == (4, 10, 3, 3) and form.shape == (4, 10, 9, 5)
+    assert torch.equal(torch.cat([depth.argmax(-1), form.argmax(-1)], -1), archs)
+    assert (depth.sum(-1) == 1).all() and (form.sum(-1) == 1).all() and (depth.amax(-1) == 1).all()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_expected_madds_of_one_hots_are_the_madds(name):
+    space = EVERY[name]
+    archs, counts = space.sample(500, seeded()), torch.randint(1, 50, (500,), generator=seeded(1))
+    depth, form = (gates.double() for gates in space.gates(archs))
+    assert torch.equal(space.expected_madds(depth, form, counts), space.madds(archs, counts).double())
+    assert torch.equal(space.keep_probability(depth), space.active(archs).double())
+
+
+def test_expected_madds_are_the_mean_over_drawn_archs():
+    rng = seeded()
+    depth = torch.rand(NARROW.stages, 2, generator=rng, dtype=torch.float64).softmax(-1)
+    form = torch.rand(NARROW.blocks, 2, generator=rng, dtype=torch.float64).softmax(-1)
+    rows = every_row(NARROW)
+    chance = torch.cat([depth, form])[torch.arange(NARROW.decisions), rows].prod(-1)
+    assert chance.sum() == pytest.approx(1)
+    expected = (chance * NARROW.madds(rows, 7)).sum()
+    torch.testing.assert_close(NARROW.expected_madds(depth, form, torch.tensor(7)), expected)
+    torch.testing.assert_close(NARROW.keep_probability(depth), (chance[:, None] * NARROW.active(rows)).sum(0))
+
+
+def test_features_hold_what_the_network_has_and_nothing_else():
+    rows = every_row(SMALL)
+    features = SMALL.features(*SMALL.gates(rows))
+    assert features.shape == (len(rows), 2 * 2 + 4 * 3)
+    assert torch.equal(features, SMALL.features(*SMALL.gates(SMALL.canonical(rows))))
+    assert len(features.unique(dim=0)) == len(every_arch(SMALL))
+    arch = torch.tensor([0, 1, 2, 1, 0, 1])
+    expected = [1, 0, 0, 1] + [0, 0, 1] + [0, 0, 0] + [1, 0, 0] + [0, 1, 0]
+    assert SMALL.features(*SMALL.gates(arch)).tolist() == expected
+
+
+# -------------------------------------------------------------------- scenarios
+
+
+def test_an_impossible_budget_is_an_error_that_states_the_smallest_possible_one():
+    masks = random_class_masks(PIECE + 3)  # longer than a piece
+    smallest = GLYPHS.madds(GLYPHS.smallest, masks.sum(-1)).double()
+    GLYPHS.check_scenarios(masks, smallest)
+    smallest[PIECE + 1] -= 1
+    with pytest.raises(ValueError) as caught:
+        GLYPHS.check_scenarios(masks, smallest)
+    classes, budget = int(masks[PIECE + 1].sum()), float(smallest[PIECE + 1])
+    expected = f"budget of {budget / 1e6:g}M MAdds is below the smallest arch: {(budget + 1) / 1e6:g}M MAdds"
+    assert str(caught.value) == f"{expected} for {classes} classes"
+
+
+@pytest.mark.parametrize("budget", [float("nan"), 0.0, -1e6, float("-inf")])
+def test_a_budget_that_is_no_positive_number_is_an_error(budget):
+    with pytest.raises(ValueError, match=r"below the smallest arch: [0-9.]+M MAdds for 160 classes"):
+        GLYPHS.check_scenarios(torch.ones(2, 160).bool(), torch.tensor([1e6, budget]))
+
+
+def test_a_scenario_without_classes_is_an_error():
+    masks = torch.ones(3, 160).bool()
+    masks[1] = False
+    with pytest.raises(ValueError, match="scenario 1 keeps no class: name at least one"):
+        GLYPHS.check_scenarios(masks, torch.full((3,), 1e6))
+
+
+# -------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "prersnet"}, "did you mean 'preresnet'"),
+        ({"depths": [2, 1]}, "depths must be strictly ascending"),
+        ({"ratios": [0.5, 0.5]}, "ratios must be strictly ascending"),
+        ({"ratios": [0.5, 1.5]}, "less than or equal to 1"),
+        ({"widths": []}, "at least 1 item"),
+        ({"widths": [0]}, "greater than 0"),
+        ({"width": [8]}, "Extra inputs"),
+    ],
+)
+def test_a_recipe_that_makes_no_space_is_refused(changes, message):
+    recipe = {"kind": "preresnet", "widths": [8, 16], "depths": [1, 2], "ratios": [0.25, 0.5, 1.0]}
+    assert SPACES.validate(recipe).build(16, 1) == SMALL
+    with pytest.raises(ValueError, match=message):
+        SPACES.validate(recipe | changes)

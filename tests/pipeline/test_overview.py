@@ -1,0 +1,130 @@
+"""The page over all studies."""
+
+import json
+
+import pytest
+
+from pipeline.report import overview
+from pipeline.report.__main__ import main
+
+CIFAR100 = {
+    "top1_ofa_evolution_plain": 77.69,
+    "top1_generator_dropout": 76.78,
+    "top1_generator_branch_dropout": 80.72,
+    "generator_branch_minus_mean_ofa_evolution": 3.032,
+    "generator_branch_minus_low_ofa_evolution": 2.047,
+    "generator_branch_minus_high_ofa_evolution": 4.017,
+    "ofa_finetuned_minus_mean_ofa_evolution": 3.799,
+    "generator_minus_ofas_way_mean_superclass": -0.9073,
+    "generator_minus_ofas_way_low_superclass": -1.232,
+    "generator_minus_ofas_way_high_superclass": -0.5822,
+    "swap_cost_mean_dropout": -0.04772,
+    "swap_cost_low_dropout": -0.2177,
+    "swap_cost_high_dropout": 0.1223,
+    "split_half_interaction_sd_upper_dropout": 0.6376,
+    "timed_scenarios": 100.0,
+    "generator_ms": 2.766,
+    "times_generator_ofa_evolution_aware": 3883.0,
+}
+GATES = {
+    "top1_generator_gates_dropout": 75.8,
+    "generator_minus_generator_gates_mean_dropout": 1.0,
+    "generator_minus_generator_gates_low_dropout": 0.4,
+    "generator_minus_generator_gates_high_dropout": 1.6,
+    "times_generator_ofa_evolution": 2100.0,
+}
+SMALL = {
+    "top1_ofa_evolution_plain": 86.0,
+    "top1_generator_dropout": 85.9,
+    "generator_minus_ofas_way_mean_superclass": -0.15,
+}
+BENCHMARKS = {
+    "search_us_50": 46.0,
+    "search_times_ofa_finder_long": 124162.3,
+    "search_times_ofa_finder": 1688.9,
+    "search_break_even_ofa_finder_long": 2.0,
+    "search_break_even_ofa_finder": 97.0,
+    "training_times_cifar100": 2.25,
+    "training_times_glyphs": 1.54,
+    "training_times_float32_cifar100": 1.35,
+    "training_times_float32_glyphs": 1.22,
+    "calibration_times_equal": 1.44,
+    "calibration_times_own": 1.34,
+}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    for name, metrics in {"benchmarks": BENCHMARKS, "cifar100": CIFAR100, "small": SMALL}.items():
+        (tmp_path / "reports" / name).mkdir(parents=True)
+        (tmp_path / "reports" / name / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "reports" / "experiments.md").write_text("## Experiments that are over\n\nA table.\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["overview"]) == 0
+    return tmp_path
+
+
+def text_of(root):
+    return (root / "reports" / "README.md").read_text()
+
+
+def test_a_table_then_findings_then_what_is_over_and_benchmarks_last(root):
+    text = text_of(root)
+    assert "| study | OFA's way | EAS without branches | the paper's signal | EAS with branches | branches" in text
+    assert "| [cifar100](cifar100/README.md) | 77.7 % | 76.8 % |  | 80.7 % | +3.0 [+2.0, +4.0] |" in text
+    assert "| [small](small/README.md) | 86.0 % | 85.9 % |  |  |  |" in text
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [
+        "# What was found",
+        "## [Study cifar100: CIFAR-100 at full size](cifar100/README.md)",
+        "## [Study small](small/README.md)",
+        "## Experiments that are over",
+        "## [Side by side with the package `ofa`](benchmarks/README.md)",
+    ]
+
+
+def test_a_study_has_at_most_five_lines_the_weights_first(root):
+    (root / "reports" / "cifar100" / "metrics.json").write_text(json.dumps(CIFAR100 | GATES))
+    overview.write(root)
+    text = text_of(root)
+    lines = text[text.index("## [Study cifar100") : text.index("## [Study small")].splitlines()[2:-1]
+    assert len(lines) == 5 and all(line.startswith("- **") for line in lines)
+    assert lines[0].startswith("- **Weights of a superclass's own beat OFA's way**: with branches +3.0 [+2.0, +4.0]")
+    assert "not found**: another superclass's arch costs -0.05 [-0.22, +0.12]" in lines[2] and "0.6 are not" in lines[2]
+    assert lines[4].startswith("- **The paper's signal does worse than the predictor's**")
+
+
+def test_speed_is_that_of_the_opponent_whose_accuracy_is_told(root):
+    assert "3,883" not in text_of(root) and "100 archs take 2.8 ms** on one CPU core." in text_of(root)
+    (root / "reports" / "cifar100" / "metrics.json").write_text(json.dumps(CIFAR100 | GATES))
+    overview.write(root)
+    assert "a scenario takes OFA's way 2,100 times as long" in text_of(root)
+
+
+@pytest.mark.parametrize(
+    "low, high, word", [(0.1, 0.3, "beats"), (-0.3, -0.1, "does not reach"), (-0.1, 0.2, "told apart")]
+)
+def test_the_verdict_is_where_the_interval_lies(low, high, word):
+    names = [f"generator_minus_ofas_way_{end}_superclass" for end in ("mean", "low", "high")]
+    assert word in overview.system(dict(zip(names, (0.0, low, high), strict=True)))
+
+
+def test_a_single_seed_gives_no_verdict():
+    assert overview.system(SMALL) == "**EAS without branches is not told apart from OFA's way**: -0.1 points."
+
+
+def test_how_long_the_peers_finder_takes_is_said_without_riddles(root):
+    text = text_of(root)
+    assert "takes 124,162 times the generator's time at its published effort of 50,000 evaluations" in text
+    assert "as long as published" not in text and "on a GPU" not in text  # it was not measured there
+
+
+def test_without_reports_there_is_nothing_to_write(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["overview"]) == 1
+    assert "holds no report" in capsys.readouterr().err
+
+
+def test_the_committed_page_is_that_of_the_committed_numbers(request):
+    reports = request.config.rootpath / "reports"
+    assert overview.overview(reports) == (reports / "README.md").read_text()

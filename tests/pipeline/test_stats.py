@@ -1,0 +1,295 @@
+"""pipeline.report.stats on small cases that were worked out by hand, and on planted effects."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from report_cases import make_record
+
+from pipeline.report import stats
+
+
+def rows(method, supernet, seed, top1, **columns):
+    """Rows of comparison.csv for a superclass, whose name looks like a union's, and a union."""
+    base = {"method": method, "supernet": supernet, "seed": seed, "scenario": ["c++", "both"], "top1": top1}
+    costs = {"classes": [4, 7], "budget_madds": 1000, "madds": [900, 1000], "search_seconds": 0.5}
+    return pd.DataFrame(base | {"kind": ["superclass", "union"]} | costs | columns)
+
+
+COMPARISON = pd.concat(
+    [
+        rows("generator", "dropout", 0, [70.0, 60.0], search_seconds=0.01),
+        rows("generator", "dropout", 1, [72.0, 62.0], search_seconds=0.01),
+        rows("generator", "plain", 0, [69.0, 58.0], search_seconds=0.01),
+        rows("generator", "plain", 1, [70.0, 61.0], search_seconds=0.01),
+        rows("random", "dropout", 0, [71.0, 59.0]),
+        rows("random", "dropout", 1, [71.0, 61.0]),
+        rows("uniform", "dropout", 0, [68.0, 59.5], madds=[1001, 500]),
+        rows("uniform", "dropout", 1, [73.5, 60.0], madds=[800, 700]),
+        rows("generator_branch", "dropout", 0, [90.0, 0.0])[:1],
+    ],
+    ignore_index=True,
+)
+
+
+# -------------------------------------------------------------------- intervals
+
+
+@pytest.mark.parametrize("seeds, t", [(2, 12.706205), (3, 4.302653), (4, 3.182446), (10, 2.262157), (101, 1.983972)])
+def test_the_interval_is_students(seeds, t):
+    values = torch.arange(float(seeds))
+    mean, low, high = stats.interval(values)
+    assert high - mean == pytest.approx(t * values.std().item() / math.sqrt(seeds), rel=1e-6)
+    assert mean - low == pytest.approx(high - mean)
+
+
+def test_interval_of_three_seeds():
+    mean, low, high = stats.interval([1.0, 2.0, 3.0])  # deviation 1, standard error 1 / sqrt(3)
+    assert mean == 2
+    assert high - mean == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
+    assert mean - low == pytest.approx(high - mean)
+
+
+def test_interval_of_one_seed_has_no_bounds():
+    mean, low, high = stats.interval([5.0])
+    assert mean == 5 and math.isnan(low) and math.isnan(high)
+
+
+def test_over_seeds_averages_within_a_seed_first():
+    frame = pd.DataFrame({"kind": "a", "seed": [0, 0, 0, 1], "value": [0.0, 0.0, 3.0, 3.0]})
+    row = stats.over_seeds(frame, ["kind"], "value").iloc[0]
+    assert row["kind"] == "a" and row["mean"] == 2  # of 1 and 3, not of the four values
+    assert row["high"] == pytest.approx(2 + 12.706205)
+
+
+def test_common_seeds_are_those_of_every_group():
+    frame = pd.DataFrame({"dropout": list("aaabb"), "seed": [0, 1, 2, 2, 1], "value": range(5)})
+    assert stats.on_common_seeds(frame, "dropout").value.tolist() == [1, 2, 3, 4]
+    assert stats.on_common_seeds(frame[:0], "dropout").empty
+
+
+# -------------------------------------------------------------------- methods
+
+
+def test_a_kind_is_read_from_its_column_not_from_the_name():
+    assert set(stats.of_kind(COMPARISON, "superclass").scenario) == {"c++"}
+    assert set(stats.of_kind(COMPARISON, "union").scenario) == {"both"}
+    assert len(stats.of_kind(COMPARISON, None)) == len(COMPARISON)
+
+
+def test_regret_is_against_the_best_other_method_on_the_same_weights():
+    found = stats.regret(COMPARISON).set_index(["seed", "scenario"]).regret
+    assert found.to_dict() == {  # 'plain' has no other method, branches have weights of their own
+        (0, "c++"): 1.0,
+        (0, "both"): -0.5,
+        (1, "c++"): 1.5,
+        (1, "both"): -1.0,
+    }
+    row = stats.mean_regret(COMPARISON).iloc[0]
+    assert row["mean"] == pytest.approx(0.25)  # both seeds have the same mean
+    assert row["low"] == pytest.approx(row["high"])
+
+
+def test_regret_to_one_method_is_to_the_best_on_average():
+    found = [("a", 0, 70, 60), ("a", 1, 72, 60), ("b", 0, 71, 50), ("b", 1, 60, 50), ("generator", 0, 70, 61)]
+    found += [("generator", 1, 70, 61), ("generator_branch", 0, 99, 99), ("generator_branch", 1, 99, 99)]
+    table = [(m, "dropout", seed, s, 1.0, t) for m, seed, *top1 in found for s, t in zip(("x", "y"), top1, strict=True)]
+    frame = pd.DataFrame(table, columns=["method", "supernet", "seed", "scenario", "budget_madds", "top1"])
+    row = stats.regret_to_best_method(frame).iloc[0]
+    assert (row.supernet, row.method) == ("dropout", "a")
+    assert row["mean"] == pytest.approx((0 - 1 + 2 - 1) / 4)
+
+
+def test_what_was_measured_on_some_seeds_only_is_no_rival_and_no_row_of_the_table():
+    random = COMPARISON[(COMPARISON.method == "random") & (COMPARISON.seed == 0)]
+    frame = pd.concat([COMPARISON, random.assign(method="evolution_long", top1=99.0)], ignore_index=True)
+    assert len(frame) > len(COMPARISON)
+    pd.testing.assert_frame_equal(stats.regret(frame), stats.regret(COMPARISON))
+    pd.testing.assert_frame_equal(stats.regret_to_best_method(frame), stats.regret_to_best_method(COMPARISON))
+    pd.testing.assert_frame_equal(stats.method_table(frame), stats.method_table(COMPARISON))
+
+
+@pytest.mark.parametrize("method", ["generator_finetuned", "from_scratch"])
+def test_what_only_some_scenarios_have_is_no_row_of_the_table(method):
+    some = COMPARISON[COMPARISON.method == "generator"].assign(method=method)  # on both seeds
+    pd.testing.assert_frame_equal(stats.method_table(pd.concat([COMPARISON, some])), stats.method_table(COMPARISON))
+
+
+def test_paired_difference():
+    sides = ("generator", "dropout"), ("generator", "plain")
+    assert stats.paired_difference(COMPARISON, *sides).mean == pytest.approx((1 + 2 + 2 + 1) / 4)
+    mean, low, high = stats.paired_difference(COMPARISON, *sides, kind="superclass")
+    assert mean == 1.5 and high - mean == pytest.approx(12.706205 * 0.5)
+    assert stats.paired_difference(COMPARISON, *sides, kind="union").mean == 1.5
+    only_one = stats.paired_difference(COMPARISON, ("generator_branch", "dropout"), ("generator", "dropout"))
+    assert only_one.mean == 20 and math.isnan(only_one.low)
+    with pytest.raises(ValueError, match="random/plain"):
+        stats.paired_difference(COMPARISON, ("generator", "dropout"), ("random", "plain"))
+
+
+def test_method_table():
+    table = stats.method_table(COMPARISON).set_index(["supernet", "method"])
+    assert len(table) == 4  # the branch has one of two seeds
+    generator, uniform = table.loc[("dropout", "generator")], table.loc[("dropout", "uniform")]
+    assert generator.top1 == 71 and generator.union_top1 == 61
+    assert generator.high == pytest.approx(71 + 12.706205)
+    assert generator.budget_use == pytest.approx(95) and generator.within_budget == 100
+    assert uniform.within_budget == 75 and uniform.seconds == 0.5
+    both = pd.concat([COMPARISON, rows("generator_branch", "dropout", 1, [91.0, 0.0])[:1]])
+    row = stats.method_table(both).set_index("method").loc["generator_branch"]
+    assert row.top1 == 90.5 and math.isnan(row.union_top1)
+
+
+def test_eas_as_a_whole_is_compared_with_ofas_way():
+    ofa = [rows("ofa_evolution", "plain", 0, [71.0, 50.0]), rows("ofa_evolution", "plain", 1, [71.0, 51.0])]
+    gates = [rows("generator_gates", "dropout", seed, [70.0, 60.0]) for seed in (0, 1)]
+    table = stats.against_ofas_way(pd.concat([COMPARISON, *ofa, *gates], ignore_index=True))
+    assert table.set_index(["method", "kind"])["mean"].to_dict() == {
+        ("generator", "superclass"): 0.0,  # -1 and 1
+        ("generator", "union"): 10.5,
+        ("generator_gates", "superclass"): -1.0,
+        ("generator_gates", "union"): 9.5,
+        ("generator_branch", "superclass"): 19.0,
+    }
+    assert table.set_index("method").seeds.to_dict() == {"generator": 2, "generator_gates": 2, "generator_branch": 1}
+    assert stats.against_ofas_way(COMPARISON).empty
+
+
+def test_weights_of_ones_own_are_compared_with_their_rivals_where_both_were_measured():
+    table = stats.own_weights(COMPARISON)
+    assert list(table.columns) == ["method", "rival", "scenarios", "seeds", "mean", "low", "high"]
+    (row,) = table.itertuples(index=False)
+    assert (row.method, row.rival, row.scenarios, row.seeds, row.mean) == ("generator_branch", "generator", 1, 1, 20)
+    assert stats.own_weights(COMPARISON[COMPARISON.method == "generator"]).empty
+
+
+# -------------------------------------------------------------------- split halves
+
+
+def simulated(interaction, archs=200, superclasses=6, images=1200):
+    """`own`, labels and parent of archs with a main effect of 5 points and a planted interaction, in points."""
+    rng = torch.Generator().manual_seed(0)
+    parent = torch.arange(superclasses).repeat_interleave(3)
+    labels = torch.randint(len(parent), (images,), generator=rng)
+    main = torch.linspace(-7, 7, archs)[:, None]
+    planted = interaction * torch.randn(archs, superclasses, generator=rng)
+    chance = 70 + main + planted
+    own = torch.rand(archs, images, generator=rng) * 100 < chance[:, parent[labels]]
+    return own, labels, parent
+
+
+def test_halves_divide_every_class_and_average_to_the_whole():
+    own, labels, parent = simulated(0, archs=3, images=400)
+    accuracy = stats.half_accuracy(own, labels, parent, repeats=5, seed=1)
+    assert accuracy.shape == (5, 2, 3, 6)
+    assert torch.equal(accuracy, stats.half_accuracy(own, labels, parent, repeats=5, seed=1))
+    everywhere_right = stats.half_accuracy(own | True, labels, parent, repeats=2)
+    assert (everywhere_right == 100).all()
+    # One class right: on both halves it is half of its images, up to the odd one.
+    one_class = stats.half_accuracy((labels == 0)[None], labels, parent, repeats=4)[..., 0, 0] / 100
+    share = (labels == 0).sum() / (parent[labels] == 0).sum()
+    assert (one_class - share).abs().max() < 1 / 60
+    with pytest.raises(ValueError, match="two images"):
+        stats.half_accuracy(own[:, :1], labels[:1], parent)
+
+
+def test_effects_add_up():
+    accuracy = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    arch, superclass, interaction = stats.effects(accuracy)
+    rebuilt = accuracy.mean((-2, -1), keepdim=True) + arch + superclass + interaction
+    torch.testing.assert_close(rebuilt, accuracy)
+    torch.testing.assert_close(interaction.sum(-1), torch.zeros(2, 5, dtype=torch.float64))
+    additive = torch.tensor([[1.0], [2.0]]) + torch.tensor([10.0, 20.0, 30.0])
+    assert stats.effects(additive)[2].abs().max() < 1e-5
+
+
+def test_split_half_recovers_a_planted_interaction():
+    found = stats.split_half(*simulated(interaction=6, images=2400), repeats=10).mean()
+    # A row's mean takes a sixth of what was planted; one half's noise has a variance of about 0.2 / 200 images.
+    shared, noise = 36 * 5 / 6, 10
+    assert found.interaction_variance == pytest.approx(shared, rel=0.15)
+    assert found.interaction_correlation == pytest.approx(shared / (shared + noise * 5 / 6), abs=0.06)
+    assert found.gain > 5
+
+
+def test_split_half_finds_nothing_where_there_is_nothing():
+    found = stats.split_half(*simulated(interaction=0), repeats=10).mean()
+    assert abs(found.interaction_correlation) < 0.08 and abs(found.interaction_variance) < 1.5
+    assert found.arch_correlation > 0.7
+    assert math.sqrt(found.arch_variance) == pytest.approx(14 / math.sqrt(12), rel=0.1)  # uniform from -7 to 7
+    assert found.gain < 0.5
+
+
+def test_the_gain_of_choosing_on_few_images_is_a_lower_bound_and_the_interaction_has_the_upper_one():
+    """A planted interaction of two points is worth several to an oracle; chosen on 25 images, it is worth less."""
+    own, labels, parent = simulated(interaction=2, superclasses=20, images=1000)
+    found = stats.split_half(own, labels, parent, repeats=10)
+    planted = 2 * torch.randn(200, 20, generator=torch.Generator().manual_seed(1))
+    oracle = (planted.amax(0) - planted.mean(0)).mean()
+    assert found.gain.mean() < oracle / 2
+    halves = [found.assign(supernet="dropout", seed=seed) for seed in (0, 1)]
+    # In these the seeds agree: the bound is the root of the mean variance itself.
+    (row,) = stats.interaction_sd_upper(pd.concat(halves)).itertuples()
+    assert row.points == pytest.approx(math.sqrt(max(0, found.interaction_variance.mean())), abs=1e-6)
+
+
+def test_the_upper_bound_of_the_interaction_is_worked_out_by_hand():
+    halves = pd.DataFrame({"supernet": "dropout", "seed": [0, 1, 2], "interaction_variance": [1.0, 2.0, 3.0]})
+    below = pd.DataFrame({"supernet": "plain", "seed": [0, 1, 2], "interaction_variance": [-1.0, -1.0, -1.0]})
+    bounds = stats.interaction_sd_upper(pd.concat([halves, below])).set_index("supernet").points
+    assert bounds["dropout"] == pytest.approx(math.sqrt(2 + 4.302653 / math.sqrt(3)), abs=1e-6)
+    assert bounds["plain"] == 0  # a variance that came out negative
+    assert math.isnan(stats.interaction_sd_upper(halves[:1]).points.item())  # one seed bounds nothing
+
+
+def test_gain_shares_ties():
+    chosen_on = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    judged_on = torch.tensor([[4.0, 0.0], [0.0, 2.0], [0.0, 8.0]])
+    # By superclass: (4 + 0) / 2 and (2 + 8) / 2, mean 3.5. One for all: the second, (0 + 2) / 2.
+    assert stats.gain_of_choosing(chosen_on, judged_on).item() == pytest.approx(2.5)
+
+
+def test_swap_cost():
+    table = [(a, b, 80.0 if a == b else 77.0 + seed, seed) for seed in (0, 1) for a in "xyz" for b in "xyz"]
+    swap = pd.DataFrame(table, columns=["arch_of", "used_for", "top1", "seed"])
+    row = stats.swap_cost(swap.assign(supernet="dropout", budget_madds=1)).iloc[0]
+    assert row["mean"] == pytest.approx(2.5) and row["high"] == pytest.approx(2.5 + 12.706205 * 0.5)
+
+
+# -------------------------------------------------------------------- supernets
+
+RECORDS = [
+    make_record("none", 0, 70.0, [60.0, 62.0]),
+    make_record("none", 1, 71.0, [60.0, 60.0]),
+    make_record("own-0.5", 0, 71.0, [63.0, 63.0]),
+    make_record("own-0.5", 1, 73.0, [61.0, 63.0]),
+    make_record("sample-0.5", 0, 69.0, [60.0, 60.0]),
+]
+
+
+def test_settings_of_dropout_are_compared_on_the_seeds_that_all_have():
+    assert len(stats.accuracy_table(RECORDS)) == 9 and set(stats.accuracy_table(RECORDS).seed) == {0}
+    means = stats.dropout_means(RECORDS).set_index(["dropout", "subnet"])
+    assert means.loc[("none", "largest"), "top1"] == 70 and means.loc[("none", "random"), "flat_top1"] == 41
+    assert set(means.seeds) == {1}
+    gain = stats.dropout_gain(RECORDS).set_index(["dropout", "subnet"])
+    # What a reader takes off the table of means is what the table of gains says.
+    for dropout, subnet in gain.index:
+        read_off = means.loc[(dropout, subnet), "top1"] - means.loc[("none", subnet), "top1"]
+        assert gain.loc[(dropout, subnet), "mean"] == pytest.approx(read_off)
+    assert set(gain.seeds) == {1} and gain.low.isna().all()
+
+
+def test_the_chosen_dropout_is_compared_with_none_on_all_seeds_that_both_have():
+    assert len(stats.accuracy_table(RECORDS, "own-0.5")) == 12
+    gain = stats.dropout_gain(RECORDS, "own-0.5").set_index("subnet")
+    assert gain.loc["largest", "mean"] == 1.5 and gain.loc["random", "mean"] == 2
+    assert set(gain.dropout) == {"own-0.5"} and set(gain.seeds) == {2} and gain.low.notna().all()
+    assert set(stats.dropout_means(RECORDS, "own-0.5").seeds) == {2}
+    assert set(stats.dropout_gain(RECORDS, "sample-0.5").seeds) == {1}
+
+
+def test_archs_of_the_same_cost_stay_apart():
+    table = stats.accuracy_table(RECORDS[:1])
+    assert table[table.subnet == "random"].arch.tolist() == [1, 2] and table.madds.nunique() == 2
