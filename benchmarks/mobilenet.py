@@ -125,7 +125,7 @@ class SharedPredictor(nn.Module):
 
     score = AccuracyPredictor.score
 
-    def fit(self, steps: int = 1000) -> None:
+    def fit(self, steps: int) -> None:
         """Fit to: every block helps by the square root of its cost, some blocks more than others, some forms too.
 
         In standard deviations over archs, as the studies' predictors.

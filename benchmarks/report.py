@@ -40,7 +40,8 @@ def write_table(folder: Path, name: str, table: pd.DataFrame, run: str, beside: 
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     about = {package: version(package) for package in ("torch", "ofa")} | {"run": run, "beside": beside}
     about |= {"machine": machine(), "python": platform.python_version()}
-    write_text(folder / "machines.json", json.dumps(read_about(folder) | {name: about}, indent=1, sort_keys=True) + "\n")
+    every = read_about(folder) | {name: about}
+    write_text(folder / "machines.json", json.dumps(every, indent=1, sort_keys=True) + "\n")
 
 
 def read_about(folder: Path) -> dict[str, dict[str, str]]:
@@ -138,13 +139,15 @@ def render(folder: Path) -> None:
 
 def search_figure(folder: Path) -> Figure:
     """Seconds in all over scenarios; the generator also with its training."""
-    table, setup = read_table(folder, "search"), read_table(folder, "search_setup").set_index("part").seconds["generator"]
+    table = read_table(folder, "search")
+    training = read_table(folder, "search_setup").set_index("part").seconds["generator"]
     figure, ((axis,),) = figures.panels(height=4)
     looks = figures.looks(table.method.unique())
     for method, part in table.groupby("method", sort=False):
         axis.plot(part.scenarios, part.seconds, label=method, **looks[method])
-    generator, look = table[table.method == "generator"], looks["generator"] | {"linestyle": ":", "markerfacecolor": "white"}
-    axis.plot(generator.scenarios, generator.seconds + setup, label="generator, with its training", **look)
+    generator = table[table.method == "generator"]
+    look = looks["generator"] | {"linestyle": ":", "markerfacecolor": "white"}
+    axis.plot(generator.scenarios, generator.seconds + training, label="generator, with its training", **look)
     axis.set(xscale="log", yscale="log", xlabel="scenarios", ylabel="seconds in all")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -238,8 +241,8 @@ def page(folder: Path, numbers: Metrics) -> str:
     tables = {f"table_{path.stem}": markdown(read_table(folder, path.stem)) for path in folder.glob("*.csv")}
     methods = "\n".join(f"- `{name}`: {text}." for name, text in search_cost.DESCRIPTIONS.items())
     files = ", ".join(f"[{path.name}]({path.name})" for path in sorted(folder.glob("*.csv")))
-    parts = {"generated": GENERATED.replace("pipeline.report", "benchmarks"), "runs": runs(about), "aims": aims(numbers)}
-    parts |= {"methods": methods, "files": files, "gpu": on_a_gpu(folder, numbers, about)}
+    parts = {"generated": GENERATED.replace("pipeline.report", "benchmarks"), "gpu": on_a_gpu(folder, numbers, about)}
+    parts |= {"runs": runs(about), "aims": aims(numbers), "methods": methods, "files": files}
     parts |= {f"{name}_rounded": rounded(value) for name, value in numbers.items()}
     return PAGE.read_text(encoding="utf-8").format(**numbers, **tables, **parts)
 

@@ -21,8 +21,8 @@ STAGE = re.compile(r"Running stage '(?:[^':]*:)?(?P<name>[^']+)'")  # DVC names 
 def measure(root: str | Path = ".") -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run the embedded study of the last commit; returns (stages, steps).
 
-    Stages, as DVC runs them one after another: columns stage, seconds. Steps, whose results are made side by side: of
-    each the number of results (runs), and of one of them the median seconds and speed and the largest memory.
+    Stages, as DVC runs them one after another: see `run_stages`. Steps, whose results are made side by side: see
+    `step_costs`.
 
     Raises:
         subprocess.CalledProcessError: the clone or the study failed; its last lines are on the error.
@@ -31,8 +31,7 @@ def measure(root: str | Path = ".") -> tuple[pd.DataFrame, pd.DataFrame]:
         clone = Path(name) / "study"
         subprocess.run(["git", "clone", "-q", str(Path(root).resolve()), str(clone)], check=True)
         stages = run_stages(["dvc", "repro"], clone)
-        rows = result_costs(open_workspace("glyphs", clone)).assign(name="")
-        return stages, costs.cost_table(rows).drop(columns=["name", "gpu"])
+        return stages, step_costs(result_costs(open_workspace("glyphs", clone)))
 
 
 def run_stages(command: Sequence[str], folder: Path) -> pd.DataFrame:
@@ -55,3 +54,13 @@ def run_stages(command: Sequence[str], folder: Path) -> pd.DataFrame:
     return pd.DataFrame(
         [{"stage": name, "seconds": end - start} for (name, start), end in zip(starts, ends, strict=True)]
     )
+
+
+def step_costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of pipeline.tables.result_costs a row for every step, or kind of its results (supernets/own-0.1).
+
+    Columns step, runs (how many results), seconds and images_per_second (median), memory_gb (the most), machine.
+    """
+    table = costs.cost_table(rows)
+    step = table.step + ("/" + table.name).where(table.name != "", "")
+    return table.assign(step=step)[["step", "runs", "seconds", "images_per_second", "memory_gb", "machine"]]

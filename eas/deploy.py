@@ -27,14 +27,14 @@ from eas.generator import Generator
 from eas.registry import Finite, Positive, Section, one_line
 from eas.spaces import SPACES, ChoiceSpace, Supernet
 
-MOST_FORMS = 2**16  # of all blocks of a space that is read from a file: its tables stay small
+MOST_FORMS = 2**14  # of all blocks of a space that is read from a file: its tables stay small
 
 
 class StoredSpace(Section):
     """A space, as files tell it."""
 
     space: SPACES.field
-    image_size: Positive
+    image_size: Annotated[int, Field(gt=0, le=4096)]
     in_channels: Positive
 
     def choice_space(self) -> ChoiceSpace:
@@ -52,7 +52,7 @@ class Card(StoredSpace):
     budget_madds: Finite
     madds: Positive
     parameters: Positive
-    arch: tuple[Annotated[int, Field(ge=0)], ...]
+    arch: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
     synthetic: bool  # whether it learned from synthetic images
 
     @model_validator(mode="after")
@@ -153,7 +153,7 @@ def read_section(kind: type[Section], path: Path, what: str) -> Section:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as err:
         first = err.errors()[0]
-        reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]))
         again = "; make it again with this version" if first["loc"] == ("format",) else ""
         raise ValueError(f"{path} is damaged, or not {what}: {reason}{again}") from None
 
@@ -187,7 +187,7 @@ def make_module(build: Callable[[], nn.Module], tensors: dict[str, Tensor], unfi
     try:
         with WithoutMemory():
             expected = build().state_dict()
-    except (RuntimeError, OverflowError):
+    except (RuntimeError, OverflowError, TypeError):  # what torch says of sizes beyond 64 bits
         raise ValueError(f"{unfit}: it would be too large") from None
     if different := sorted(expected.keys() ^ tensors.keys()):
         raise ValueError(f"{unfit}: {different[0]} is {'missing' if different[0] in expected else 'not part of it'}")

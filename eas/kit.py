@@ -54,12 +54,12 @@ class Kit:
         index = self.hierarchy.superclasses.index(name)
         return load_branch(copy.deepcopy(self.supernet), self.branches, index), self.branch_images.only(class_mask)
 
-    def specialize(self, names: Sequence[str], budget_madds: float) -> tuple[nn.Module, Card]:
+    def specialize(self, names: str | Sequence[str], budget_madds: float) -> tuple[nn.Module, Card]:
         """The specialised network for the named superclasses and classes under a budget, in eval mode.
 
         ValueError for an unknown name, no name, or a budget below the smallest arch; it says what is possible.
         """
-        class_mask = self.hierarchy.class_mask(names)
+        class_mask = self.hierarchy.class_mask([names] if isinstance(names, str) else names)
         supernet, images = self.weights(class_mask)
         parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, images)
         return deploy.specialize(*parts, synthetic=self.synthetic)

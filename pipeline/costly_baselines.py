@@ -21,7 +21,7 @@ from pipeline import comparison, steps
 from pipeline.params import Study
 from pipeline.scenarios import evenly_spaced, scenarios, superclass_sets
 from pipeline.store import Job, Record, Workspace
-from pipeline.supernets import Base, base_jobs, base_of, first_jobs, seeded_supernet, train_on_all
+from pipeline.supernets import Base, base_jobs, base_of, plain_epochs, seeded_supernet, train_on_all
 
 Baseline = tuple[Tensor, Tensor, list[float]]  # archs, top-1 (NaN where not measured), seconds by scenario
 TUNED = {  # of each supernet: the method, whose archs it tunes, and for which kind of scenario
@@ -148,7 +148,7 @@ def train_from_scratch(
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     arch = steps.tensors_of(workspace, "proposals", base=base)["generator"][row]
     network, start = seeded_supernet(study, dataset, base.seed), time.perf_counter()
-    recipe = study.training.model_copy(update={"epochs": first_jobs(study)[0]["epochs"]})
+    recipe = study.training.model_copy(update={"epochs": plain_epochs(study)})
     options = {"arch": arch, "label": f"from scratch, scenario {row}"}
     train_on_all(network, dataset, NO_DROPOUT, recipe, base.seed, checkpoint, **options)
     seconds, every = time.perf_counter() - start, scenarios(study, dataset.hierarchy)

@@ -37,6 +37,13 @@ class Branches(Section):
     candidates: tuple[Branch, ...] = Field(min_length=1)
     seeds: Positive = 1  # the choice is made on that many of the study's first seeds
 
+    @model_validator(mode="after")
+    def different(self) -> Branches:
+        names = [candidate.name for candidate in self.candidates]
+        if len(set(names)) < len(names):
+            raise ValueError(f"candidates must differ, got {names}")
+        return self
+
 
 class Finetune(Section):
     """Tuning of a single arch on its scenario's images, weights of its own: no more instant, and larger to store."""
@@ -159,7 +166,7 @@ def validated(content: dict) -> Study:
         return Study.model_validate_json(json.dumps(content))
     except ValidationError as err:
         raise ValueError(f"study {content['name']!r}: " + "; ".join(map(describe, err.errors()))) from None
-    except TypeError as err:  # YAML knows dates and sets
+    except (TypeError, ValueError, RecursionError) as err:  # YAML knows dates, sets, and lists within themselves
         raise ValueError(f"study {content['name']!r}: {err}") from None
 
 
@@ -172,7 +179,7 @@ def read_studies(path: Path) -> dict[str, object]:
     studies = content.get("studies") if isinstance(content, dict) else None
     if not isinstance(studies, dict):
         raise ValueError(f"{path} must have a mapping 'studies' from names to parameters")
-    return studies
+    return {str(name): study for name, study in studies.items()}
 
 
 def describe(error: dict) -> str:

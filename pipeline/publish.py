@@ -38,8 +38,10 @@ def publish(workspace: Workspace, target: Path) -> None:
                 continue
             copy, path = target / f"{result.name}.safetensors", result.tensor_path()
             copy.parent.mkdir(parents=True, exist_ok=True)
-            if path and (path.stat().st_size < LARGE or record.get("seed", first) == first) and path != copy:
+            if path and path != copy and (path.stat().st_size < LARGE or record.get("seed", first) == first):
                 shutil.copyfile(path, copy)
+            elif path != copy:
+                copy.unlink(missing_ok=True)  # of other parameters
             write_text(copy.with_suffix(".json"), result.record_text())
     write_study_kit(workspace, target)
 

@@ -10,7 +10,6 @@ that hold its steps' functions. A stage that depends on these goes stale when co
 from __future__ import annotations
 
 import ast
-import hashlib
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 
-from eas.files import write_text
+from eas.files import sha256, write_text
 from pipeline.steps import STEPS
 
 PACKAGES = ("eas", "pipeline")
@@ -66,7 +65,7 @@ def module_file(module: str, root: Path) -> Path | None:
 def needed(modules: Iterable[str], root: Path) -> dict[str, str]:
     """All modules that these need, themselves and their packages included, and the hash of each; sorted.
 
-    What lies beside a package's modules and is no module (a template, a page) counts as the package's.
+    With them what they read: templates, a page.
     """
     found: dict[str, str] = {}
     todo = list(modules)
@@ -75,20 +74,28 @@ def needed(modules: Iterable[str], root: Path) -> dict[str, str]:
         file = module_file(module, root)
         if module in found or file is None:
             continue
-        content = file.read_bytes()
-        found[module] = hashlib.sha256(content).hexdigest()
-        todo += imported(ast.parse(content), root)
+        tree = ast.parse(file.read_bytes())
+        found[module] = sha256(file)
+        found |= {str(path.relative_to(root)): sha256(path) for path in read_by(file, tree)}
+        todo += imported(tree, root)
         if "." in module:
             todo.append(module.rpartition(".")[0])
-        if file.name == "__init__.py":
-            data = (path for path in file.parent.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
-            found |= {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in data}
     return dict(sorted(found.items()))
+
+
+def read_by(file: Path, tree: ast.AST) -> Iterator[Path]:
+    """Files beside a module that have its name or that it names, and all in a folder that it names, but no modules."""
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for path in file.parent.iterdir():
+        if path.is_file() and path.suffix != ".py" and (path.stem == file.stem or path.name in words):
+            yield path
+        if path.is_dir() and path.name in words and not (path / "__init__.py").is_file():
+            yield from (each for each in path.rglob("*") if each.is_file())
 
 
 def stripped(path: Path) -> str:
     """A notebook without outputs, counts and what JupyterLab writes when it saves."""
-    command = ["nbstripout", "-t", "--extra-keys", " ".join(VOLATILE)]
+    command = [sys.executable, "-m", "nbstripout", "-t", "--extra-keys", " ".join(VOLATILE)]
     return subprocess.run(
         command, input=path.read_text(encoding="utf-8"), capture_output=True, text=True, check=True
     ).stdout

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from eas import data
 from pipeline import jobs
 from pipeline.params import Study
-from pipeline.store import Job, Record, Result, Workspace, machine, make_key, peak_memory
+from pipeline.store import Job, Record, Result, Workspace, machine, make_key, peak_memory, plain
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Step:
 
     def result(self, workspace: Workspace, job: Job) -> Result:
         """The result of a job, there or not."""
-        params = {name: lookup(workspace.study, name) for name in sorted(all_params(self))}
+        params = lookup(workspace.study, all_params(self))
         return Result(workspace, self.path.format(**job), make_key(self.name, params, job))
 
     def all_jobs(self, workspace: Workspace) -> list[Job]:
@@ -178,7 +179,7 @@ STEPS = {
             "pipeline.costly_baselines:train_from_scratch",
             "pipeline.costly_baselines:from_scratch_jobs",
             "comparison/from_scratch/{row}",
-            (),
+            ("branches.epochs",),  # as long as `plain`
             ("proposals",),
             checkpoints=True,
             apart=True,
@@ -216,12 +217,14 @@ def all_params(step: Step) -> set[str]:
     return set(step.params).union(*(all_params(STEPS[name]) for name in step.inputs))
 
 
-def lookup(study: Study, name: str) -> Any:
-    """The value of a parameter by its dotted name; None inside a section that the study leaves out."""
-    value: Any = study
-    for part in name.split("."):
-        value = getattr(value, part, None)
-    return value
+def lookup(study: Study, names: Iterable[str]) -> dict[str, Any]:
+    """The parameters of these dotted names as plain data, without those that are at their defaults or left out."""
+    found, content = {}, plain(study)
+    for name in names:
+        *sections, last = name.split(".")
+        section = reduce(lambda section, part: section.get(part) or {}, sections, content)
+        found |= {name: section[last]} if last in section else {}
+    return found
 
 
 # -------------------------------------------------------------------- running them
@@ -264,7 +267,8 @@ def make(workspace: Workspace, name: str, job: Job) -> Record:
     cost = {"machine": machine(), "memory_gb": peak_memory(), "seconds": time.perf_counter() - start}
     record = result.write(tensors, cost | content | ({"seconds": None} if resumed else {}))
     if step.checkpoints:
-        shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
+        # Another run of the same may be deleting it as well.
+        shutil.rmtree(checkpoint, ignore_errors=True) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
     return record
 
 

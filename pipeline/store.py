@@ -98,19 +98,15 @@ class Result:
     def find(self) -> Record | None:
         """Its record, if it was made with the same parameters, here or elsewhere, and is whole; changes nothing.
 
-        A published record holds even where its tensors were too large to publish.
+        What was made here goes first. A published record holds even where its tensors were too large to publish.
 
         Raises:
             ValueError: published tensors are not those that their record tells of.
         """
-        elsewhere = self.find_published()
         record = read_record(self.path)
-        if record and record.get("key") == self.key:
-            if is_whole(record, self.path):
-                return record
-            if elsewhere == record and not self.published_path.exists() and not self.path.exists():
-                return record
-        return elsewhere
+        if record and record.get("key") == self.key and is_whole(record, self.path):
+            return record
+        return self.find_published()
 
     def find_published(self) -> Record | None:
         """The published record, if there is one with this key; ValueError where its tensors are damaged."""
@@ -130,10 +126,14 @@ class Result:
         record = read_record(self.path)
         if record and record.get("key") == self.key and is_whole(record, self.path):
             return
-        if self.find_published():
+        if published := self.find_published():
             if self.published_path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.published_path, self.path)
+            elif self.path.exists():
+                self.path.unlink()  # of other parameters
+            elif published == record:
+                return
             write_text(self.path.with_suffix(".json"), self.published_path.with_suffix(".json").read_text())
 
     def write(self, tensors: dict[str, Tensor], content: Record) -> Record:
@@ -147,8 +147,12 @@ class Result:
         return record
 
     def tensor_path(self) -> Path | None:
-        """Where the tensors are: here, or else where they are published; None where there are none."""
-        return next((path for path in (self.path, self.published_path) if path.is_file()), None)
+        """Where the tensors of a result that `find` found are: here, or where they are published; None if nowhere.
+
+        Others may lie here, of other parameters, where what is published has not been fetched.
+        """
+        record, paths = self.find() or {}, (self.path, self.published_path)
+        return next((path for path in paths if path.is_file() and record.get("sha256") == sha256(path)), None)
 
     def record_text(self) -> str:
         """The record as it is written, of a result that `find` found."""
@@ -176,8 +180,8 @@ def read_record(path: Path) -> Record | None:
 
 
 def is_whole(record: Record, path: Path) -> bool:
-    """Whether the tensors are those that the record was written for."""
-    expected = record.get("sha256")
+    """Whether the record says which tensors it was written for, none or some, and these are the ones."""
+    expected = record.get("sha256", "")
     return expected is None or (path.is_file() and sha256(path) == expected)
 
 

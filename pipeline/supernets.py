@@ -52,17 +52,18 @@ def supernet_jobs(workspace: Workspace) -> list[Job]:
 
 
 def first_jobs(study: Study) -> list[Job]:
-    """What is trained before the choice.
-
-    Without dropout a supernet trains longer, by what the branches cost, so that the costs of training are equal.
-    """
-    longer = study.training.epochs + (study.branches.epochs if study.branches else 0)
-    plain = [{"dropout": NO_DROPOUT, "epochs": longer, "seed": seed} for seed in study.seeds]
+    """What is trained before the choice."""
+    plain = [{"dropout": NO_DROPOUT, "epochs": plain_epochs(study), "seed": seed} for seed in study.seeds]
     return plain + [
         {"dropout": dropout, "epochs": study.training.epochs, "seed": seed}
         for seed in study.first_seeds(study.dropout)
         for dropout in study.dropout.candidates
     ]
+
+
+def plain_epochs(study: Study) -> int:
+    """Without dropout a supernet trains longer, by what the branches cost, so that the costs of training are equal."""
+    return study.training.epochs + (study.branches.epochs if study.branches else 0)
 
 
 def choose_dropout(workspace: Workspace) -> Dropout:

@@ -80,6 +80,23 @@ def random_images(count, space=GLYPHS, seed=0):
     return as_input(random_bytes(count, space, seed))
 
 
+class Additive:
+    """In the place of a predictor: every choice has its worth, for every scenario alike or by its classes."""
+
+    def __init__(self, space, classes, aware=False):
+        self.space, depths = space, space.stages * len(space.depths)
+        rising = torch.rand(classes if aware else 1, depths + space.blocks * space.forms, generator=seeded(5))
+        depth, form = rising.split([depths, space.blocks * space.forms], 1)
+        self.worth = torch.cat([depth, form.unflatten(1, (space.blocks, -1)).cumsum(-1).flatten(1)], 1)
+
+    def score(self, archs, class_masks):
+        worth = self.worth
+        if len(worth) > 1:
+            masks = class_masks.float()
+            worth = masks @ worth / masks.sum(-1, keepdim=True)
+        return (self.space.features(*self.space.gates(archs)) * worth).sum(-1)
+
+
 def random_step(count=16, smoothing=0.0, seed=0):
     """Images of 16 pixels, targets, class mask and weight of one batch of 160 classes."""
     rng = seeded(seed)

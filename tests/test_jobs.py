@@ -29,32 +29,12 @@ def test_jobs_run_in_other_processes_with_one_thread_each():
     assert os.getpid() not in jobs.run(os.getpid, [()] * 3, "processes")
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-def test_the_memory_of_large_tensors_is_used_again():
-    """Page faults so far, after each of 21 tensors of 64 MB: a fresh one costs 16,384 of them.
-
-    Now and then something small takes the beginning of the block that is free, and the next tensor is a fresh one.
-    """
-    each = "(torch.ones(2**24), resource.getrusage(0).ru_minflt)[1]"
-    command = f"(lambda torch, resource: [{each} for _ in range(21)])(*map(__import__, ('torch', 'resource')))"
-    (faults,) = jobs.run(eval, [(command,)], "faults")
-    assert faults[-1] - faults[0] < 20 * 16_384 / 2
-
-
 def test_the_first_error_is_raised_and_ends_the_others(tmp_path):
     command = "import pathlib, time; time.sleep(0.1); pathlib.Path({!r}).touch()"
     others = [(command.format(str(tmp_path / str(i))),) for i in range(200)]
     with pytest.raises(ValueError, match="the first one"):
         jobs.run(exec, [("raise ValueError('the first one')",), *others], "errors")
     assert len(list(tmp_path.iterdir())) < 100  # what had begun was finished, the rest never began
-
-
-def test_the_environment_overrules_the_device(monkeypatch):
-    assert jobs.device() == torch.device("cpu")
-    monkeypatch.setenv("EAS_DEVICE", "cuda:1")
-    assert jobs.device() == torch.device("cuda:1")
-    monkeypatch.delenv("EAS_DEVICE")
-    assert jobs.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_with_a_gpu_jobs_run_here_one_after_another(monkeypatch):

@@ -127,28 +127,6 @@ def test_another_candidate_leaves_the_branches_at_hand_valid(quick, folder, monk
     assert tuning.train_branches(quick.model_copy(update={"branches": fewer}), folder, OWN, NORMS, 0) == record
 
 
-def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(
-    quick, dataset, folder, shared, monkeypatch
-):
-    before, seen = copy_of(shared), []
-
-    def train(supernet, split, dropout, recipe, *, seed, label, compute, teacher, checkpoint):
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        seen.append((label, split.labels.unique(), recipe.epochs, recipe.batch_size, recipe.learning_rate))
-        assert not changed_names(supernet, before)
-        kept, weight = dropout(split.labels, None, 0.0)
-        assert torch.equal(kept[0].nonzero()[:, 0], split.labels.unique()) and weight.all()
-        with torch.no_grad():
-            supernet.norm.bias += 1  # must not reach the next branch
-
-    monkeypatch.setattr(tuning, "train", train)
-    tuning.train_branches(quick, folder, OWN, NORMS, 0)
-    assert [label for label, *_ in seen] == list(dataset.hierarchy.superclasses)
-    for label, labels, *recipe in seen:
-        assert torch.equal(labels, dataset.hierarchy.kept([label]).nonzero()[:, 0])
-        assert recipe == [quick.branches.epochs, quick.branches.batch_size, NORMS.learning_rate]
-
-
 def test_a_candidate_may_have_a_batch_size_of_its_own(quick, folder, monkeypatch):
     small, seen = ALL.model_copy(update={"batch_size": 8}), []
     train = tuning.train
@@ -158,17 +136,6 @@ def test_a_candidate_may_have_a_batch_size_of_its_own(quick, folder, monkeypatch
     tuning.train_branches(quick, folder, OWN, small, 0)
     assert set(seen) == {8} and small.name == "all-0.1-batch-8"
     assert tuning.branch_key(quick, OWN, small, 0) != tuning.branch_key(quick, OWN, ALL, 0)
-
-
-@pytest.mark.parametrize("branch", [NORMS, CLASSIFIER])
-def test_only_the_chosen_part_is_tuned_and_stored(quick, folder, shared, branch):
-    tuning.train_branches(quick, folder, OWN, branch, 0)
-    stored = {name.partition(".")[2] for name in load_file(tuning.branches_path(folder, branch, 0))}
-    before = copy_of(shared)
-    tuning.load_branch(shared, tuning.branches_path(folder, branch, 0), 3)
-    assert {"classifier.weight", "classifier.bias"} <= changed_names(shared, before) <= stored
-    norms = {name for name in stored if not name.startswith("classifier")}
-    assert bool(norms) == (branch is NORMS) and all(before[name].ndim == 1 for name in norms)
 
 
 def test_the_accuracy_of_branches_is_that_on_the_selection_split(quick, dataset, folder, shared):

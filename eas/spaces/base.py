@@ -65,18 +65,6 @@ class ChoiceSpace(ABC):
     def fixed_parameters(self, class_counts: Tensor | int) -> Tensor:
         """Trainable parameters likewise; int64 [...]."""
 
-    @abstractmethod
-    def form_names(self) -> list[list[str]]:
-        """What a reader calls every form of every block, [blocks][forms], in a few characters."""
-
-    @abstractmethod
-    def form_sizes(self) -> Tensor:
-        """How large every form of every block is drawn, as a share of the largest; float [blocks, forms]."""
-
-    @abstractmethod
-    def stage_names(self) -> list[str]:
-        """What a reader calls the stages, such as 'stage 1, 32 x 32 pixels'."""
-
     @property
     @abstractmethod
     def recipe(self) -> SpaceRecipe:
@@ -89,6 +77,20 @@ class ChoiceSpace(ABC):
     @abstractmethod
     def network(self, arch: Tensor, classes: int) -> nn.Module:
         """The plain network of one arch, untrained: what a specialised network's file is read into."""
+
+    # ---------------------------------------------------------------- what a subclass may say better
+
+    def form_names(self) -> list[list[str]]:
+        """What a reader calls every form of every block, [blocks][forms], in a few characters."""
+        return [[str(form) for form in range(1, self.forms + 1)]] * self.blocks
+
+    def form_sizes(self) -> Tensor:
+        """How large every form of every block is drawn, as a share of the largest; float [blocks, forms]."""
+        return self.block_parameters / self.block_parameters.max()
+
+    def stage_names(self) -> list[str]:
+        """What a reader calls the stages, such as 'stage 1, 32 x 32 pixels'."""
+        return [f"stage {stage}" for stage in range(1, self.stages + 1)]
 
     # ---------------------------------------------------------------- decisions and choices
 
@@ -252,9 +254,10 @@ class Supernet(nn.Module, ABC):
         """Of each of the stem's tensors the leading channels that an arch reads; by default, all of them."""
         return stem
 
-    @abstractmethod
     def run_rest(self, stem: tuple[Tensor, ...], arch: Tensor, statistics: Statistics) -> Tensor:
-        """Logits [n, classes] of one arch from its part of the stem."""
+        """Logits [n, classes] of one arch from its part of the stem; by default by gates, which is right but slow."""
+        gates = (gate.to(stem[0]) for gate in self.space.gates(arch))
+        return self.forward_gated(*stem, *gates, statistics)
 
     @abstractmethod
     def forward_gated(self, images: Tensor, depth: Tensor, form: Tensor, statistics: Statistics) -> Tensor:
@@ -263,19 +266,32 @@ class Supernet(nn.Module, ABC):
         One-hots (ChoiceSpace.gates) give exactly the sliced network, anything between is differentiable.
         """
 
-    @abstractmethod
     def begin_as_identity(self) -> None:
-        """Make every block its shortcut, in place: training begins with the shortcuts alone.
+        """Make every block its shortcut, in place, where there are shortcuts: training begins with these alone.
 
         Source: Goyal et al. 2017 (there the last norm's scale). On the embedded study it saves a third of the epochs.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def extract(self, arch: Tensor, classes: Sequence[int], statistics: CalibratedStatistics) -> nn.Module:
         """The standalone network of one arch in eval mode, with the classifier rows of `classes`, in that order.
 
-        `statistics` must have seen this arch.
+        Every tensor is a part of the supernet's tensor of the same name; `statistics` must have seen this arch.
         """
+        network, source = self.space.network(arch, len(classes)).to(self.mean.device), self.state_dict()
+        source |= {name: source[name][list(classes)] for name in ("classifier.weight", "classifier.bias")}
+        for name, norm in self.named_modules():
+            if norm in statistics.recorded:
+                mean, variance = statistics.recorded[norm]
+                source |= {f"{name}.running_mean": mean, f"{name}.running_var": variance}
+        for name, target in network.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                target.copy_(self.part(source[name], target.shape))
+        return network.eval()
+
+    def part(self, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """What an extracted network has of one of the supernet's tensors; by default the leading part."""
+        return tensor[tuple(slice(size) for size in shape)]
 
 
 class SpaceRecipe(Section):

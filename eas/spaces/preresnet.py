@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from eas.layers import EPSILON, CalibratedStatistics, ElasticConv2d, ElasticNorm, Statistics
+from eas.layers import EPSILON, ElasticConv2d, ElasticNorm, Statistics
 from eas.registry import Positive
 from eas.spaces.base import SPACES, ChoiceSpace, SpaceRecipe, Supernet, cached_table
 
@@ -250,24 +250,6 @@ class ElasticPreResNet(Supernet):
     def begin_as_identity(self) -> None:
         for block in (block for stage in self.stages for block in stage):
             block.conv2.weight.zero_()
-
-    @torch.no_grad()
-    def extract(self, arch: Tensor, classes: Sequence[int], statistics: CalibratedStatistics) -> PreResNet:
-        """See Supernet. Every tensor is the leading part of the supernet's tensor of the same name.
-
-        Except the classifier's: its rows are picked.
-        """
-        network = self.space.network(arch, len(classes)).to(self.mean.device)
-        source = self.state_dict()
-        source |= {name: source[name][list(classes)] for name in ("classifier.weight", "classifier.bias")}
-        for name, norm in self.named_modules():
-            if norm in statistics.recorded:
-                mean, variance = statistics.recorded[norm]
-                source |= {f"{name}.running_mean": mean, f"{name}.running_var": variance}
-        for name, target in network.state_dict().items():
-            if not name.endswith("num_batches_tracked"):
-                target.copy_(source[name][tuple(slice(size) for size in target.shape)])
-        return network.eval()
 
 
 # -------------------------------------------------------------------- the plain network

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pandas as pd
 
 COLUMNS = ["step", "name", "runs", "seconds", "images_per_second", "memory_gb", "gpu", "machine"]
+UNKNOWN = "a machine that was not recorded"
 
 
 def cost_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -19,7 +20,7 @@ def cost_table(rows: pd.DataFrame) -> pd.DataFrame:
     Columns step, name, runs, seconds, images_per_second, memory_gb, gpu, machine. An image counts once, although every
     step of a training sends it through several subnets.
     """
-    rows = rows.assign(images_per_second=rows.images / rows.seconds)
+    rows = rows.assign(images_per_second=rows.images / rows.seconds, machine=rows.machine.fillna(UNKNOWN))
     groups = rows.groupby(["step", "name", "gpu", "machine"], sort=False)
     medians = groups[["seconds", "images_per_second"]].median().assign(memory_gb=groups.memory_gb.max())
     return medians.assign(runs=groups.size()).reset_index()[COLUMNS]
@@ -38,7 +39,7 @@ def seed_costs(rows: pd.DataFrame) -> pd.DataFrame:
     machine.
     """
     table = rows.dropna(subset="seed").astype({"seed": int})
-    table = table.assign(step=table.step.mask(table.apart, "apart"))
+    table = table.assign(step=table.step.mask(table.apart, "apart"), machine=table.machine.fillna(UNKNOWN))
     machines = table[~table.apart].groupby("seed").machine
     machine = machines.first()[machines.nunique() == 1]
     table = table[table.machine == table.seed.map(machine)]

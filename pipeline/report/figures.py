@@ -266,7 +266,7 @@ def generator_losses(records: Sequence[dict]) -> Figure:
             histories = [r[signal] for r in records if r["supernet"] == supernet and signal in r]
             loss = pd.Series(np.mean(histories, 0)).rolling(max(1, len(histories[0]) // 50), min_periods=1).mean()
             axis.plot(range(1, len(loss) + 1), loss, label=supernet, **look[supernet] | {"marker": ""})
-        axis.set(title=signal.removeprefix("loss_"), xlabel="step")
+        axis.set(title=label(signal.removeprefix("loss_")), xlabel="step")
     axes[0].set_ylabel("loss")
     axes[-1].legend(title="supernet")
     return figure

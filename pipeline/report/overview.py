@@ -157,14 +157,16 @@ def paper_signal(metrics: Metrics) -> str:
 
 
 BENCHMARKS = (
-    "**Search** in its MobileNetV3 space: the generator takes {search_us_50:.0f} microseconds a scenario for 50 of them. "
-    "OFA's finder takes {search_times_ofa_finder_long:,.0f} times the generator's time at its published effort of 50,000 "
-    "evaluations, and {search_times_ofa_finder:,.0f} times with 500. Training the generator pays off from "
+    "**Search** in its MobileNetV3 space: the generator takes {search_us_50:.0f} microseconds a scenario for 50 of "
+    "them. OFA's finder takes {search_times_ofa_finder_long:,.0f} times the generator's time at its published effort "
+    "of 50,000 evaluations, and {search_times_ofa_finder:,.0f} times with 500. Training the generator pays off from "
     "{search_break_even_ofa_finder_long:,.0f} and {search_break_even_ofa_finder:,.0f} scenarios on.",
-    "**A training step** of the same elastic network, against OFA's layers and loop, on a CPU: {training_times_cifar100:.2f} "
-    "times as fast (CIFAR-100) and {training_times_glyphs:.2f} times (embedded study); where both compute in float32 "
-    "{training_times_float32_cifar100:.2f} and {training_times_float32_glyphs:.2f} times.",
-    "**A training step on a GPU**: {training_times_gpu_cifar100:.2f} and {training_times_gpu_glyphs:.2f} times as fast.",
+    "**A training step** of the same elastic network, against OFA's layers and loop, on a CPU: "
+    "{training_times_cifar100:.2f} times as fast (CIFAR-100) and {training_times_glyphs:.2f} times (embedded study); "
+    "where both compute in float32 {training_times_float32_cifar100:.2f} and {training_times_float32_glyphs:.2f} "
+    "times.",
+    "**A training step on a GPU**: {training_times_gpu_cifar100:.2f} and {training_times_gpu_glyphs:.2f} times as "
+    "fast.",
     "**Calibration**: {calibration_times_equal:.2f} times as fast at equal batches, {calibration_times_own:.2f} times "
     "against OFA's own batches.",
 )

@@ -54,6 +54,20 @@ def render(study: str, root: str | Path = ".") -> Path:
     return report
 
 
+def found(study: str, root: str | Path = ".") -> str:
+    """What a report found, as plain text: its list of findings, and where all of it is.
+
+    Raises:
+        FileNotFoundError: there is no report.
+    """
+    path = Path(root) / "reports" / study / "README.md"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro` first")
+    listed = re.search(r"^- .*?(?=\n\n(?!- ))", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\*\*|`", "", listed[0]) if listed else ""
+    return f"{text}\n\nThe report, with figures and tables: {path}".lstrip()
+
+
 def draw_headline(comparison: Path, title: str, path: Path) -> None:
     """The figure that stands alone in a README."""
     figures.style()
@@ -204,7 +218,7 @@ def weights(root: Path, study: str) -> str:
     text = f"""## Weights
 
 Those of the first seed, some of other seeds, and the generators and records of all are in
-[weights/{study}](../../weights/{study}). `python -m eas.deploy {study} ...` makes networks from them, without a data
+[weights/{study}](../../weights/{study}). `eas specialize {study} ...` makes networks from them, without a data
 set; `python -m pipeline.recompute {study}` specialises the scenarios and compares the accuracies with those of
 [comparison.csv](comparison.csv)."""
     return "\n".join([text, "", "| file | MB | SHA-256 |", "|---|---:|---|", *rows])

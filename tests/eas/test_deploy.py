@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import time
 from pathlib import Path
 
@@ -329,14 +330,14 @@ WRONG_CARDS = [
     ({"image_size": 17}, "the arch needs"),
     ({"image_size": "16"}, "card.image_size: "),
     ({"image_size": 0}, "card.image_size: "),
-    ({"image_size": 10**30}, "card: it holds a number that is too large"),
+    ({"image_size": 10**6}, "card.image_size: "),
     ({"in_channels": 3}, "the arch needs"),
     ({"in_channels": -1}, "card.in_channels: "),
     ({"arch": []}, "the arch has 0 choices"),
     ({"arch": [1, 1, 0, 1, 0, 1, 0]}, "the arch has 7 choices"),
     ({"arch": [9, 9, 9, 9, 9, 9]}, "outside 0 ... "),
     ({"arch": [-1, 0, 0, 0, 0, 0]}, "card.arch.0: "),
-    ({"arch": [10**30, 0, 0, 0, 0, 0]}, "card: it holds a number that is too large"),
+    ({"arch": [10**30, 0, 0, 0, 0, 0]}, "card.arch.0: "),
     ({"arch": "010101"}, "card.arch: "),
     ({"arch": [0.5, 0, 0, 0, 0, 0]}, "card.arch.0: "),
     ({"arch": {}}, "card.arch: "),
@@ -350,7 +351,7 @@ WRONG_CARDS = [
     ({"space": SPACE | {"widths": [8, 0]}}, "card.space.widths.1: "),
     ({"space": SPACE | {"widths": [8, 16, 32]}}, "the arch has 6 choices"),
     ({"space": SPACE | {"widths": [8, 10**30]}}, "card: it holds a number that is too large"),
-    ({"space": SPACE | {"depths": [2, 1]}}, "depths must be strictly ascending"),
+    ({"space": SPACE | {"depths": [2, 1]}}, "card.space: depths must be strictly ascending"),
     ({"space": SPACE | {"depths": [1, 2**40]}}, "is too large"),
     ({"space": SPACE | {"ratios": [0.25, 0.5, 2.0]}}, "card.space.ratios.2: "),
     ({"space": SPACE | {"inner": 3}}, "card.space.inner: Extra inputs"),
@@ -366,30 +367,35 @@ def test_an_impossible_card_is_refused(saved, changes, reason):
 
 
 def largest_card(recipe, in_channels=1):
-    """The largest network of a space, as a card that is right in itself."""
+    """The largest network of a space, as a card that is right in itself; its costs are too, if that takes no time."""
     space = SPACES.validate(recipe).build(16, in_channels)
-    costs = {"madds": int(space.madds(space.largest, 2)), "parameters": int(space.parameters(space.largest, 2))}
+    costs = (space.madds, space.parameters) if space.blocks < 5_000 else (lambda *_: 1,) * 2
+    madds, parameters = (int(cost(space.largest, 2)) for cost in costs)
     changes = {"space": recipe, "arch": space.largest.tolist(), "budget_madds": 1e30, "classes": ["a", "b"]}
-    return changes | {"in_channels": in_channels} | costs
+    return changes | {"in_channels": in_channels, "madds": madds, "parameters": parameters}
 
 
-BOMBS = {  # cards of a few kB, or some hundred, that ask for gigabytes or for minutes
-    "wide": lambda: largest_card(SPACE | {"widths": [20_000, 20_000]}),
-    "wide at the end": lambda: largest_card(SPACE | {"widths": [8, 10**6]}),
-    "channels": lambda: largest_card(SPACE, in_channels=10**9),
-    "deep": lambda: largest_card(SPACE | {"depths": [1, 5_000]}),
-    "stages": lambda: largest_card(SPACE | {"widths": [1] * 10_000}),
-    "more stages": lambda: largest_card(SPACE | {"widths": [1] * 100_000}),
-    "forms": lambda: largest_card(SPACE | {"ratios": [(i + 1) / 50_000 for i in range(50_000)]}),
+BOMBS = {  # cards of a few kB, or some hundred, that ask for gigabytes or for minutes, and what is wrong with them
+    "wide": (lambda: largest_card(SPACE | {"widths": [20_000, 20_000]}), " in place of "),
+    "wide at the end": (lambda: largest_card(SPACE | {"widths": [8, 10**6]}), " in place of "),
+    "channels": (lambda: largest_card(SPACE, in_channels=10**9), " in place of "),
+    "deep": (lambda: largest_card(SPACE | {"depths": [1, 2_000]}), "fewer than the arch has blocks"),
+    "deeper": (lambda: largest_card(SPACE | {"depths": [1, 500_000]}), "is too large"),
+    "stages": (lambda: largest_card(SPACE | {"widths": [1] * 2_000}), "fewer than the arch has blocks"),
+    "more stages": (lambda: largest_card(SPACE | {"widths": [1] * 100_000}), "is too large"),
+    "forms": (lambda: largest_card(SPACE | {"ratios": [(i + 1) / 50_000 for i in range(50_000)]}), "is too large"),
 }
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_card_of_a_huge_network_costs_neither_memory_nor_time(saved, bomb):
-    forge(saved, **BOMBS[bomb]())
-    began = time.process_time()
-    refused(saved, "")
-    assert time.process_time() - began < 3
+def test_a_card_of_a_huge_network_costs_neither_memory_nor_time(make, tmp_path, bomb):
+    card, reason = BOMBS[bomb]
+    save(*make(["digits"], 2e6), tmp_path / "network")
+    forge(tmp_path / "network", **card())
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tmp_path / "network", reason)
+    assert time.process_time() - began < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
 def changed(name, change):
@@ -511,13 +517,13 @@ def test_what_lies_beside_the_centre_does_not_count(colour, tmp_path):
     array[:, 64:128] = 200
     Image.fromarray(array).save(tmp_path / "a.png")
     inside = read_image(tmp_path / "a.png", colour)[..., 1:-1]
-    assert (inside == 200).all()
+    assert (inside.float() - 200).abs().max() < 5
 
 
 def test_small_detail_is_averaged_and_not_picked(grey, tmp_path):
     stripes = np.tile(np.array([0, 255], np.uint8), (160, 80))
     Image.fromarray(stripes).save(tmp_path / "a.png")
-    assert (read_image(tmp_path / "a.png", grey).float() - 127.5).abs().max() < 3
+    assert (read_image(tmp_path / "a.png", grey).float() - 127.5).abs().max() < 4
 
 
 def test_a_photo_is_turned_upright(colour, tmp_path):
@@ -532,7 +538,6 @@ def test_a_photo_is_turned_upright(colour, tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])
 def test_any_kind_of_pixels_becomes_grey_or_colour(colour, grey, tmp_path, mode):
-    image = Image.new("L", (16, 16), 128).point(lambda value: value)
     if mode == "I;16":
         image = Image.fromarray(np.full((16, 16), 128 << 8, np.uint16))
     else:

@@ -221,25 +221,27 @@ def test_checkpoints_do_not_change_the_result_and_a_finished_run_is_not_repeated
 
 
 def damaged(path, kind):
-    """A checkpoint that is none any more, or another network's."""
-    content, tensors = bytearray(path.read_bytes()), load_file(path)
+    """Makes a checkpoint one that is none any more, or another network's."""
+    content, tensors, columns = bytearray(path.read_bytes()), load_file(path), {"columns": "epoch,loss"}
     match kind:
         case "empty" | "half":
             path.write_bytes(content[: len(content) // 2 if kind == "half" else 0])
+            return
         case "header":
             content[20] ^= 0x81
             path.write_bytes(content)
+            return
         case "not a number":
             tensors["momentum.3"].view(-1)[0] = float("nan")
-            save_file(tensors, path, {"columns": "epoch,loss"})
         case "a tensor less":
-            save_file({name: tensors[name] for name in tensors if name != "weights.norm.bias"}, path, {"columns": "epoch,loss"})
+            del tensors["weights.norm.bias"]
         case "another shape":
-            save_file(tensors | {"weights.classifier.bias": torch.zeros(3)}, path, {"columns": "epoch,loss"})
+            tensors["weights.classifier.bias"] = torch.zeros(3)
         case "no columns":
-            save_file(tensors, path)
+            columns = None
         case "other columns":
-            save_file(tensors, path, {"columns": "epoch,loss,more"})
+            columns = {"columns": "epoch,loss,more"}
+    save_file(tensors, path, columns)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from pipeline.methods import METHODS
 SPACE = SPACES["preresnet"](
     kind="preresnet", widths=(8, 16, 32), depths=(1, 2, 3, 4), ratios=(0.25, 0.5, 0.75, 1.0)
 ).build(16, 1)
-COLUMNS = "method supernet seed scenario kind classes budget_madds madds top1 search_seconds".split()
+SCENARIO = ["method", "supernet", "seed", "scenario", "kind", "classes", "budget_madds"]
+COLUMNS = [*SCENARIO, "madds", "top1", "search_seconds"]
 OWN_WEIGHTS = {  # the supernet that a method with weights of its own builds on
     "generator_branch": "dropout",
     "generator_finetuned": "dropout",

@@ -38,6 +38,7 @@ def test_a_step_costs_the_median_over_supernets_and_seeds_on_each_machine():
     assert table.images_per_second.tolist()[2:] == [37.5, 20]  # the median of 50 and 25
     assert table.memory_gb[2] == 2.5 and math.isnan(table.memory_gb[3])
     assert most_runs(table).seconds.tolist() == [2, 3, 5]
+    assert len(cost_table(rows.assign(machine=None))) == 4  # none is lost
 
 
 def test_what_a_seed_costs_where_one_machine_did_all_of_it():

@@ -47,11 +47,11 @@ def make_fits():
     """Records of the generators' training: two signals' losses in one, the third in another."""
     decay = lambda steps, noise: list(np.exp(-np.arange(steps) / 100) + noise)  # noqa: E731
     fits = [
-        {"supernet": n, "seed": s, "loss_predictor": decay(600, s), "loss_blind": decay(600, s)}
+        {"supernet": n, "seed": s, "loss_generator": decay(600, s), "loss_generator_blind": decay(600, s)}
         for n in ("dropout", "plain")
         for s in (0, 1)
     ]
-    return fits + [{"supernet": n, "seed": 0, "loss_gates": decay(60, 1)} for n in ("dropout", "plain")]
+    return fits + [{"supernet": n, "seed": 0, "loss_generator_gates": decay(60, 1)} for n in ("dropout", "plain")]
 
 
 def make_halves():

@@ -1,0 +1,328 @@
+"""Kits: which weights serve which classes, and the folder that a kit is stored in."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_kit import COUNT, FILES, make_kit, write_branches, write_tiny_kit
+
+from eas import data
+from eas import kit as kits
+from eas.branches import load_branch
+from eas.deploy import predict
+from eas.evaluation import calibrate, calibration_sample
+from eas.files import sha256, write_tensors
+from eas.kit import load_kit, write_images, write_kit
+
+
+@pytest.fixture
+def shared(supernet, dataset):
+    """A kit without branches."""
+    return make_kit(supernet, dataset)
+
+
+@pytest.fixture
+def kit(shared, tmp_path):
+    write_branches(shared, tmp_path / "branches.safetensors")
+    return dataclasses.replace(shared, branches=tmp_path / "branches.safetensors")
+
+
+@pytest.fixture
+def folder(shared, dataset, tmp_path):
+    (tmp_path / "kit").mkdir()
+    return write_tiny_kit(tmp_path / "kit", shared, dataset)
+
+
+def refused(folder, reason, kind=ValueError):
+    """`load_kit` fails with one line that holds the reason."""
+    with pytest.raises(kind) as caught:
+        load_kit(folder)
+    message = str(caught.value)
+    assert "\n" not in message and reason in message, message
+
+
+def edit(folder, change):
+    content = json.loads((folder / "kit.json").read_text())
+    change(content)
+    (folder / "kit.json").write_text(json.dumps(content))
+
+
+# -------------------------------------------------------------------- which weights serve which classes
+
+
+def test_a_superclass_is_served_by_its_branch_however_it_is_named(kit, hierarchy):
+    arrows = hierarchy.members[7]
+    for names in (["arrows"], ["arrows", "arrows"], list(arrows), list(reversed(arrows)), [arrows[0], "arrows"]):
+        assert kit.superclass_of(hierarchy.class_mask(names)) == "arrows"
+
+
+def test_any_other_set_of_classes_is_served_by_the_shared_weights(kit, shared, hierarchy):
+    arrows = list(hierarchy.members[7])
+    for names in (arrows[1:], [*arrows, "0"], ["arrows", "digits"], ["0"], list(hierarchy.superclasses)):
+        assert kit.superclass_of(hierarchy.class_mask(names)) is None
+    assert shared.superclass_of(hierarchy.class_mask(["arrows"])) is None
+
+
+def test_a_branch_is_calibrated_on_its_superclasss_images(kit, supernet, hierarchy, dataset):
+    kit = dataclasses.replace(kit, branch_images=dataset.train)
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    network, card = kit.specialize(list(hierarchy.members[7]), 5e5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+    branch, mask = load_branch(supernet, kit.branches, 7), hierarchy.class_mask(["arrows"])
+    assert torch.equal(network.classifier.weight, branch.classifier.weight[mask])
+    mean, _ = calibrate(branch, torch.tensor(card.arch), dataset.train.only(mask)).recorded[branch.norm]
+    torch.testing.assert_close(network.norm.running_mean, mean)
+
+
+def test_shared_weights_are_calibrated_on_images_of_all_classes(kit, supernet, hierarchy):
+    network, card = kit.specialize(["arrows", "0"], 5e5)
+    assert torch.equal(network.classifier.weight, supernet.classifier.weight[hierarchy.class_mask(["arrows", "0"])])
+    mean, _ = calibrate(supernet, torch.tensor(card.arch), kit.calibration).recorded[supernet.norm]
+    torch.testing.assert_close(network.norm.running_mean, mean)
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(kit, hierarchy):
+    with pytest.raises(ValueError, match="unknown superclass or class 'digit'") as caught:
+        kit.specialize(["digit"], 5e5)
+    message = str(caught.value)
+    assert all(name in message for name in hierarchy.superclasses + hierarchy.classes) and "\n" not in message
+
+
+def test_one_name_needs_no_list(kit):
+    assert kit.specialize("arrows", 5e5)[1] == kit.specialize(["arrows"], 5e5)[1]
+
+
+def test_no_name_is_an_error(kit):
+    with pytest.raises(ValueError, match="empty: name at least one"):
+        kit.specialize([], 5e5)
+
+
+def test_a_branch_that_is_missing_or_of_another_network_is_an_error(kit):
+    kit.branches.unlink()
+    with pytest.raises(FileNotFoundError, match="branches.safetensors is missing"):
+        kit.specialize(["arrows"], 5e5)
+    write_tensors({"7.weight": torch.zeros(3)}, kit.branches)
+    with pytest.raises(ValueError, match="not the branch of superclass 7"):
+        kit.specialize(["arrows"], 5e5)
+
+
+def test_the_calibration_sample_is_the_beginning_of_a_fixed_shuffle(dataset):
+    rows = torch.randperm(len(dataset.calibration), generator=torch.Generator().manual_seed(0))
+    sample = calibration_sample(dataset.calibration, 20)
+    assert torch.equal(sample.images, dataset.calibration.images[rows[:20]])
+    assert torch.equal(sample.labels, dataset.calibration.labels[rows[:20]])
+    assert len(calibration_sample(dataset.calibration, 10**6)) == len(dataset.calibration)
+
+
+# -------------------------------------------------------------------- the folder
+
+
+@pytest.mark.parametrize("names", [["arrows"], ["arrows", "digits", "Α"]])
+def test_a_stored_kit_serves_as_the_one_that_was_stored(kit, folder, dataset, names):
+    stored = load_kit(folder)
+    (network, card), (again, same_card) = (each.specialize(names, 5e5) for each in (kit, stored))
+    assert card == same_card and card.synthetic
+    images = dataset.test.images[:100].float() / 255
+    with torch.inference_mode():
+        assert torch.equal(network(images), again(images))
+    assert len(set(predict(again, card, dataset.test.images))) > 1
+
+
+def test_a_stored_kit_has_the_parts_that_were_stored(kit, folder, dataset):
+    stored = load_kit(folder)
+    assert stored.hierarchy == dataset.hierarchy and stored.synthetic
+    assert stored.supernet.space == stored.generator.space == kit.supernet.space
+    assert torch.equal(stored.calibration.labels, kit.calibration.labels) and len(stored.calibration) == COUNT
+    assert torch.equal(stored.branch_images.images, dataset.calibration.images)
+    modules = {"supernet": stored.supernet, "generator": stored.generator}
+    for name, module in modules.items():
+        assert not module.training and not any(parameter.requires_grad for parameter in module.parameters())
+        for key, tensor in getattr(kit, name).state_dict().items():
+            assert torch.equal(tensor, module.state_dict()[key])
+    strides = [layer.weight.stride() for layer in kit.supernet.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert strides == [m.weight.stride() for m in stored.supernet.modules() if isinstance(m, torch.nn.Conv2d)]
+
+
+def test_the_images_beside_the_weights_are_the_calibration_split(dataset, tmp_path):
+    write_images(dataset, tmp_path / "images.safetensors")
+    written = data.load(tmp_path / "images.safetensors")
+    assert torch.equal(written.calibration.images, dataset.calibration.images)
+    assert torch.equal(written.calibration.labels, dataset.calibration.labels)
+    assert written.mean == pytest.approx(dataset.mean) and written.hierarchy == dataset.hierarchy
+    assert (written.about, written.synthetic) == (dataset.about, dataset.synthetic)
+    assert not len(written.train) + len(written.selection) + len(written.test)
+
+
+def test_a_kit_without_branches_serves_superclasses_by_shared_weights(folder, shared):
+    write_kit(folder, shared.generator, COUNT, {name: where for name, where in FILES.items() if name != "branches"})
+    stored = load_kit(folder)
+    assert stored.branches is None
+    network, _ = stored.specialize(["arrows"], 5e5)
+    rows = shared.hierarchy.class_mask(["arrows"])
+    assert torch.equal(network.classifier.weight, shared.supernet.classifier.weight[rows])
+
+
+def test_a_blind_generator_stays_blind(folder, shared):
+    shared.generator.class_embedding.blind = True
+    write_kit(folder, shared.generator, COUNT, FILES)
+    assert load_kit(folder).generator.class_embedding.blind
+
+
+def test_equal_parts_give_equal_bytes(folder, shared, dataset, tmp_path):
+    (tmp_path / "again").mkdir()
+    write_tiny_kit(tmp_path / "again", shared, dataset)
+    for path in ("kit.json", *{path for path, _ in FILES.values()}):
+        assert (folder / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
+
+
+# -------------------------------------------------------------------- by name
+
+
+def test_a_name_means_a_kit_under_weights(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "weights/tiny")
+    assert kits.find_kit("tiny").resolve() == (tmp_path / "weights" / "tiny").resolve()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(kits, "__file__", str(tmp_path / "eas" / "kit.py"))
+    assert kits.find_kit("tiny").resolve() == (tmp_path / "weights" / "tiny").resolve()
+    assert len(load_kit("tiny").calibration) == COUNT
+    refused("small", "no kit small: looked for weights/small/kit.json and ", FileNotFoundError)
+    refused("small", "kits in weights/: tiny", FileNotFoundError)
+
+
+def test_a_folder_of_that_name_comes_first(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "weights/tiny")
+    (tmp_path / "tiny").mkdir()
+    refused("tiny", "no kit tiny: looked for tiny/kit.json", FileNotFoundError)
+    refused("weights/other", "no kit weights/other: looked for weights/other/kit.json", FileNotFoundError)
+
+
+# -------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_a_damaged_file_is_named(folder, part):
+    path = folder / FILES[part][0]
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    refused(folder, f"{path} is damaged, or another file: its SHA-256 differs from {folder / 'kit.json'}")
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_a_missing_file_is_named(folder, part):
+    path = folder / FILES[part][0]
+    path.unlink()
+    refused(folder, f"{path} is missing", FileNotFoundError)
+
+
+@pytest.mark.parametrize("part", ["supernet", "generator", "images"])
+def test_a_file_with_other_contents_is_refused_though_it_is_the_listed_one(folder, part):
+    path = folder / FILES[part][0]
+    write_tensors({FILES[part][1] + "weight": torch.zeros(3)}, path)
+    edit(folder, lambda content: [each.update(sha256=sha256(folder / each["path"])) for each in listed(content)])
+    refused(folder, str(path))
+
+
+def listed(content):
+    return content["files"].values()
+
+
+def change_tensor(folder, name, change):
+    path = folder / FILES["supernet"][0]
+    tensors = load_file(path)
+    tensors[name] = change(tensors[name])
+    write_tensors(tensors, path)
+    edit(folder, lambda content: [each.update(sha256=sha256(folder / each["path"])) for each in listed(content)])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("supernet.std", torch.zeros_like, "std holds impossible values"),
+        ("supernet.stem.weight", lambda x: x * float("nan"), "stem.weight holds impossible values"),
+        ("supernet.stem.weight", lambda x: x[:4], "stem.weight is torch.float32 [4, 1, 3, 3] in place of"),
+        ("generator.anchors", lambda x: x.float(), "anchors is torch.float32 [2] in place of torch.float64 [2]"),
+    ],
+)
+def test_impossible_weights_are_refused(folder, name, change, reason):
+    change_tensor(folder, name, change)
+    refused(folder, reason)
+
+
+@pytest.mark.parametrize("path", ["../images.safetensors", "/etc/hostname", "parts/../../images.safetensors", "link"])
+def test_files_outside_the_folder_are_refused(folder, path):
+    shutil.copy(folder / "images.safetensors", folder.parent / "images.safetensors")
+    (folder / "link").symlink_to(folder.parent / "images.safetensors")
+    edit(folder, lambda content: content["files"]["images"].update(path=path))
+    refused(folder, f"kit.json lists {path}, which is outside its folder")
+
+
+def test_a_folder_that_is_a_link_is_a_kit(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    assert len(load_kit(tmp_path / "link").calibration) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.update(format="eas-kit-0"), "format: Input should be 'eas-kit-1'; make it again"),
+        (lambda c: c.pop("format"), "format: Field required"),
+        (lambda c: c.update(more=1), "more: Extra inputs"),
+        (lambda c: c["space"].update(kind="resnet"), "space: unknown kind 'resnet'"),
+        (lambda c: c["space"].update(depths=[1, 2**40]), "is too large"),
+        (lambda c: c["space"].update(widths=[8, 32]), "does not fit"),
+        (lambda c: c["space"].update(widths=[8, 10**30]), "would be too large"),
+        (lambda c: c["generator"].update(width=10**12), "does not fit"),
+        (lambda c: c["generator"].update(width=0), "generator.width: "),
+        (lambda c: c["generator"].update(anchors=[]), "generator.anchors: "),
+        (lambda c: c["generator"].update(anchors=[1.0]), "does not fit"),
+        (lambda c: c.update(image_size=32), "images.safetensors does not fit"),
+        (lambda c: c.update(calibration_images=0), "calibration_images: "),
+        (lambda c: c["files"].pop("supernet"), "files.supernet: Field required"),
+        (lambda c: c["files"].update(more=1), "files.more: Extra inputs"),
+        (lambda c: c["files"]["images"].update(sha256="x"), "files.images.sha256: "),
+        (lambda c: c["files"]["images"].update(path=""), "files.images.path: "),
+        (lambda c: c["files"]["supernet"].update(prefix="other."), "classifier.bias is missing"),
+    ],
+)
+def test_a_wrong_list_is_refused(folder, change, reason):
+    edit(folder, change)
+    refused(folder, reason)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 10**5, b"null", b"\xff"])
+def test_a_list_that_is_not_json_is_refused(folder, content):
+    (folder / "kit.json").write_bytes(content)
+    refused(folder, f"{folder / 'kit.json'} is damaged, or not the list of a kit")
+
+
+def test_images_must_be_of_every_class(folder, shared, dataset):
+    mask = ~dataset.hierarchy.class_mask(["arrows"])
+    write_images(
+        dataclasses.replace(dataset, calibration=dataset.calibration.only(mask)), folder / "images.safetensors"
+    )
+    write_kit(folder, shared.generator, COUNT, FILES)
+    refused(folder, "classes without calibration images: ←")
+
+
+# -------------------------------------------------------------------- the package
+
+
+def test_importing_the_package_is_quick_until_it_is_used():
+    code = "import sys, eas; eager = 'torch' in sys.modules; eas.load_kit; print(eager, 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False True\n"
+
+
+def test_the_package_has_the_names_that_it_lists():
+    import eas
+
+    assert all(callable(getattr(eas, name)) for name in eas.__all__) and set(eas.__all__) <= set(dir(eas))
+    with pytest.raises(AttributeError, match="no attribute 'loads'"):
+        eas.loads  # noqa: B018

@@ -1,0 +1,125 @@
+"""Studies of few images, and what tests ask of a folder of results."""
+
+import dataclasses
+import hashlib
+
+import torch
+
+from eas import data
+from eas.data import Hierarchy, Split
+from eas.recipes import NO_DROPOUT, Branch, Dropout
+from pipeline import steps
+from pipeline.params import Branches
+from pipeline.supernets import Base
+
+NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "05_specialize")
+OWN, SAMPLE = Dropout(variant="own", rate=0.5), Dropout(variant="sample", rate=0.25)
+ALL, NORMS = (Branch(part=part, learning_rate=0.1) for part in ("all", "norms"))
+
+
+def changed(study, **sections):
+    """A copy with other values in some sections; what is no mapping replaces the whole."""
+    update = {
+        name: getattr(study, name).model_copy(update=values) if isinstance(values, dict) else values
+        for name, values in sections.items()
+    }
+    return study.model_copy(update=update)
+
+
+def with_study(workspace, **sections):
+    return dataclasses.replace(workspace, study=changed(workspace.study, **sections))
+
+
+def make_quick(study):
+    """The tiny study, even smaller: one epoch of two steps, whatever params.yaml says; one candidate of dropout."""
+    branches = Branches(epochs=1, batch_size=16, candidates=(ALL, NORMS))
+    return changed(
+        study,
+        seeds=(0, 1),
+        training={"epochs": 1, "batch_size": 400, "learning_rate": 0.3, "random_subnets": 1},
+        dropout={"seeds": 1, "candidates": (OWN,)},
+        branches=branches,
+        evaluation={"calibration_images": 40},
+    )
+
+
+def few_images(dataset, per_class=2):
+    """The first images of every class in every split."""
+
+    def some(split):
+        order = split.labels.argsort(stable=True)
+        rank = torch.arange(len(order)) - torch.searchsorted(split.labels[order], split.labels[order])
+        rows = order[rank < per_class]
+        return Split(split.images[rows], split.labels[rows])
+
+    return dataclasses.replace(dataset, **{name: some(getattr(dataset, name)) for name in data.SPLITS})
+
+
+def base(name="dropout", seed=0, epochs=1):
+    """A supernet of the comparison where OWN is the dropout that is chosen, and branches are tuned for an epoch."""
+    plain = {"dropout": NO_DROPOUT, "epochs": epochs + 1}
+    return Base(name=name, seed=seed, **(plain if name == "plain" else {"dropout": OWN, "epochs": epochs}))
+
+
+def every_job(workspace):
+    """(name of the step, job) for all results of a finished study."""
+    return [(step.name, job) for step in steps.STEPS.values() for job in step.all_jobs(workspace)]
+
+
+def times(folder):
+    """When every file and folder was changed, in nanoseconds."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def hashes(folder, pattern="*.safetensors"):
+    """SHA-256 by path."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob(pattern)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(found.items())}
+
+
+def same(first, second):
+    """Whether two mappings hold the same tensors."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def one_line(error):
+    """The message of an exception, which has one line."""
+    message = str(error.value)
+    assert message and "\n" not in message
+    return message
+
+
+# -------------------------------------------------------------------- a study of six classes
+
+
+def six_classes(dataset):
+    """Two classes of each of the first three superclasses, with their images in every split."""
+    hierarchy = dataset.hierarchy
+    names = {name: group[:2] for name, group in zip(hierarchy.superclasses[:3], hierarchy.members[:3], strict=True)}
+    few = Hierarchy.from_groups(names)
+    old = torch.tensor([hierarchy.classes.index(name) for name in few.classes])
+
+    def some(split):
+        rows, labels = (split.labels[:, None] == old).nonzero(as_tuple=True)
+        return Split(split.images[rows], labels)
+
+    splits = {name: some(getattr(dataset, name)) for name in data.SPLITS}
+    return dataclasses.replace(dataset, hierarchy=few, **splits)
+
+
+def make_micro(study):
+    """The tiny study with all its steps, for six classes: two seeds, two budgets, one union, two epochs."""
+    return changed(
+        make_quick(study),
+        training={"epochs": 2, "batch_size": 10, "learning_rate": 0.1, "random_subnets": 1},
+        finetune={"batch_size": 4},
+        generator={
+            "predictor": study.generator.predictor.model_copy(update={"steps": 3, "scenarios": 8}),
+            "gates": study.generator.gates.model_copy(update={"steps": 2, "scenarios": 2, "images": 4}),
+        },
+        search={"pool": 4, "predictor_steps": 3, "random": 2, "evaluations": 12, "population": 6},
+        long_search={"evaluations": 24},
+        from_scratch=1,
+        scenarios={"budgets": (0.3, 0.6), "unions_of_two": 1, "unions_of_three": 0},
+        evaluation={"calibration_images": 6},
+    )

@@ -1,0 +1,113 @@
+"""Scenarios: which sets of classes at which budgets, and what generators are trained on."""
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from cases import seeded
+from study_cases import changed
+
+from pipeline.params import load_study
+from pipeline.scenarios import evenly_spaced, scenario_sampler, scenarios, superclass_sets
+
+ROOT = Path(__file__).parents[2]
+STUDIES = yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]
+
+
+@pytest.fixture(scope="module")
+def wide(study):
+    """The tiny study with three budgets and four unions, whatever params.yaml says."""
+    return changed(study, scenarios={"budgets": (0.3, 0.45, 0.6), "unions_of_two": 2, "unions_of_three": 2})
+
+
+def test_scenarios_are_every_set_at_every_budget_in_order(wide, hierarchy):
+    every, sets = scenarios(wide, hierarchy), superclass_sets(wide, hierarchy)
+    assert len(sets) == 10 + 2 + 2 and len(every) == 14 * 3
+    assert sets[:10] == [(name,) for name in hierarchy.superclasses]
+    assert [len(each) for each in sets[10:]] == [2, 2, 3, 3] and len(set(sets)) == 14
+    assert every.names == ["+".join(each) for each in sets] * 3
+    assert every.kinds == (["superclass"] * 10 + ["union"] * 4) * 3
+    assert every.budgets.tolist() == [3e5] * 14 + [4.5e5] * 14 + [6e5] * 14
+    assert every.class_masks.shape == (42, 160) and every.class_masks.dtype == torch.bool
+    for names, mask, count in zip(sets * 3, every.class_masks, every.class_counts, strict=True):
+        assert torch.equal(mask, hierarchy.class_mask(names)) and count == mask.sum()
+
+
+def test_a_superclass_whose_name_has_a_plus_is_no_union(wide, hierarchy):
+    named = type(hierarchy)(("c++", *hierarchy.superclasses[1:]), hierarchy.members)
+    assert scenarios(wide, named).kinds[0] == "superclass"
+
+
+def test_a_part_of_the_scenarios_is_chosen_by_rows_or_kind(wide, hierarchy):
+    every = scenarios(wide, hierarchy)
+    unions = every.subset(every.of_kind("union").nonzero()[:, 0])
+    assert len(unions) == 12 and set(unions.kinds) == {"union"} and unions.class_masks.shape == (12, 160)
+    few = every.subset(torch.tensor([20, 3]))
+    assert few.names == [every.names[20], every.names[3]] and torch.equal(few.budgets, every.budgets[[20, 3]])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_superclasses_and_unions_times_budgets_scenarios(name):
+    study = load_study(name, ROOT)
+    hierarchy, asked = study.data.hierarchy(), study.scenarios
+    sets = len(hierarchy.superclasses) + asked.unions_of_two + asked.unions_of_three
+    every = scenarios(study, hierarchy)
+    assert len(every) == sets * len(asked.budgets)
+    assert len(set(zip(every.names, every.budgets.tolist(), strict=True))) == len(every)
+
+
+def test_unions_follow_from_the_seed_of_the_data(wide, hierarchy):
+    sets = superclass_sets(wide, hierarchy)
+    assert sets == superclass_sets(changed(wide, seeds=(7, 8, 9)), hierarchy)
+    others = [superclass_sets(changed(wide, data={"seed": seed}), hierarchy) for seed in range(1, 6)]
+    assert all(other[:10] == sets[:10] for other in others) and any(other != sets for other in others)
+
+
+def test_more_unions_than_there_are_give_them_all(study, hierarchy):
+    sets = superclass_sets(changed(study, scenarios={"unions_of_two": 100, "unions_of_three": 0}), hierarchy)
+    assert sets[10:] == list(combinations(hierarchy.superclasses, 2))
+
+
+def drawn(study, hierarchy, count, seed=0):
+    """Sets of superclasses and budgets as the sampler draws them; each a union of whole superclasses."""
+    masks, budgets = scenario_sampler(study, hierarchy)(count, seeded(seed))
+    superclasses = torch.stack([hierarchy.class_mask([name]) for name in hierarchy.superclasses])
+    touched, whole = (masks[:, None] & superclasses).any(2), (masks[:, None] | ~superclasses).all(2)
+    assert torch.equal(touched, whole)
+    return [frozenset(row.nonzero()[:, 0].tolist()) for row in whole], budgets
+
+
+def test_training_scenarios_are_one_to_three_superclasses_and_never_a_union_of_the_comparison(wide, hierarchy):
+    many = changed(wide, scenarios={"unions_of_two": 30, "unions_of_three": 100})
+    names = hierarchy.superclasses
+    held_out = {frozenset(map(names.index, each)) for each in superclass_sets(many, hierarchy) if len(each) > 1}
+    assert len(held_out) == 130
+    sets, budgets = drawn(many, hierarchy, 6000)
+    assert not held_out & set(sets)
+    sizes = torch.tensor([len(each) for each in sets]).bincount() / len(sets)
+    assert len(sizes) == 4 and (sizes[1:] - 1 / 3).abs().max() < 0.03
+    assert len(set(sets)) == 10 + (45 - 30) + (120 - 100)  # everything else is drawn
+    assert budgets.dtype == torch.float64 and 3e5 <= budgets.min() < 3.1e5 and 5.9e5 < budgets.max() <= 6e5
+    assert budgets.mean() == pytest.approx(4.5e5, rel=0.01)
+
+
+def test_training_scenarios_repeat_with_the_generators_seed(wide, hierarchy):
+    first, second, other = (drawn(wide, hierarchy, 50, seed) for seed in (0, 0, 1))
+    assert first[0] == second[0] and torch.equal(first[1], second[1])
+    assert first[0] != other[0] and not torch.equal(first[1], other[1])
+
+
+def test_every_union_held_out_leaves_what_remains_to_train_on(study, hierarchy):
+    every = changed(study, scenarios={"unions_of_two": 100, "unions_of_three": 1000})
+    sets, _ = drawn(every, hierarchy, 200)
+    assert {len(each) for each in sets} == {1}
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "expected"),
+    [(0, 5, []), (1, 5, [0]), (2, 5, [0, 4]), (3, 6, [0, 2, 5]), (5, 5, [0, 1, 2, 3, 4])],
+)
+def test_spaced_indices_include_the_ends(count, length, expected):
+    assert evenly_spaced(count, length) == expected
