@@ -16,8 +16,9 @@ from benchmarks.peers import OfaPreResNet, ofa_step
 from eas.data.batches import as_input
 from eas.dropout import SuperclassDropout, soft_targets
 from eas.recipes import NO_DROPOUT, Training
+from eas.sandwich import compute_type
 from eas.spaces import ChoiceSpace, Supernet
-from eas.training import compute_type, make_optimizer, make_step
+from eas.training import make_optimizer, make_step
 from pipeline import throughput
 from pipeline.params import Study, load_study
 

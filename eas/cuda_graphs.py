@@ -7,8 +7,8 @@ from torch import Tensor
 
 from eas.layers import Statistics
 from eas.recipes import Training
+from eas.sandwich import backward, distilled, mixed_precision
 from eas.spaces import Supernet
-from eas.training import backward, distilled, mixed_precision
 
 
 class GraphedStep:

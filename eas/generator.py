@@ -15,8 +15,8 @@ from eas.decoding import decode
 from eas.dropout import masked_cross_entropy, soft_targets
 from eas.layers import Statistics
 from eas.recipes import GeneratorTraining, Training
+from eas.sandwich import mixed_precision
 from eas.spaces import ChoiceSpace, Supernet
-from eas.training import mixed_precision
 
 PIECE = 1024  # scenarios decoded at once: memory is bounded, and stays in the processor's cache
 Signal = Callable[[Tensor, Tensor, Tensor], Tensor]  # depth, form (one-hots), class masks: a loss for every scenario

@@ -16,8 +16,9 @@ from eas.data.batches import batches
 from eas.dropout import SuperclassDropout, soft_targets
 from eas.layers import ElasticNorm, Statistics
 from eas.recipes import NO_DROPOUT
+from eas.sandwich import compute_type, sliced_step
 from eas.spaces import Supernet
-from eas.training import compute_type, make_optimizer, make_step, sliced_step
+from eas.training import make_optimizer, make_step
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import new_supernet
 

@@ -49,5 +49,16 @@ def test_no_module_is_longer_than_350_lines():
     assert not {str(path.relative_to(ROOT)): lines(path) for path in METHOD + STUDY if lines(path) > 350}
 
 
-def test_the_method_has_at_most_2500_lines():
-    assert sum(map(lines, METHOD)) <= 2500
+def lines_of_code(path):
+    """Of a file, without blank lines, comments and docstrings."""
+    text = path.read_text(encoding="utf-8")
+    told = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+            told |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    numbered = enumerate(text.splitlines(), start=1)
+    return sum(bool(line.strip()) and not line.strip().startswith("#") and n not in told for n, line in numbered)
+
+
+def test_the_method_has_at_most_2500_lines_of_code():
+    assert 1000 < sum(map(lines_of_code, METHOD)) <= 2500

@@ -14,17 +14,8 @@ from eas.data.batches import batches
 from eas.dropout import SuperclassDropout
 from eas.layers import Statistics
 from eas.recipes import Augment, Dropout, Training
-from eas.training import (
-    Diverged,
-    compute_type,
-    distilled,
-    load_checkpoint,
-    make_optimizer,
-    make_step,
-    set_learning_rate,
-    sliced_step,
-    train,
-)
+from eas.sandwich import compute_type, distilled, sliced_step
+from eas.training import Diverged, load_checkpoint, make_optimizer, make_step, set_learning_rate, train
 
 RECIPE = Training(
     epochs=3, batch_size=30, learning_rate=0.1, random_subnets=1, distinct_archs=16, mixed_precision=False

@@ -1,4 +1,4 @@
-"""eas.engine: an executed notebook is the same bytes twice, whatever was printed on the way."""
+"""The papermill engine: an executed notebook is the same bytes twice, whatever was printed on the way."""
 
 import nbformat
 import papermill
@@ -7,10 +7,13 @@ import pytest
 KERNEL = {"kernel_name": "python3", "language": "python", "engine_name": "eas", "progress_bar": False}
 NOISY = """
 import sys, warnings
-from tqdm.auto import tqdm
+from tqdm import tqdm
+from tqdm.auto import trange
 for number in tqdm(range(3)):
     print(study, number)
     print("to the log", file=sys.stderr)
+for number in trange(2):  # a widget
+    pass
 warnings.warn("not a result")
 """
 
@@ -43,7 +46,8 @@ def test_only_results_are_kept(source, tmp_path):
     assert cell.metadata == {}
 
 
-def test_progress_reaches_the_log_as_text(source, tmp_path, caplog):
+def test_progress_reaches_the_log_as_text(source, tmp_path, caplog, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     with caplog.at_level("INFO", logger="papermill"):
         papermill.execute_notebook(source, tmp_path / "out.ipynb", log_output=True, **KERNEL)
     assert "100%" in caplog.text

@@ -3,22 +3,16 @@
 import pytest
 import torch
 
-from eas import data, jobs, records, throughput
+from eas import devices
+from pipeline import steps, throughput
+from pipeline.store import Workspace
 
 
-@pytest.fixture
-def folder(dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("EAS_DEVICE", "cpu")
-    folder = tmp_path / "build" / "tiny"
-    data.save(dataset, folder / "dataset.safetensors")
-    return folder
-
-
-def test_training_takes_a_share_of_the_machine_and_the_parts_add_up(study, folder, supernet):
-    found = throughput.measure_throughput(study, folder)
+def test_training_takes_a_share_of_the_machine_and_the_parts_add_up(finished, supernet):
+    (found,) = steps.records(finished, "throughput")
     assert 0 < found["tflops"] < found["matrix_tflops"] and found["bandwidth_gb"] > 0
     assert sum(found["shares"].values()) == pytest.approx(100)
-    assert list(found["shares"]) == list(throughput.GROUPS) and found["machine"] == records.machine()
+    assert list(found["shares"]) == list(throughput.GROUPS) and "no GPU" in found["machine"]
     convolutions = found["shares"]["convolutions, backward"], found["shares"]["convolutions, forward"]
     assert all(5 < share < 80 for share in convolutions) and found["shares"]["batch norm"] > 1
     # Three subnets a step, none above the largest: between a third and all of three times its arithmetic.
@@ -39,21 +33,17 @@ def test_the_arithmetic_of_archs_is_that_of_the_space_and_what_they_share_counts
     assert not any(module._forward_hooks for module in supernet.modules())
 
 
-def test_what_was_measured_or_published_is_not_measured_again(study, folder, monkeypatch):
-    first = throughput.measure_throughput(study, folder)
+def test_what_was_measured_or_published_is_not_measured_again(micro, tmp_path, monkeypatch, inline):
     monkeypatch.setattr(throughput, "fastest", lambda *args: 1 / 0)
-    assert throughput.measure_throughput(study, folder) == first
-    monkeypatch.setattr(records, "machine", lambda: "another machine")
+    step = steps.STEPS["throughput"]
+    steps.run_step(micro, step)
+    elsewhere = Workspace(micro.study, tmp_path, micro.folder)
+    steps.run_step(elsewhere, step)
+    assert steps.records(elsewhere, "throughput") == steps.records(micro, "throughput")
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh" / "dataset.safetensors").symlink_to(micro.dataset_path)
     with pytest.raises(ZeroDivisionError):
-        throughput.measure_throughput(study, folder)
-    published = records.published_folder(folder) / "timings" / "throughput.json"
-    published.parent.mkdir(parents=True)
-    (folder / "timings" / "throughput.json").rename(published)
-    assert throughput.measure_throughput(study, folder) == first
-    with pytest.raises(ZeroDivisionError):
-        throughput.measure_throughput(
-            study.model_copy(update={"space": study.space.model_copy(update={"widths": (8,)})}), folder
-        )
+        steps.run_step(Workspace(micro.study, tmp_path / "fresh"), step)
 
 
 def test_the_fastest_round_counts_after_a_warm_up(monkeypatch):
@@ -63,10 +53,9 @@ def test_the_fastest_round_counts_after_a_warm_up(monkeypatch):
     assert throughput.fastest(lambda: calls.append(1), 3) == 2 and len(calls) == 4
 
 
-def test_a_convolution_is_a_convolution(monkeypatch):
-    monkeypatch.setenv("EAS_DEVICE", "cpu")
+def test_a_convolution_is_a_convolution():
     images, weight = torch.randn(8, 16, 32, 32), torch.randn(32, 16, 3, 3)
-    found = throughput.shares(lambda: torch.conv2d(images, weight), jobs.device())
+    found = throughput.shares(lambda: torch.conv2d(images, weight), devices.device())
     assert found["convolutions, forward"] > 95
-    found = throughput.shares(lambda: torch.randn(1000, 1000).exp(), jobs.device())
+    found = throughput.shares(lambda: torch.randn(1000, 1000).exp(), devices.device())
     assert found["rest"] > 95

@@ -1,0 +1,148 @@
+"""Superclass branches as the study trains them: which, on which images, what a record says, and the choice."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from study_cases import ALL, NORMS, OWN, base, one_line, same, with_study
+
+from eas.branches import load_branch
+from eas.evaluation import SharedStem, superclass_top1
+from pipeline import branches, steps, supernets
+from pipeline.steps import STEPS
+from pipeline.store import Workspace
+
+BASE = base(epochs=2)  # of the study of six classes
+
+
+def job(branch=ALL, seed=0):
+    return {"base": base(epochs=2, seed=seed), "branch": branch}
+
+
+@pytest.fixture
+def fresh(micro, tmp_path):
+    """The study of six classes with supernets, but no branches."""
+    shutil.copytree(micro.folder / "supernets", tmp_path / "fresh" / "supernets")
+    shutil.copy(micro.dataset_path, tmp_path / "fresh")
+    return Workspace(micro.study, tmp_path / "fresh")
+
+
+def test_a_record_tells_what_the_branches_are_and_cost(micro, dataset):
+    (result, record), stored = steps.find(micro, "branches", **job()), steps.tensors_of(micro, "branches", **job())
+    assert result.path == micro.folder / "branches" / "all-0.1-0.safetensors"
+    assert (record["branch"], record["seed"], record["images"]) == ("all-0.1", 0, len(micro.dataset().train))
+    assert record["values"] == sum(tensor.numel() for tensor in stored.values()) and record["seconds"] > 0
+    supernet = supernets.load_supernet(micro, micro.dataset(), BASE)
+    assert set(stored) == {f"{index}.{name}" for index in range(3) for name, _ in supernet.named_parameters()}
+    assert all(tensor.dtype == torch.bfloat16 for tensor in stored.values())
+    norms = steps.tensors_of(micro, "branches", **job(NORMS))
+    assert set(norms) < set(stored) and steps.record_of(micro, "branches", **job(NORMS))["values"] < record["values"]
+
+
+def test_the_accuracy_of_branches_is_the_mean_over_superclasses_on_the_selection_split(micro):
+    dataset, record = micro.dataset(), steps.record_of(micro, "branches", **job())
+    accuracy = record["accuracy"]
+    assert [row["subnet"] for row in accuracy] == ["largest", *["random"] * 8, "smallest"]
+    supernet, stored, top1 = (
+        supernets.load_supernet(micro, dataset, BASE),
+        steps.tensors_of(micro, "branches", **job()),
+        [],
+    )
+    for index, name in enumerate(dataset.hierarchy.superclasses):
+        mask = dataset.hierarchy.class_mask([name])
+        load_branch(supernet, stored, index)
+        images, own, largest = dataset.selection.only(mask), dataset.train.only(mask), supernet.space.largest
+        logits = SharedStem(supernet, largest[None], own, images).logits(largest)
+        top1.append(superclass_top1(logits, images.labels, mask[None]).item())
+    assert accuracy[0]["top1"] == pytest.approx(sum(top1) / 3, abs=1e-4)
+
+
+def watched(monkeypatch):
+    """Has `tune_branches` do nothing but note what it is given."""
+    seen = []
+
+    def tune(supernet, split, hierarchy, part, recipe, **options):
+        seen.append((supernet, split, part, recipe, options))
+        return {f"{index}.classifier.bias": supernet.classifier.bias.detach() for index in range(3)}
+
+    monkeypatch.setattr(branches, "tune_branches", tune)
+    monkeypatch.setattr(branches, "branch_accuracy", lambda *args: [])
+    return seen
+
+
+def test_branches_are_tuned_from_the_bases_weights_on_the_training_images_by_the_candidates_recipe(fresh, monkeypatch):
+    seen, study = watched(monkeypatch), fresh.study
+    small = NORMS.model_copy(update={"batch_size": 3, "learning_rate": 0.7})
+    steps.make(fresh, "branches", job(ALL))
+    steps.make(fresh, "branches", job(small, seed=1))
+    (first, split, *_), (second, *_) = seen
+    for seed, supernet in enumerate((first, second)):
+        assert same(supernet.state_dict(), load_file(fresh.folder / "supernets" / f"own-0.5-{seed}.safetensors"))
+    assert torch.equal(split.images, fresh.dataset().train.images)
+    assert [part for _, _, part, *_ in seen] == ["all", "norms"] and small.name == "norms-0.7-batch-3"
+    recipes = [recipe for *_, recipe, _ in seen]
+    told = [(recipe.epochs, recipe.batch_size, recipe.learning_rate) for recipe in recipes]
+    assert told == [(study.branches.epochs, study.branches.batch_size, 0.1), (study.branches.epochs, 3, 0.7)]
+    same_as = {"epochs": 1, "batch_size": 1, "learning_rate": 1.0}
+    assert all(recipe.model_copy(update=same_as) == study.training.model_copy(update=same_as) for recipe in recipes)
+    assert [options["seed"] for *_, options in seen] == [0, 1]
+
+
+def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, micro_copy):
+    chosen, jobs = branches.choose_branch(micro), branches.branch_jobs(micro)
+    assert jobs == [job(ALL, 0), job(NORMS, 0), job(chosen, 1)]
+    assert branches.chosen_branch_jobs(micro) == [job(chosen, 0), job(chosen, 1)]
+    tops = {}
+    for branch in (ALL, NORMS):
+        accuracy = steps.record_of(micro, "branches", **job(branch))["accuracy"]
+        tops[branch] = sum(row["top1"] for row in accuracy)
+    assert tops[chosen] == max(tops.values())
+    other = NORMS if chosen == ALL else ALL
+    result, record = steps.find(micro_copy, "branches", **job(other))
+    better = [row | {"top1": 100.0} for row in record["accuracy"]]
+    result.write(result.tensors(), {name: record[name] for name in ("branch", "seed", "values")} | {"accuracy": better})
+    assert branches.choose_branch(micro_copy) == other
+    assert branches.branch_jobs(micro_copy) == [job(ALL, 0), job(NORMS, 0), job(other, 1)]
+    both = with_study(micro_copy, branches={"seeds": 2})
+    assert branches.branch_jobs(both) == [job(ALL, 0), job(NORMS, 0), job(ALL, 1), job(NORMS, 1)]
+
+
+def test_the_table_compares_what_all_of_the_first_seeds_have(micro):
+    table = branches.branch_table(micro)
+    assert list(table.weights) == ["shared", "all-0.1", "norms-0.1"]
+    assert list(table.columns) == ["weights", "stored", "largest", "random", "smallest"]
+    assert table.stored[0] == 0 < table.stored[2] < table.stored[1] and table.notna().all(axis=None)
+    shared = steps.record_of(micro, "supernets", **BASE.job)["accuracy"]
+    assert table.largest[0] == shared[0]["top1"]  # the second seed has one candidate only: not among the rows
+    for row, branch in enumerate((ALL, NORMS), start=1):
+        accuracy = steps.record_of(micro, "branches", **job(branch))["accuracy"]
+        random = [each["top1"] for each in accuracy if each["subnet"] == "random"]
+        assert table.smallest[row] == accuracy[-1]["top1"] and table.random[row] == pytest.approx(sum(random) / 8)
+
+
+def test_a_study_without_branches_trains_none(micro, inline):
+    none = with_study(micro, branches=None)
+    assert branches.branch_jobs(none) == branches.chosen_branch_jobs(none) == [] and branches.branch_table(none).empty
+    assert STEPS["measured_branches"].all_jobs(none) == []
+    steps.run_step(none, STEPS["branches"])
+
+
+def test_a_missing_record_of_a_branch_names_the_notebook_that_makes_it(fresh):
+    for ask in (branches.choose_branch, branches.chosen_branch_jobs, branches.branch_table):
+        with pytest.raises(FileNotFoundError, match="all-0.1-0.safetensors is missing: run notebooks/02_supernet for"):
+            ask(fresh)
+    nothing = Workspace(fresh.study, Path("nothing"))
+    with pytest.raises(
+        FileNotFoundError, match="own-0.5-0.safetensors is missing: run notebooks/02_supernet"
+    ) as caught:
+        branches.branch_jobs(nothing)
+    one_line(caught)
+
+
+def test_branches_belong_to_one_supernet(micro):
+    """Branches of other weights with the same name have another key."""
+    key = STEPS["branches"].result(micro, job()).key
+    other = {"base": BASE.model_copy(update={"dropout": OWN.model_copy(update={"begin": 0.5})}), "branch": ALL}
+    assert STEPS["branches"].result(micro, other).key != key != STEPS["branches"].result(micro, job(seed=1)).key
