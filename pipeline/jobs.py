@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import gc
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -63,3 +65,10 @@ def start_worker() -> None:
     tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
     torch.set_num_threads(1)
     devices.keep_memory()
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that asked for its work is killed: the next run would do the work a second time."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

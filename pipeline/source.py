@@ -34,7 +34,8 @@ def entry_modules(name: str, root: Path) -> Iterator[str]:
     notebook = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            yield from imported(ast.parse(cell.source), root)
+            python = (line for line in cell.source.splitlines() if not line.startswith(("%", "!")))
+            yield from imported(ast.parse("\n".join(python)), root)
     yield from (module for step in STEPS.values() if step.notebook == name for module in functions(step))
     yield ENGINE
 

@@ -87,5 +87,14 @@ def inline(monkeypatch):
     monkeypatch.setattr(jobs, "run", in_this_process)
 
 
+@pytest.fixture
+def in_workers_first(monkeypatch):
+    """Has the first jobs run in processes of their own, as all do outside of tests, and the others in the test's."""
+    real = [jobs.run]
+    monkeypatch.setattr(
+        jobs, "run", lambda *each, **options: (real.pop() if real else in_this_process)(*each, **options)
+    )
+
+
 def in_this_process(function, arguments, label, *, gpu=True):
     return [function(*each) for each in arguments]

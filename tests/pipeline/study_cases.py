@@ -2,16 +2,20 @@
 
 import dataclasses
 import hashlib
+from pathlib import Path
 
 import torch
+import yaml
 
 from eas import data
 from eas.data import Hierarchy, Split
 from eas.recipes import NO_DROPOUT, Branch, Dropout
 from pipeline import steps
 from pipeline.params import Branches
+from pipeline.store import open_workspace
 from pipeline.supernets import Base
 
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "05_specialize")
 OWN, SAMPLE = Dropout(variant="own", rate=0.5), Dropout(variant="sample", rate=0.25)
 ALL, NORMS = (Branch(part=part, learning_rate=0.1) for part in ("all", "norms"))
@@ -87,6 +91,30 @@ def one_line(error):
     message = str(error.value)
     assert message and "\n" not in message
     return message
+
+
+def small_study(**sections):
+    """The tiny study of params.yaml as its text says it, for one seed and with less of everything."""
+    small = {
+        "seeds": [0],
+        "from_scratch": 1,
+        "branches": {"epochs": 1, "batch_size": 64, "candidates": [{"part": "norms", "learning_rate": 0.02}]},
+        "search": {"pool": 4, "predictor_steps": 5, "random": 2, "evaluations": 12, "population": 6},
+        "long_search": {"evaluations": 24},
+        "scenarios": {"budgets": [0.3, 0.6], "unions_of_two": 1, "unions_of_three": 0},
+    }
+    studies = yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]
+    return studies["tiny"] | small | sections
+
+
+def run_small_study(folder, **sections):
+    """All notebooks' steps of `small_study` with sections of its own, in a folder; returns its workspace."""
+    (folder / "params.yaml").write_text(yaml.safe_dump({"studies": {"tiny": small_study(**sections)}}))
+    workspace = open_workspace("tiny", folder)
+    for notebook in NOTEBOOKS:
+        steps.prepare(workspace, notebook, folder)
+        steps.run(workspace, notebook)
+    return workspace
 
 
 # -------------------------------------------------------------------- a study of six classes

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,6 +70,28 @@ def test_a_worker_that_dies_is_told_in_one_line_and_leaves_the_next_run_alone(de
     one_line(caught)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
     assert jobs.run(pow, [(2, 5)], "powers") == [32]
+
+
+NAP = "import os, pathlib, time; pathlib.Path(str(os.getpid())).touch(); time.sleep(100)"
+PARENT = f"from pipeline import jobs; jobs.run(exec, [({NAP!r},)] * 2, 'naps')"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc to look at")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    settings = os.environ | {"PYTHONPATH": str(Path(jobs.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, env=settings) as parent:
+        until(lambda: len(list(tmp_path.iterdir())) == min(2, devices.cpu_count()))
+        parent.kill()
+    workers = [Path("/proc", path.name) for path in tmp_path.iterdir()]
+    until(lambda: not any(worker.exists() for worker in workers))
+
+
+def until(condition):
+    """Wait for a condition, a minute at most."""
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
 
 
 def test_with_a_gpu_jobs_run_here_one_after_another(with_a_gpu):

@@ -5,11 +5,13 @@ from typing import Literal
 
 import torch
 from cases import check_space
+from study_cases import run_small_study
 from torch import nn
 from torch.nn.functional import conv2d, pad
 
 from eas.layers import ElasticNorm
 from eas.spaces import SPACES, ChoiceSpace, SpaceRecipe, Supernet
+from pipeline import tables
 
 SIDES = (1, 3, 5)
 
@@ -70,3 +72,10 @@ class KernelSpace(ChoiceSpace):
 
 def test_a_space_of_kernels_is_one_network_in_all_its_forms():
     check_space(KernelSpace(15, 3), 30)
+
+
+def test_a_study_of_kernels_runs_from_images_to_networks(tmp_path, in_workers_first):
+    scenarios = {"budgets": [0.05, 0.3], "unions_of_two": 1, "unions_of_three": 0}
+    workspace = run_small_study(tmp_path, space={"kind": "kernels"}, scenarios=scenarios)
+    table = tables.comparison_table(workspace)
+    assert table.method.nunique() == 14 and (table.madds <= table.budget_madds).all()

@@ -1,0 +1,162 @@
+"""pipeline.gpu: what it makes in several calls is all that the pipeline needs; here on the CPU."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from study_cases import NOTEBOOKS, every_job, hashes, small_study, times
+
+from eas import data
+from eas.kit import load_kit
+from pipeline import gpu, jobs, publish, steps, tables
+from pipeline.steps import STEPS, Step
+from pipeline.store import Workspace, open_workspace
+
+ROOT = Path(__file__).parents[2]
+TIME_IS_UP = "time is up: call again with the same folder to go on\n"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the parameters of one small study."""
+    place = tmp_path_factory.mktemp("gpu")
+    (place / "params.yaml").write_text(yaml.safe_dump({"studies": {"tiny": small_study()}}))
+    return place
+
+
+def call(place, minutes):
+    """Run the command in `place`; returns what it printed."""
+    command = [sys.executable, "-m", "pipeline.gpu", "tiny", "--minutes", minutes, "--bundle", "out"]
+    settings = os.environ | {"EAS_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
+    run = {"cwd": place, "env": settings, "text": True, "stdout": subprocess.PIPE}
+    return subprocess.run([*map(str, command)], check=True, **run).stdout
+
+
+@pytest.fixture(scope="module")
+def printed(place):
+    """What two calls printed: one without any time, and one with time enough."""
+    return call(place, 0), call(place, 60)
+
+
+@pytest.fixture(scope="module")
+def weights(place, printed):
+    """What was packed, unpacked where the pipeline looks for it."""
+    folder = place / "weights" / "tiny"
+    with tarfile.open(place / "out" / "weights.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+# -------------------------------------------------------------------- the command
+
+
+def test_no_job_is_begun_after_the_limit_and_all_are_done_with_time_enough(place, printed):
+    first, second = printed
+    assert first == TIME_IS_UP and TIME_IS_UP not in second
+    workspace = open_workspace("tiny", place)
+    results = [STEPS[name].result(workspace, job) for name, job in every_job(workspace)]
+    assert all(result.find() for result in results) and len(results) > 18
+    assert all(f"{result.name}\n" in second or f"{result.name}," in second for result in results)
+
+
+def test_a_further_call_finds_everything_done(place, weights, monkeypatch, capsys):
+    """Nothing that is published counts: it looks at what it made itself."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(jobs, "run", lambda *args, **kwargs: pytest.fail("made again"))
+    before = times(place / "build")
+    assert gpu.main(["tiny", "--minutes", "60", "--bundle", "again"]) == 0
+    assert times(place / "build") == before and capsys.readouterr().out == ""
+    (place / "build").rename(place / "aside")
+    try:
+        assert gpu.main(["tiny", "--minutes", "0", "--bundle", "again"]) == 0
+        assert capsys.readouterr().out == TIME_IS_UP
+    finally:
+        shutil.rmtree(place / "build")
+        (place / "aside").rename(place / "build")
+
+
+def test_the_pipeline_finds_all_that_was_packed_and_does_nothing_again(place, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "make", lambda *args: pytest.fail("made again"))
+    clone = tmp_path / "clone"
+    shutil.copytree(weights, clone / "weights" / "tiny")
+    shutil.copy(place / "params.yaml", clone)
+    workspace = open_workspace("tiny", clone)
+    data.save(data.build(workspace.study.data)[0], workspace.dataset_path)
+    for notebook in NOTEBOOKS:
+        steps.prepare(workspace, notebook, clone)
+        steps.run(workspace, notebook)
+    assert hashes(workspace.folder) == hashes(place / "build" / "tiny")
+    methods = set(tables.comparison_table(workspace).method)
+    assert {"generator_branch", "generator_gates", "ofa_finetuned", "from_scratch", "evolution_long"} <= methods
+
+
+def test_the_bundle_specialises_without_a_data_set(weights):
+    kit = load_kit(weights)
+    network, card = kit.specialize(["digits"], 4.5e5)
+    assert card.madds <= 4.5e5 and network(torch.zeros(1, 1, 16, 16)).shape == (1, 10) and kit.branches
+
+
+@pytest.mark.parametrize("study", ["tinny", "cifar100"])
+def test_a_mistake_is_one_line(study, tmp_path, monkeypatch, capsys):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EAS_CIFAR100", raising=False)
+    assert gpu.main([study, "--bundle", "out"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+# -------------------------------------------------------------------- time, errors, large files
+
+
+def test_calls_of_any_length_end_in_the_same(micro, tmp_path, monkeypatch, capsys):
+    """A clock that moves by one with every job, and three jobs a call."""
+    workspace, clock, made = Workspace(micro.study, tmp_path), [0], []
+    shutil.copy(micro.dataset_path, tmp_path)
+
+    def run(function, arguments, label, *, gpu=True):
+        clock[0] += len(arguments)
+        made.extend(arguments)
+        return [function(*each) for each in arguments]
+
+    monkeypatch.setattr(jobs, "run", run)
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    calls = 0
+    while not made or TIME_IS_UP in capsys.readouterr().out:
+        gpu.work(workspace, 3)
+        calls += 1
+    assert 5 < calls < 20 and len(made) == len(every_job(micro))
+    assert hashes(tmp_path) == hashes(micro.folder)
+
+
+def fail(workspace):
+    raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_what_fails_beside_the_other_steps_or_among_them_fails_the_call(on_gpu, micro, monkeypatch):
+    failing = Step("toy", "02_supernet", "test_gpu:fail", "test_gpu:fail", "toy", (), gpu=on_gpu)
+    monkeypatch.setattr(gpu, "STEPS", {"toy": failing, "supernets": STEPS["supernets"]})
+    with pytest.raises(ValueError, match="no such thing"):
+        gpu.work(micro, 60)
+
+
+def test_large_files_are_packed_by_themselves_and_all_is_what_is_published(micro, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "LARGE", 20_000)
+    monkeypatch.setattr(gpu, "LARGE", 20_000)
+    publish.publish(micro, tmp_path / "published")
+    gpu.pack(micro, tmp_path / "bundle")
+    alone = hashes(tmp_path / "bundle")
+    assert {"supernets/none-0.safetensors", "branches/all-0.1-0.safetensors"} <= alone.keys()
+    assert not any("-1." in name for name in alone)
+    with tarfile.open(tmp_path / "bundle" / "weights.tar.gz") as archive:
+        archive.extractall(tmp_path / "bundle", filter="data")
+    (tmp_path / "bundle" / "weights.tar.gz").unlink()
+    assert hashes(tmp_path / "bundle", "*.*") == hashes(tmp_path / "published", "*.*")
