@@ -35,7 +35,7 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
     workers = min(len(arguments), devices.cpu_count())
     # Workers are forked from a server that has done the slow imports, and no work, so that no thread is lost in a fork.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, function.__module__])
+    context.set_forkserver_preload([__name__, function.__module__, "pandas"])
     with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         futures = [pool.submit(function, *each) for each in arguments]
         try:

@@ -13,6 +13,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -34,8 +35,7 @@ def entry_modules(name: str, root: Path) -> Iterator[str]:
     notebook = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            python = (line for line in cell.source.splitlines() if not line.startswith(("%", "!")))
-            yield from imported(ast.parse("\n".join(python)), root)
+            yield from names_in("\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!"))))
     yield from (module for step in STEPS.values() if step.notebook == name for module in functions(step))
     yield ENGINE
 
@@ -45,16 +45,23 @@ def functions(step) -> list[str]:
     return [path.partition(":")[0] for path in (step.function, step.jobs)]
 
 
-def imported(tree: ast.AST, root: Path) -> Iterator[str]:
-    """The modules of this repository that a piece of code imports anywhere, inside functions too."""
-    for node in ast.walk(tree):
+@cache
+def names_in(code: str) -> set[str]:
+    """What a piece of code imports of this repository, inside functions too: modules, and names that may be modules."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (name for name in names if name.split(".")[0] in PACKAGES and module_file(name, root))
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+@cache
+def words_in(code: str) -> set[str]:
+    """The strings that stand in a piece of code."""
+    nodes = ast.walk(ast.parse(code))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def module_file(module: str, root: Path) -> Path | None:
@@ -75,18 +82,17 @@ def needed(modules: Iterable[str], root: Path) -> dict[str, str]:
         file = module_file(module, root)
         if module in found or file is None:
             continue
-        tree = ast.parse(file.read_bytes())
+        code = file.read_text(encoding="utf-8")
         found[module] = sha256(file)
-        found |= {str(path.relative_to(root)): sha256(path) for path in read_by(file, tree)}
-        todo += imported(tree, root)
+        found |= {str(path.relative_to(root)): sha256(path) for path in read_by(file, words_in(code))}
+        todo += names_in(code)
         if "." in module:
             todo.append(module.rpartition(".")[0])
     return dict(sorted(found.items()))
 
 
-def read_by(file: Path, tree: ast.AST) -> Iterator[Path]:
+def read_by(file: Path, words: set[str]) -> Iterator[Path]:
     """Files beside a module that have its name or that it names, and all in a folder that it names, but no modules."""
-    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     for path in file.parent.iterdir():
         if path.is_file() and path.suffix != ".py" and (path.stem == file.stem or path.name in words):
             yield path

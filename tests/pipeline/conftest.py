@@ -7,7 +7,7 @@ import pytest
 from study_cases import NOTEBOOKS, make_micro, six_classes
 
 from eas import data
-from pipeline import jobs, steps
+from pipeline import jobs, steps, throughput
 from pipeline.params import load_study
 from pipeline.store import Workspace
 
@@ -47,15 +47,17 @@ def finished(study, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     shutil.copyfile(images, folder / images.name)
     workspace = Workspace(study, folder)
-    run_all(workspace)
+    run_all(workspace, quick=False)
     return workspace
 
 
-def run_all(workspace):
-    """Make what the notebooks make."""
+def run_all(workspace, *, quick):
+    """Make what the notebooks make; `quick` does not measure how fast the machine is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EAS_DEVICE", "cpu")
         patch.setattr(jobs, "run", in_this_process)
+        if quick:
+            without_rates(patch)
         for notebook in NOTEBOOKS:
             steps.run(workspace, notebook)
 
@@ -71,7 +73,7 @@ def micro(study, dataset, tmp_path_factory):
     """The whole study of six classes: to be read only, by all tests."""
     workspace = Workspace(make_micro(study), tmp_path_factory.mktemp("micro"))
     data.save(six_classes(dataset), workspace.dataset_path)
-    run_all(workspace)
+    run_all(workspace, quick=True)
     return workspace
 
 
@@ -85,15 +87,23 @@ def micro_copy(micro, tmp_path):
 def inline(monkeypatch):
     """Has jobs run in the test's own process, where it can watch them, and without waiting for others to start."""
     monkeypatch.setattr(jobs, "run", in_this_process)
+    without_rates(monkeypatch)
 
 
 @pytest.fixture
 def in_workers_first(monkeypatch):
     """Has the first jobs run in processes of their own, as all do outside of tests, and the others in the test's."""
+    without_rates(monkeypatch)
     real = [jobs.run]
     monkeypatch.setattr(
         jobs, "run", lambda *each, **options: (real.pop() if real else in_this_process)(*each, **options)
     )
+
+
+def without_rates(patch):
+    """Have what a machine can do at most, which takes seconds to measure, be made up."""
+    patch.setattr(throughput, "matrix_rate", lambda *args: 1e12)
+    patch.setattr(throughput, "copy_rate", lambda *args: 1e10)
 
 
 def in_this_process(function, arguments, label, *, gpu=True):

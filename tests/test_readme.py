@@ -1,0 +1,57 @@
+"""README.md: what it says of CIFAR-100 is what the report measured, and it stays a page that is read."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+METRICS = json.loads((ROOT / "reports" / "cifar100" / "metrics.json").read_text(encoding="utf-8"))
+ROWS = {  # the row's first words: its accuracy, and its points over OFA's way
+    "OFA's way": ("top1_ofa_evolution_plain", None),
+    "EAS, our training signal": ("top1_generator_dropout", "generator_minus_ofas_way_{}_superclass"),
+    "EAS, the paper's training signal": (
+        "top1_generator_gates_dropout",
+        "generator_gates_minus_ofas_way_{}_superclass",
+    ),
+    "EAS with superclass branches": ("top1_generator_branch_dropout", "generator_branch_minus_{}_ofa_evolution"),
+    "OFA's archs, each tuned alone": ("top1_ofa_finetuned_plain", "ofa_finetuned_minus_{}_ofa_evolution"),
+}
+
+
+def told(text):
+    """The numbers in a piece of text."""
+    return [float(number.replace(",", "")) for number in re.findall(r"[-+]?\d[\d,]*\.?\d*", text)]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_table_says_what_was_measured(name):
+    (row,) = (line.replace("*", "") for line in README.splitlines() if line.replace("*", "").startswith(f"| {name}"))
+    _, _, accuracy, points, *_ = row.split("|")
+    top1, difference = ROWS[name]
+    assert told(accuracy) == [pytest.approx(METRICS[top1], abs=0.051)]
+    if difference:
+        expected = [METRICS[difference.format(end)] for end in ("mean", "low", "high")]
+        assert told(points) == pytest.approx(expected, abs=0.051)
+
+
+def test_the_findings_say_what_was_measured():
+    assert f"Archs for {METRICS['timed_scenarios']:.0f} scenarios take {METRICS['generator_ms']:.1f} ms" in README
+    assert f"takes {METRICS['times_generator_ofa_evolution']:,.0f} times as long" in README
+    (swap,) = re.findall(r"Another superclass's arch costs (.*?points \[.*?\])", README)
+    assert told(swap) == pytest.approx(
+        [METRICS[f"swap_cost_{end}_dropout"] for end in ("mean", "low", "high")], abs=0.0051
+    )
+    assert f"{METRICS['distinct_archs']:.0f} archs serve" in README
+    assert f"would gain {METRICS['generator_finetuned_minus_mean_generator']:.1f}" in README
+
+
+def test_what_it_links_to_exists():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_it_has_at_most_120_lines():
+    assert len(README.splitlines()) <= 120
