@@ -1,0 +1,260 @@
+"""Hierarchies, splits and data sets; where they come from, and the file that keeps one."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from eas.files import write_tensors
+from eas.registry import Fraction, Registry, Section, suggestion
+
+SOURCES = Registry()
+SPLITS = ("train", "selection", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Maps classes to superclasses, which may differ in size. `members[s]` names the classes of superclass s.
+
+    ValueError, in one line, where a superclass is empty or a name has more than one meaning.
+    """
+
+    superclasses: tuple[str, ...]
+    members: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.superclasses or len(self.superclasses) != len(self.members):
+            raise ValueError(f"{len(self.superclasses)} superclasses with {len(self.members)} groups of classes")
+        if empty := [name for name, group in zip(self.superclasses, self.members, strict=True) if not group]:
+            raise ValueError(f"superclasses without classes: {', '.join(empty)}")
+        if repeated := [name for name, times in Counter(self.superclasses + self.classes).items() if times > 1]:
+            raise ValueError(f"names of more than one superclass or class: {', '.join(repeated)}")
+
+    @classmethod
+    def from_groups(cls, groups: Mapping[str, Iterable[str]]) -> Hierarchy:
+        """From the name of every superclass to the names of its classes, in this order."""
+        return cls(tuple(groups), tuple(tuple(names) for names in groups.values()))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes, superclass after superclass; a label is an index into this."""
+        return tuple(name for group in self.members for name in group)
+
+    @property
+    def parent(self) -> Tensor:
+        """The superclass of every class, int64 [classes]."""
+        sizes = torch.tensor([len(group) for group in self.members])
+        return torch.arange(len(sizes)).repeat_interleave(sizes)
+
+    def class_mask(self, names: Iterable[str]) -> Tensor:
+        """The classes of the named superclasses and classes, bool [classes].
+
+        ValueError where nothing is named, or a name is neither a superclass nor a class.
+        """
+        class_mask = torch.zeros(len(self.classes), dtype=torch.bool)
+        for name in (names := list(names)):
+            if name in self.superclasses:
+                class_mask |= self.parent == self.superclasses.index(name)
+            elif name in self.classes:
+                class_mask[self.classes.index(name)] = True
+            else:
+                close = suggestion(name, self.superclasses + self.classes)
+                known = f"superclasses: {', '.join(self.superclasses)}; classes: {' '.join(self.classes)}"
+                raise ValueError(f"unknown superclass or class {name!r}{close}; {known}")
+        if not names:
+            raise ValueError("the set of classes is empty: name at least one superclass or class")
+        return class_mask
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [n, channels, size, size] and labels int64 [n], on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def only(self, class_mask: Tensor) -> Split:
+        """The images of the classes that count (bool [classes]); labels stay as they are."""
+        chosen = class_mask.to(self.labels.device)[self.labels]
+        return Split(self.images[chosen], self.labels[chosen])
+
+    def to(self, device: str | torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The four splits of a study's images, the hierarchy of their classes, and each channel's mean and deviation.
+
+    ValueError, in one line, where a split is not as `Split` says, a label no class, or a class without training image.
+    """
+
+    hierarchy: Hierarchy
+    train: Split
+    selection: Split
+    calibration: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    about: str = ""  # what a reader of results has to know about the images; Markdown
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in SPLITS:
+            images, labels = getattr(self, name).images, getattr(self, name).labels
+            shaped = images.ndim == 4 and labels.shape == images.shape[:1]
+            if not shaped or (images.dtype, labels.dtype) != (torch.uint8, torch.int64):
+                raise ValueError(f"{name}: images must be uint8 [n, channels, size, size], labels int64 [n]")
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.hierarchy.classes):
+                raise ValueError(f"{name}: labels must be 0 to {len(self.hierarchy.classes) - 1}, as there are classes")
+        if len(self.train):
+            require_every_class(self.train, self.hierarchy, "training")
+
+    def to(self, device: str | torch.device) -> Dataset:
+        return replace(self, **{name: getattr(self, name).to(device) for name in SPLITS})
+
+
+def require_every_class(split: Split, hierarchy: Hierarchy, what: str) -> None:
+    """ValueError, in one line, where a class has no image."""
+    counts = split.labels.bincount(minlength=len(hierarchy.classes)).tolist()
+    if missing := [name for name, count in zip(hierarchy.classes, counts, strict=True) if not count]:
+        raise ValueError(f"classes without {what} images: {', '.join(missing)}")
+
+
+class Source(Section):
+    """Where images come from, and how those to learn from are divided; subclasses are under `@SOURCES.register`."""
+
+    kind: str  # in a subclass a Literal with a default
+    image_size: Annotated[int, Field(ge=8)]
+    selection: Fraction
+    calibration: Fraction
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+
+    about: ClassVar[str]  # the sentence that every page shows about the images; Markdown
+    synthetic: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def leave_something_to_train_on(self) -> Source:
+        if self.selection + self.calibration >= 1:
+            raise ValueError("selection + calibration must leave a part for training (sum below 1)")
+        return self
+
+    @abstractmethod
+    def hierarchy(self) -> Hierarchy:
+        """The classes and their superclasses."""
+
+    @abstractmethod
+    def load(self, root: str | Path = ".") -> tuple[Split, Split]:
+        """The images to learn from and the test images, as published; `root` holds data/. Errors: those of `build`."""
+
+
+def divide(labels: Tensor, classes: Sequence[str], fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
+    """Indices into `labels` for each named fraction and, under 'train', for the rest: stratified, disjoint, sorted.
+
+    ValueError where a class has too few images to be in every part.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*fractions, "train")}
+    for label, name in enumerate(classes):
+        rows = (labels == label).nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        sizes = [round(fraction * len(rows)) for fraction in fractions.values()]
+        sizes.append(len(rows) - sum(sizes))
+        if min(sizes) < 1:
+            raise ValueError(f"class {name!r} has {len(rows)} images, too few for parts of {fractions}: add images")
+        for part, chosen in zip(parts.values(), rows.split(sizes), strict=True):
+            part.append(chosen)
+    return {name: torch.cat(rows).sort().values for name, rows in parts.items()}
+
+
+def build(source: Source, root: str | Path = ".") -> tuple[Dataset, dict[str, Tensor]]:
+    """The data set of a source and the indices of its splits into the published training and test images.
+
+    Raises:
+        FileNotFoundError: the published images are not there; the message says how to get them.
+        ValueError: they are damaged, of another size than the source says, or too few of a class; one line.
+    """
+    hierarchy, (known, test) = source.hierarchy(), source.load(root)
+    if wrong := {*known.images.shape[2:], *test.images.shape[2:]} - {source.image_size}:
+        raise ValueError(f"{source.kind} has {wrong.pop()} pixels, not {source.image_size}")
+    fractions = {"selection": source.selection, "calibration": source.calibration}
+    indices = divide(known.labels, hierarchy.classes, fractions, source.seed)
+    require_every_class(test, hierarchy, "test")
+    splits = {name: Split(known.images[rows], known.labels[rows]) for name, rows in indices.items()}
+    indices["test"] = torch.arange(len(test))
+    pixels = splits["train"].images.double() / 255
+    told = {"mean": tuple(pixels.mean((0, 2, 3)).tolist()), "std": tuple(pixels.std((0, 2, 3)).tolist())}
+    told |= {"about": source.about, "synthetic": source.synthetic}
+    return Dataset(hierarchy, test=test, **splits, **told), indices
+
+
+def split_columns(dataset: Dataset, indices: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """The splits as columns: published (train or test), index (among those images), split, class, superclass."""
+    labels = torch.cat([getattr(dataset, name).labels for name in SPLITS]).cpu()
+    split = np.repeat(SPLITS, [len(getattr(dataset, name)) for name in SPLITS])
+    return {
+        "published": np.where(split == "test", "test", "train"),
+        "index": torch.cat([indices[name] for name in SPLITS]).numpy(),
+        "split": split,
+        "class": np.array(dataset.hierarchy.classes)[labels],
+        "superclass": np.array(dataset.hierarchy.superclasses)[dataset.hierarchy.parent[labels]],
+    }
+
+
+def save(dataset: Dataset, path: str | Path) -> None:
+    """Write a data set as safetensors, whole or not at all; what else it says goes into the metadata."""
+    tensors = {"mean": torch.tensor(dataset.mean), "std": torch.tensor(dataset.std)}
+    for name, split in ((name, getattr(dataset, name).to("cpu")) for name in SPLITS):
+        tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels}
+    groups = dict(zip(dataset.hierarchy.superclasses, dataset.hierarchy.members, strict=True))
+    told = {"hierarchy": groups, "about": dataset.about, "synthetic": dataset.synthetic}
+    told["checksum"] = checksum(tensors, told)
+    write_tensors(tensors, path, {"dataset": json.dumps(told, ensure_ascii=False)})
+
+
+def load(path: str | Path) -> Dataset:
+    """Read what `save` wrote; nothing else is needed.
+
+    Raises:
+        FileNotFoundError: the file is missing; the message says which step writes it.
+        ValueError: it is damaged, or no such file; one line that names it.
+    """
+    again = "run notebooks/01_superclasses"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing: {again} first")
+    try:
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {})["dataset"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if told.pop("checksum") != checksum(tensors, told):
+            raise SafetensorError("other values than were written")
+        splits = {name: Split(tensors[f"{name}.images"], tensors[f"{name}.labels"]) for name in SPLITS}
+        mean, std = (tuple(tensors[name].tolist()) for name in ("mean", "std"))
+        return Dataset(Hierarchy.from_groups(told.pop("hierarchy")), mean=mean, std=std, **splits, **told)
+    except SafetensorError as err:
+        raise ValueError(f"{path} is damaged ({' '.join(str(err).split())}): delete it and {again} again") from None
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as err:
+        raise ValueError(f"{path} is no data set ({type(err).__name__}: {err}): {again} again") from None
+
+
+def checksum(tensors: Mapping[str, Tensor], told: dict) -> int:
+    """CRC-32 of what is told and then of all values, tensor after tensor in the order of their names."""
+    value = zlib.crc32(json.dumps(told, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].contiguous().numpy(), value)
+    return value
