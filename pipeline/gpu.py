@@ -18,7 +18,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from eas import data
+from eas import data, devices
 from pipeline import jobs
 from pipeline.publish import LARGE, publish
 from pipeline.steps import STEPS, Step, make
@@ -93,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     try:
+        devices.device()  # an EAS_DEVICE that this machine lacks is an error before any work
         workspace = open_workspace(options.study, fresh=True)
         if not workspace.dataset_path.is_file():
             data.save(data.build(workspace.study.data)[0], workspace.dataset_path)

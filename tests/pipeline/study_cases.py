@@ -98,6 +98,7 @@ def small_study(**sections):
     small = {
         "seeds": [0],
         "from_scratch": 1,
+        "generator": {"predictor": {"steps": 5}, "gates": {"steps": 2, "scenarios": 2, "images": 8}},
         "branches": {"epochs": 1, "batch_size": 64, "candidates": [{"part": "norms", "learning_rate": 0.02}]},
         "search": {"pool": 4, "predictor_steps": 5, "random": 2, "evaluations": 12, "population": 6},
         "long_search": {"evaluations": 24},

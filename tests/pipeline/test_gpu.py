@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,8 +104,9 @@ def test_the_bundle_specialises_without_a_data_set(weights):
     assert card.madds <= 4.5e5 and network(torch.zeros(1, 1, 16, 16)).shape == (1, 10) and kit.branches
 
 
-@pytest.mark.parametrize("study", ["tinny", "cifar100"])
-def test_a_mistake_is_one_line(study, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("study", "device"), [("tinny", "cpu"), ("cifar100", "cpu"), ("tiny", "cuda:99")])
+def test_a_mistake_is_one_line(study, device, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EAS_DEVICE", device)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EAS_CIFAR100", raising=False)
@@ -116,15 +118,19 @@ def test_a_mistake_is_one_line(study, tmp_path, monkeypatch, capsys):
 # -------------------------------------------------------------------- time, errors, large files
 
 
-def test_calls_of_any_length_end_in_the_same(micro, tmp_path, monkeypatch, capsys):
-    """A clock that moves by one with every job, and three jobs a call."""
-    workspace, clock, made = Workspace(micro.study, tmp_path), [0], []
+def test_calls_of_any_length_end_in_the_same(micro, tmp_path, inline, monkeypatch, capsys):
+    """A clock that moves by one with every job, and three jobs a call.
+
+    Jobs run one by one here, as each is a process of its own elsewhere, with random numbers of its own.
+    """
+    workspace, clock, made, one_by_one = Workspace(micro.study, tmp_path), [0], [], threading.Lock()
     shutil.copy(micro.dataset_path, tmp_path)
 
     def run(function, arguments, label, *, gpu=True):
-        clock[0] += len(arguments)
-        made.extend(arguments)
-        return [function(*each) for each in arguments]
+        with one_by_one:
+            clock[0] += len(arguments)
+            made.extend(arguments)
+            return [function(*each) for each in arguments]
 
     monkeypatch.setattr(jobs, "run", run)
     monkeypatch.setattr(gpu, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
