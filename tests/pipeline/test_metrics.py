@@ -121,7 +121,7 @@ def test_numbers_are_read_from_a_flat_file_only(tmp_path):
 ACCURACIES = re.compile(r"(union_)?top1_|regret_|budget_use_|within_budget_|(\w+_)?minus_")
 
 
-@pytest.mark.parametrize("study", ["cifar100", "cifar100_cpu", "glyphs"])
+@pytest.mark.parametrize("study", ["cifar100", "glyphs"])
 def test_committed_numbers_are_those_of_the_committed_comparison(request, study):
     report = request.config.rootpath / "reports" / study
     committed = read_metrics(report / "metrics.json")
