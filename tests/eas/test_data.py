@@ -296,7 +296,7 @@ def test_the_sources_of_the_package_are_registered():
     assert SOURCES.validate(described) == SOURCE
     with pytest.raises(ValueError, match=r"unknown kind 'cifar10'; known: cifar100, glyphs.*did you mean 'cifar100'\?"):
         SOURCES.validate(described | {"kind": "cifar10"})
-    for source in SOURCES.values():
+    for source in (Glyphs, Cifar100):
         assert source.about.startswith("*Images: **") and source.about.endswith("*") and "\n" not in source.about
 
 
