@@ -18,7 +18,7 @@ from benchmarks.training_step import EAS, FLOAT32, OFA
 from eas.files import write_text
 from pipeline.report import figures
 from pipeline.report.metrics import Metrics
-from pipeline.report.page import GENERATED
+from pipeline.report.template import GENERATED
 from pipeline.store import machine
 
 PAGE = Path(__file__).parent / "page.md"  # what the report says, its numbers and tables left out

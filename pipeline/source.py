@@ -10,13 +10,13 @@ that hold its steps' functions. A stage that depends on these goes stale when co
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import nbformat
+from nbstripout import strip_output
 
 from eas.files import sha256, write_text
 from pipeline.steps import STEPS
@@ -24,13 +24,16 @@ from pipeline.steps import STEPS
 PACKAGES = ("eas", "pipeline")
 REPORT = "report"  # python -m pipeline.report
 ENGINE = "pipeline.engine"  # decides the bytes of every executed notebook
-VOLATILE = ["metadata.kernelspec", "metadata.language_info"]
+VOLATILE = [  # beside outputs and counts
+    *(f"metadata.{name}" for name in ("kernelspec", "language_info", "signature", "widgets")),
+    *(f"cell.metadata.{name}" for name in ("collapsed", "ExecuteTime", "execution", "hidden", "scrolled", "trusted")),
+]
 
 
 def entry_modules(name: str, root: Path) -> Iterator[str]:
     """The modules that a notebook, or the report, imports by itself, runs as steps, or is run by."""
     if name == REPORT:
-        yield "pipeline.report.__main__"
+        yield from ("pipeline.report.__main__", "pipeline.report.page")
         return
     notebook = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
@@ -102,10 +105,8 @@ def read_by(file: Path, words: set[str]) -> Iterator[Path]:
 
 def stripped(path: Path) -> str:
     """A notebook without outputs, counts and what JupyterLab writes when it saves."""
-    command = [sys.executable, "-m", "nbstripout", "-t", "--extra-keys", " ".join(VOLATILE)]
-    return subprocess.run(
-        command, input=path.read_text(encoding="utf-8"), capture_output=True, text=True, check=True
-    ).stdout
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    return nbformat.writes(strip_output(notebook, None, False, False, extra_keys=VOLATILE)) + "\n"
 
 
 def main(target: str, root: str = ".") -> None:

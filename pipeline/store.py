@@ -14,7 +14,7 @@ import platform
 import resource
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,6 @@ class Workspace:
     def dataset(self) -> Dataset:
         """The study's images; FileNotFoundError, which says what makes them, where there are none."""
         return data.load(self.dataset_path)
-
-    def for_seeds(self, *seeds: int) -> Workspace:
-        """The same with other seeds: what has been made for a seed stays valid."""
-        return replace(self, study=self.study.model_copy(update={"seeds": seeds}))
 
 
 def open_workspace(study: str, root: str | Path = ".", *, fresh: bool = False) -> Workspace:

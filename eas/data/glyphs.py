@@ -126,7 +126,10 @@ def render(
 
 def font_path(typeface: str) -> Path:
     """The font file of a typeface; ValueError if matplotlib ships none of that name."""
-    import matplotlib  # only who draws needs it
+    try:
+        import matplotlib  # only who draws needs it
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("glyphs are drawn in matplotlib's fonts: pip install -e '.[study]'") from None
 
     fonts = {path.stem: path for path in (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("*.ttf")}
     if typeface not in fonts:
@@ -140,9 +143,9 @@ def templates(typeface: str, characters: Sequence[str]) -> torch.Tensor:
     Every glyph is centred and scaled to the same longer side, so that size does not tell a superclass. ValueError where
     the typeface is unknown or lacks a character.
     """
+    path = font_path(typeface)
     from matplotlib.ft2font import FT2Font
 
-    path = font_path(typeface)
     covered = FT2Font(str(path)).get_charmap()
     if missing := [char for char in characters if ord(char) not in covered]:
         raise ValueError(f"typeface {typeface!r} does not cover the characters: {' '.join(missing)}")

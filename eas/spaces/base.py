@@ -299,9 +299,9 @@ class SpaceRecipe(Section):
 
     kind: str
 
+    @abstractmethod
     def build(self, image_size: int, in_channels: int) -> ChoiceSpace:
         """The space for images of that many pixels a side and channels."""
-        raise NotImplementedError
 
 
 SPACES = Registry()

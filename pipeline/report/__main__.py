@@ -10,8 +10,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
-from pipeline.report import check, overview, page
+COMMANDS = {  # where each is; imported only when it is called, as what draws figures takes seconds to import
+    "render": "pipeline.report.page:render",
+    "show": "pipeline.report.template:found",
+    "check": "pipeline.report.check:check",
+    "overview": "pipeline.report.overview:write",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,24 +26,24 @@ def main(arguments: list[str] | None = None) -> int:
         "python -m pipeline.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("render", "show", "check"):
-        commands.add_parser(name).add_argument("study")
-    commands.add_parser("overview")
-    options = parser.parse_args(arguments)
+    for name in COMMANDS:
+        command = commands.add_parser(name)
+        if name != "overview":  # that is of all studies
+            command.add_argument("study")
+    options = vars(parser.parse_args(arguments))
+    command = options.pop("command")
+    module, name = COMMANDS[command].split(":")
     try:
-        off = check.check(options.study) if options.command == "check" else []
-        if options.command == "render":
-            print(f"wrote {page.render(options.study)}")
-        if options.command == "show":
-            print(page.found(options.study))
-        if options.command == "overview":
-            print(f"wrote {overview.write()}")
+        done = getattr(import_module(module), name)(**options)
     except (OSError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
-    if off:
-        print(f"off by more than the tolerance: {', '.join(off)}", file=sys.stderr)
-    return 1 if off else 0
+    if command == "check" and done:
+        print(f"off by more than the tolerance: {', '.join(done)}", file=sys.stderr)
+        return 1
+    if command != "check":
+        print(done if command == "show" else f"wrote {done}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from pipeline.report import stats
+from pipeline.report import Metrics, stats
 from pipeline.report.costs import most_runs
 from pipeline.report.stats import Interval, over_seeds, paired_difference
-
-Metrics = dict[str, float | str]
 
 SPLIT_HALF = ("arch_correlation", "arch_variance", "interaction_correlation", "interaction_variance", "gain")
 

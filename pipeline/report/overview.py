@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eas.files import write_text
 from pipeline.report.metrics import Metrics, read_metrics
-from pipeline.report.page import GENERATED, read_template
+from pipeline.report.template import GENERATED, read_template
 
 COLUMNS = {  # of the table over all studies; a cell is left empty where its number was not measured
     "OFA's way": "top1_ofa_evolution_plain",

@@ -203,10 +203,10 @@ def method_table(comparison: pd.DataFrame) -> pd.DataFrame:
 # -------------------------------------------------------------------- is there anything superclass-specific to find?
 
 
-def half_accuracy(own: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, seed: int = 0) -> Tensor:
+def half_accuracy(correct: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, seed: int = 0) -> Tensor:
     """Superclass top-1 in percent on both halves of the images, float64 [repeats, 2, archs, superclasses].
 
-    `own` bool [archs, images]: right among the image's own superclass; `labels` int64 [images]; `parent` int64
+    `correct` bool [archs, images]: right among the image's own superclass; `labels` int64 [images]; `parent` int64
     [classes]. Every repeat splits the images anew, class by class.
 
     Raises:
@@ -220,7 +220,7 @@ def half_accuracy(own: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20
     second = torch.zeros(keys.shape, dtype=torch.bool)
     second.scatter_(1, keys.argsort(-1)[:, 1::2], True)  # every other one of the images sorted by class
     halves = torch.stack([~second, second], 1)[..., None] * member  # [repeats, 2, images, superclasses]
-    right = torch.einsum("ai,rhis->rhas", own.float(), halves.float()).double()
+    right = torch.einsum("ai,rhis->rhas", correct.float(), halves.float()).double()
     return right / halves.sum(2)[:, :, None] * 100
 
 
@@ -234,7 +234,7 @@ def effects(accuracy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return arch, superclass, accuracy - mean - arch - superclass
 
 
-def split_half(own: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, seed: int = 0) -> pd.DataFrame:
+def split_half(correct: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, seed: int = 0) -> pd.DataFrame:
     """Does what one half of the images says about archs hold on the other half? One row a repeat; see `half_accuracy`.
 
     - arch_correlation, interaction_correlation: of the effect's estimates on the two halves; 0 is noise
@@ -247,7 +247,7 @@ def split_half(own: Tensor, labels: Tensor, parent: Tensor, repeats: int = 20, s
     An arch that helps hard superclasses more than easy ones counts as interaction, although one order of archs suits
     all: the gain tells the two apart. Repeats share their images: take the interval over seeds, not over repeats.
     """
-    accuracy = half_accuracy(own, labels, parent, repeats, seed)
+    accuracy = half_accuracy(correct, labels, parent, repeats, seed)
     arch, _, interaction = effects(accuracy)
     columns = {}
     for name, effect in (("arch", arch), ("interaction", interaction)):

@@ -14,7 +14,7 @@ from report_cases import make_comparison
 from pipeline.report import page
 from pipeline.report.__main__ import main
 from pipeline.report.metrics import metrics, read_metrics
-from pipeline.report.page import TEMPLATES, Template, check_signs, fill, read_template
+from pipeline.report.template import GENERATED, TEMPLATES, Template, check_signs, claim_about, fill, read_template
 
 COMPARISON = make_comparison(("greek", "digits"), seeds=2)
 PROSE = "# Title\n\nSee [the code](../eas/dropout.py).\n\n```python\n# a comment\n```\n\n## Part"
@@ -68,7 +68,7 @@ def test_rendering_again_changes_nothing(root):
 
 def test_the_page_tells_results_without_code(root):
     text = (root / "reports" / "toy" / "README.md").read_text()
-    assert text.startswith(page.GENERATED) and text.count("# Study toy") == 1 and "Made up: toy." in text
+    assert text.startswith(GENERATED) and text.count("# Study toy") == 1 and "Made up: toy." in text
     assert "\n## Title" in text and "\n### Part" in text and "\n# a comment" in text
     assert "```text\nprinted {in braces}\n```" in text and "| a |" in text
     assert "![02_supernet, figure 1](figures/02_supernet-1.png)" in text
@@ -213,7 +213,7 @@ def test_every_claim_is_bold_and_every_sign_is_told(study):
     bullets = re.findall(r"^- .*?(?=\n- |\n\n)", made.body, re.MULTILINE | re.DOTALL)
     assert 4 <= len(bullets) <= 12 and all(bullet.startswith("- **") for bullet in bullets)
     for name in made.signs:
-        assert page.claim_about(made, name)
+        assert claim_about(made, name)
     assert made.body.count("\n## How this was run, and what was chosen when\n") == 1
 
 

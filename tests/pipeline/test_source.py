@@ -148,7 +148,7 @@ for name in sys.argv[1:]:
         del sys.modules[module]
     if name == "report":
         import pipeline.report.__main__
-        importlib.import_module("pipeline.report.__main__")
+        importlib.import_module("pipeline.report.page")
     else:
         cells = nbformat.read(f"notebooks/{name}.ipynb", as_version=4).cells
         trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]

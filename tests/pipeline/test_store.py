@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from study_cases import one_line, times, with_study
+from study_cases import one_line, times
 
 from eas.files import sha256, write_tensors
 from eas.recipes import Augment, Dropout, Training
@@ -276,11 +276,6 @@ def test_a_workspace_is_that_of_the_study_under_the_root(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="dataset.safetensors is missing: run notebooks/01_superclasses first"):
         workspace.dataset()
     assert not (tmp_path / "build").exists()
-
-
-def test_other_seeds_change_nothing_else(workspace):
-    assert workspace.for_seeds(3, 5) == with_study(workspace, seeds=(3, 5))
-    assert workspace.for_seeds(*workspace.study.seeds) == workspace
 
 
 def test_a_cost_tells_the_machine_and_the_memory():
