@@ -10,7 +10,7 @@ import yaml
 from eas import data
 from eas.data import Hierarchy, Split
 from eas.recipes import NO_DROPOUT, Branch, Dropout
-from pipeline import steps
+from pipeline import steps, tables
 from pipeline.params import Branches
 from pipeline.store import open_workspace
 from pipeline.supernets import Base
@@ -109,13 +109,15 @@ def small_study(**sections):
 
 
 def run_small_study(folder, **sections):
-    """All notebooks' steps of `small_study` with sections of its own, in a folder; returns its workspace."""
+    """All notebooks' steps of `small_study` with sections of its own, in a folder; its workspace and its comparison."""
     (folder / "params.yaml").write_text(yaml.safe_dump({"studies": {"tiny": small_study(**sections)}}))
     workspace = open_workspace("tiny", folder)
     for notebook in NOTEBOOKS:
         steps.prepare(workspace, notebook, folder)
         steps.run(workspace, notebook)
-    return workspace
+    table = tables.comparison_table(workspace)
+    assert (table.madds <= table.budget_madds).all()
+    return workspace, table
 
 
 # -------------------------------------------------------------------- a study of six classes

@@ -7,7 +7,6 @@ from study_cases import run_small_study
 
 from eas import data
 from eas.data import SOURCES, Hierarchy, Source, Split
-from pipeline import tables
 from pipeline.publish import study_kit
 
 DIRECTIONS = {"level": (1, 0), "upright": (0, 1), "slanting": (1, 1)}
@@ -42,8 +41,8 @@ class Stripes(Source):
 
 def test_a_study_of_stripes_runs_from_images_to_networks(tmp_path, in_workers_first):
     source = {"kind": "stripes", "image_size": 16, "selection": 0.25, "calibration": 0.1, "seed": 0, "contrast": 0.4}
-    workspace = run_small_study(tmp_path, data=source)
-    table, loaded = tables.comparison_table(workspace), data.load(workspace.dataset_path)
+    workspace, table = run_small_study(tmp_path, data=source)
+    loaded = data.load(workspace.dataset_path)
     assert set(table.scenario[table.kind == "superclass"]) == set(DIRECTIONS) and table.method.nunique() == 14
     assert loaded.about == "*Stripes.*" and loaded.train.images.shape[1:] == (3, 16, 16)
     network, card = study_kit(workspace, loaded).specialize(["upright"], 5e5)
