@@ -13,13 +13,13 @@ help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 study: install  ## run the embedded study, whatever of it is not up to date, and write reports/glyphs
-	@echo "The embedded study: five notebooks and a report, 5 to 7 minutes on two CPU cores; bars show how far each step is."
+	@echo "The embedded study: five notebooks and a report, about 5 minutes on two CPU cores; bars show how far each step is."
 	$(BIN)/dvc repro
 	$(BIN)/python -m pipeline.report overview
 
 test: install  ## check the style, test both packages, and run every notebook in its tiny profile
 	$(BIN)/ruff check .
-	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile tests
 	$(BIN)/pytest -q --nbval notebooks/
 
 cifar100: install  ## run the CIFAR-100 study; STUDY=cifar100_cpu: its reduced form (fetches the images where they are missing)
