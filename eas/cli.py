@@ -59,8 +59,8 @@ def specialize(options: argparse.Namespace) -> None:
     weights = deploy.save(network, card, options.to)
     costs = f"{card.madds / 1e6:.4g}M multiply-adds, {card.parameters:,} parameters"
     print(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB, {costs}) for {', '.join(card.classes)}")
-    superclass = kit.superclass_of(kit.hierarchy.class_mask(options.names))
-    print(f"weights: {f'the branch of {superclass}' if superclass else 'shared by all classes'}")
+    branches = ", ".join(kit.branches_for(kit.hierarchy.class_mask(options.names)))
+    print(f"weights: {f'superclass branches ({branches})' if branches else 'shared by all classes'}")
 
 
 def classify(options: argparse.Namespace) -> None:

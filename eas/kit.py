@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from eas import data, deploy
-from eas.branches import load_branch
+from eas.branches import load_branches, superclass_shares
 from eas.data import Dataset, Hierarchy, Split
 from eas.data.base import require_every_class
 from eas.deploy import Card, StoredSpace
@@ -33,26 +33,27 @@ class Kit:
     hierarchy: Hierarchy
     supernet: Supernet
     generator: Generator
-    branches: Path | None  # the file of the superclasses' own weights, where there are any
+    branches: Path | None  # the file of the superclasses' branches, where there are any
     calibration: Split  # images of all classes, which the shared weights' statistics are taken from
-    branch_images: Split  # those whose images of a superclass its branch's statistics are taken from
+    branch_images: Split  # those whose images of a set's classes are what branches' statistics are taken from
     synthetic: bool
+    largest_set: int = 1  # the most superclasses whose branches are averaged: they were trained for no more
 
-    def superclass_of(self, class_mask: Tensor) -> str | None:
-        """The superclass whose own weights serve a set of classes, or None: then those that all classes share do.
+    def branches_for(self, class_mask: Tensor) -> list[str]:
+        """The superclasses whose branches serve a set of classes; none where the weights do that all classes share.
 
-        Where the kit has branches, a superclass's weights serve exactly the set of its classes, however it is named.
+        Those of all superclasses that the set has classes of, all or some, unless there are more than `largest_set`.
         """
-        names, mask_of = self.hierarchy.superclasses, self.hierarchy.class_mask
-        own = [name for name in names if torch.equal(mask_of([name]), class_mask)]
-        return own[0] if own and self.branches else None
+        shares = superclass_shares(self.hierarchy, class_mask)
+        names = [self.hierarchy.superclasses[index] for index in shares.nonzero()[:, 0].tolist()]
+        return names if self.branches and len(names) <= self.largest_set else []
 
     def weights(self, class_mask: Tensor) -> tuple[Supernet, Split]:
         """The supernet that serves a set of classes, and the images that its statistics are taken from."""
-        if (name := self.superclass_of(class_mask)) is None:
+        if not self.branches_for(class_mask):
             return self.supernet, self.calibration
-        index = self.hierarchy.superclasses.index(name)
-        return load_branch(copy.deepcopy(self.supernet), self.branches, index), self.branch_images.only(class_mask)
+        shares = superclass_shares(self.hierarchy, class_mask)
+        return load_branches(copy.deepcopy(self.supernet), self.branches, shares), self.branch_images.only(class_mask)
 
     def specialize(self, names: str | Sequence[str], budget_madds: float) -> tuple[nn.Module, Card]:
         """The specialised network for the named superclasses and classes under a budget, in eval mode.
@@ -100,6 +101,7 @@ class Contents(StoredSpace):
     format: Literal["eas-kit-1"]
     generator: GeneratorSize
     calibration_images: Positive  # that shared weights are calibrated on
+    largest_set: Positive = 1  # see Kit
     files: StoredParts
 
 
@@ -109,8 +111,10 @@ def write_images(dataset: Dataset, path: str | Path) -> None:
     data.save(replace(dataset, train=nothing, selection=nothing, test=nothing), path)
 
 
-def write_kit(folder: Path, generator: Generator, calibration_images: int, files: dict[str, tuple[str, str]]) -> None:
-    """Write kit.json beside the files that it lists, with their SHA-256.
+def write_kit(
+    folder: Path, generator: Generator, calibration_images: int, files: dict[str, tuple[str, str]], largest_set: int = 1
+) -> None:
+    """Write kit.json beside the files that it lists, with their SHA-256; `largest_set` as in Kit.
 
     `files` says in which file of the folder supernet, generator, images and, where there are any, branches are, and
     what the names of their tensors begin with: {"supernet": ("supernet.safetensors", ""), ...}.
@@ -125,6 +129,7 @@ def write_kit(folder: Path, generator: Generator, calibration_images: int, files
         in_channels=space.in_channels,
         generator=GeneratorSize(**size, blind=embeddings.blind, anchors=tuple(generator.anchors.tolist())),
         calibration_images=calibration_images,
+        largest_set=largest_set,
         files=StoredParts(**parts),
     )
     write_text(folder / NAME, contents.model_dump_json(indent=1, exclude_defaults=True) + "\n")
@@ -159,6 +164,7 @@ def load_kit(kit: str | Path) -> Kit:
         calibration=calibration_sample(dataset.calibration, contents.calibration_images),
         branch_images=dataset.calibration,
         synthetic=dataset.synthetic,
+        largest_set=contents.largest_set,
     )
 
 

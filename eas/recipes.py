@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from eas.registry import Finite, Positive, Rate, Section
+from eas.registry import Finite, Positive, Rate, Section, one_line
+
+Frequency = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Augment(Section):
@@ -52,16 +54,24 @@ NO_DROPOUT = Dropout(variant="none")
 
 
 class Branch(Section):
-    """A way to tune a superclass branch: which weights, how fast."""
+    """A way to tune superclass branches: which weights, how fast, on sets of how many superclasses."""
 
     part: Literal["all", "norms", "classifier"]  # norms: scales, shifts and the classifier
     learning_rate: Finite
     batch_size: Positive | None = None  # that of all branches, unless given
+    sets: Annotated[tuple[Frequency, ...], Field(min_length=1)] = (1.0,)  # how often those of 1, 2, ... superclasses
+
+    @model_validator(mode="after")
+    def some_set(self) -> Branch:
+        if not self.sets[-1]:
+            raise one_line(f"the last of sets is how often the largest ones are drawn: above 0, got {list(self.sets)}")
+        return self
 
     @property
     def name(self) -> str:
         batch = f"-batch-{self.batch_size}" if self.batch_size else ""
-        return f"{self.part}-{self.learning_rate:g}{batch}"
+        sets = f"-sets-{'-'.join(f'{each:g}' for each in self.sets)}" if len(self.sets) > 1 else ""
+        return f"{self.part}-{self.learning_rate:g}{batch}{sets}"
 
 
 class GeneratorTraining(Section):

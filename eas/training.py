@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,8 +20,9 @@ from eas.dropout import soft_targets
 from eas.files import write_tensors
 from eas.recipes import Training
 from eas.sandwich import sliced_step
-from eas.spaces import Supernet
+from eas.spaces import ChoiceSpace, Supernet
 
+Feed = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]  # an epoch of images and labels; see batches
 ClassesThatCount = Callable[[Tensor, torch.Generator, float], tuple[Tensor, Tensor]]  # see SuperclassDropout.__call__
 StepFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # see sliced_step
 
@@ -34,30 +37,49 @@ def train(
     dropout: ClassesThatCount,
     recipe: Training,
     *,
+    step_function: StepFunction | None = None,
+    **options: Any,
+) -> list[dict[str, float]]:
+    """Train `supernet` in place on its own device (where `split` must be); options and history as `optimize`.
+
+    `step_function`, one of this supernet and recipe, may be passed again to save a GPU its captures.
+    """
+    step_function = step_function or make_step(supernet, recipe)
+    feed = partial(batches, split, recipe.batch_size, recipe.augment)
+    steps = max(1, len(split) // recipe.batch_size)
+    return optimize(supernet, supernet.space, steps, feed, dropout, recipe, step_function, **options)
+
+
+def optimize(
+    weights: nn.Module,
+    space: ChoiceSpace,
+    steps: int,
+    feed: Feed,
+    classes: ClassesThatCount,
+    recipe: Training,
+    step_function: StepFunction,
+    *,
     seed: int,
     checkpoint: Path | None = None,
     label: str = "supernet",
-    step_function: StepFunction | None = None,
     arch: Tensor | None = None,
 ) -> list[dict[str, float]]:
-    """Train `supernet` in place on its own device (where `split` must be); returns one row an epoch.
+    """Train `weights` in place, whose gradients `step_function` computes, `steps` an epoch; returns one row an epoch.
 
     Every step trains the largest, the smallest and `recipe.random_subnets` of `recipe.distinct_archs` random subnets on
     the same images (sandwich rule, Yu & Huang 2019); the largest one's prediction, renormalised over the classes that
-    count, is the others' teacher [related code: superclass dropout with distillation].
+    count, is the others' teacher [related code: superclass dropout with distillation]. With `arch`, that one is
+    trained alone.
 
     With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
-    the same result; use another name when the recipe changes. `step_function`, one of this supernet and recipe, may be
-    passed again to save a GPU its captures. With `arch`, that one is trained alone.
+    the same result; use another name when the recipe changes.
 
     Raises:
         Diverged: the loss or a weight is NaN or infinite; says where, and leaves the last good checkpoint.
     """
-    device, space = split.labels.device, supernet.space
-    optimizer = make_optimizer(supernet, recipe)
-    history = load_checkpoint(checkpoint, supernet, optimizer) if checkpoint else []
-    steps = max(1, len(split) // recipe.batch_size)
-    step_function = step_function or make_step(supernet, recipe)
+    device = next(weights.parameters()).device
+    optimizer = make_optimizer(weights, recipe)
+    history = load_checkpoint(checkpoint, weights, optimizer) if checkpoint else []
     sample = space.sample(recipe.distinct_archs, torch.Generator().manual_seed(seed))
     epochs = tqdm(range(len(history), recipe.epochs), label, recipe.epochs, initial=len(history), mininterval=1)
     for epoch in epochs:
@@ -65,32 +87,32 @@ def train(
         generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
         arch_generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         total = torch.zeros((), device=device)
-        for step, (images, labels) in enumerate(batches(split, recipe.batch_size, recipe.augment, generator)):
+        for step, (images, labels) in enumerate(feed(generator)):
             progress = (epoch * steps + step) / (recipe.epochs * steps)
             set_learning_rate(optimizer, recipe, progress)
             picked = sample[torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)]
             archs = torch.stack([space.largest, *picked, space.smallest] if arch is None else [arch])
             optimizer.zero_grad(set_to_none=False)
-            class_mask, weight = dropout(labels, generator, progress)
+            class_mask, weight = classes(labels, generator, progress)
             targets = soft_targets(labels, class_mask, recipe.label_smoothing)
             total += step_function(images, targets, class_mask, weight, archs)
             optimizer.step()
         loss = total.item() / steps
-        if what := divergence(supernet, loss):
+        if what := divergence(weights, loss):
             good = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
             raise Diverged(f"{label}: {what} in epoch {epoch + 1}; try a lower learning rate{good}")
         history.append({"epoch": epoch + 1, "loss": loss})
         epochs.set_postfix(loss=f"{loss:.3f}")
         if checkpoint:
-            save_checkpoint(checkpoint, supernet, optimizer, history)
+            save_checkpoint(checkpoint, weights, optimizer, history)
     return history
 
 
-def divergence(supernet: Supernet, loss: float) -> str:
+def divergence(module: nn.Module, loss: float) -> str:
     """What is no number any more, in words; empty while all is well."""
     if not math.isfinite(loss):
         return f"loss is {loss}"
-    finite = all(weights.isfinite().all() for weights in supernet.parameters())
+    finite = all(weights.isfinite().all() for weights in module.parameters())
     return "" if finite else "weights are infinite or NaN"
 
 
@@ -109,9 +131,9 @@ def make_step(supernet: Supernet, recipe: Training) -> StepFunction:
 # -------------------------------------------------------------------- optimiser and checkpoints
 
 
-def make_optimizer(supernet: nn.Module, recipe: Training) -> torch.optim.SGD:
+def make_optimizer(module: nn.Module, recipe: Training) -> torch.optim.SGD:
     """SGD with Nesterov momentum for what requires gradients; norms and biases are not decayed."""
-    trained = [p for p in supernet.parameters() if p.requires_grad]
+    trained = [p for p in module.parameters() if p.requires_grad]
     decayed, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0)
@@ -125,16 +147,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Training, progre
         group["lr"] = recipe.learning_rate * max(0.01, min(up, down))
 
 
-def save_checkpoint(path: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
+def save_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
     """Weights, momentum and history in one safetensors file."""
-    buffers = [state.get("momentum_buffer") for state in optimizer.state.values()]
-    momentum = {f"momentum.{i}": buffer for i, buffer in enumerate(buffers) if buffer is not None}
-    weights = {f"weights.{name}": tensor for name, tensor in supernet.state_dict().items()}
+    momentum = {}
+    if optimizer.defaults["momentum"]:  # of a parameter that took part in no step yet: zeros, which mean the same
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        buffers = (optimizer.state.get(p, {}).get("momentum_buffer", torch.zeros_like(p)) for p in parameters)
+        momentum = {f"momentum.{index}": buffer for index, buffer in enumerate(buffers)}
+    weights = {f"weights.{name}": tensor for name, tensor in module.state_dict().items()}
     rows = torch.tensor([list(row.values()) for row in history], dtype=torch.float64)
     write_tensors({**weights, **momentum, "history": rows}, path, {"columns": ",".join(history[0])})
 
 
-def load_checkpoint(path: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
     """Restore what save_checkpoint wrote; an empty history, and nothing changed, where there is no such file.
 
     A file that is damaged, or of another network, is told of: the training that it belonged to begins anew.
@@ -142,7 +167,7 @@ def load_checkpoint(path: Path, supernet: nn.Module, optimizer: torch.optim.Opti
     if not path.is_file():
         return []
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    shapes = {f"weights.{name}": tensor.shape for name, tensor in supernet.state_dict().items()}
+    shapes = {f"weights.{name}": tensor.shape for name, tensor in module.state_dict().items()}
     if optimizer.defaults["momentum"]:
         shapes |= {f"momentum.{index}": parameter.shape for index, parameter in enumerate(parameters)}
     try:
@@ -157,7 +182,7 @@ def load_checkpoint(path: Path, supernet: nn.Module, optimizer: torch.optim.Opti
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         tqdm.write(f"{path} is no good checkpoint ({' '.join(str(error).split())}): training begins anew")
         return []
-    supernet.load_state_dict({n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")})
+    module.load_state_dict({n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")})
     for index, parameter in enumerate(parameters):
         if f"momentum.{index}" in tensors:
             optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)

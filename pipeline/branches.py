@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from eas import devices
-from eas.branches import load_branch, tune_branches
+from eas.branches import load_branches, superclass_shares, tune_branches
 from eas.data import Dataset
 from eas.evaluation import SharedStem, superclass_top1
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
+from pipeline.scenarios import set_sampler
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, accuracy_table, base_of, load_supernet, measured_archs
 
@@ -63,13 +64,16 @@ def choose_branch(workspace: Workspace) -> Branch:
 def train_branches(
     workspace: Workspace, base: Base, branch: Branch, checkpoint: Path | None = None
 ) -> tuple[dict[str, Tensor], Record]:
-    """Tune the shared supernet on every superclass's own images in turn; the branches, and their accuracy."""
+    """Tune the branches on sets of superclasses; the branches, and their accuracy."""
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, start = load_supernet(workspace, dataset, base), time.perf_counter()
     recipe = {"epochs": study.branches.epochs, "batch_size": branch.batch_size or study.branches.batch_size}
     recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
-    options = {"seed": base.seed, "checkpoints": checkpoint}
-    branches = tune_branches(supernet, dataset.train, dataset.hierarchy, branch.part, recipe, **options)
+    draw_set, options = (
+        set_sampler(study, dataset.hierarchy, branch.sets),
+        {"seed": base.seed, "checkpoint": checkpoint},
+    )
+    branches = tune_branches(supernet, dataset.train, dataset.hierarchy, branch.part, recipe, draw_set, **options)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"values": sum(tensor.numel() for tensor in branches.values())}
@@ -80,13 +84,13 @@ def branch_accuracy(supernet: Supernet, branches: dict[str, Tensor], dataset: Da
     """Calibrated accuracy of the largest, the smallest and some random subnets with their superclass's branch.
 
     On the selection split, mean over superclasses; the subnets are those of the shared weights' records. A branch is
-    calibrated on the images that it was tuned on: its norms have only seen the superclass.
+    calibrated on its superclass's training images.
     """
     hierarchy, (names, archs) = dataset.hierarchy, measured_archs(supernet.space)
     top1 = torch.zeros(len(archs), len(hierarchy.superclasses))
     for index, name in enumerate(hierarchy.superclasses):
         class_mask = hierarchy.class_mask([name])
-        load_branch(supernet, branches, index)
+        load_branches(supernet, branches, superclass_shares(hierarchy, class_mask))
         own, images = dataset.train.only(class_mask), dataset.selection.only(class_mask)
         stem = SharedStem(supernet, archs, own, images)
         for row, arch in enumerate(archs):

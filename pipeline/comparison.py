@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eas import devices, search
-from eas.branches import load_branch
+from eas.branches import load_branches, superclass_shares
 from eas.data import Dataset
 from eas.evaluation import SharedStem, calibration_sample, measure_archs, superclass_top1
 from eas.recipes import Branch
@@ -149,19 +149,21 @@ def measure_gates(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], 
 
 
 def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[dict[str, Tensor], Record]:
-    """Top-1 of the generated archs with each superclass's own weights, float [scenarios]; NaN for unions.
+    """Top-1 of the generated archs with branches, float [scenarios]; NaN for unions larger than those trained on.
 
-    A branch is calibrated on the images that it was tuned on: its norms have only seen the superclass.
+    Calibrated on the set's own training images: the norms of branches have seen no other classes.
     """
     dataset, supernet, every = load_inputs(workspace, base)
     archs = steps.tensors_of(workspace, "proposals", base=base)["generator"]
     branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
     top1 = torch.full((len(every),), float("nan"))
-    for index, name in enumerate(dataset.hierarchy.superclasses):
-        load_branch(supernet, branches, index)
-        rows = torch.tensor([row for row, scenario in enumerate(every.names) if scenario == name])
-        own = dataset.train.only(every.class_masks[rows[0]])
-        top1[rows] = measure_archs(supernet, archs[rows], every.class_masks[rows], own, dataset.test)
+    masks, member = every.class_masks.unique(dim=0, return_inverse=True)
+    for index, mask in enumerate(masks):
+        shares, rows = superclass_shares(dataset.hierarchy, mask), (member == index).nonzero()[:, 0]
+        if shares.count_nonzero() <= len(branch.sets):
+            load_branches(supernet, branches, shares)
+            images = dataset.train.only(mask)
+            top1[rows] = measure_archs(supernet, archs[rows], every.class_masks[rows], images, dataset.test)
     return {"top1": top1}, {"branch": branch.name, "seed": base.seed}
 
 

@@ -34,7 +34,7 @@ def compare(
     every = torch.cat(list(archs.values()))
     top1 = measure_archs(kit.supernet, every, mask.expand(len(every), -1), kit.calibration, dataset.selection)
     table = pd.DataFrame({"method": archs.keys(), "madds": space.madds(every, mask.sum()), "top1": top1})
-    if kit.superclass_of(mask[0]):
+    if kit.branches_for(mask[0]):
         supernet, images = kit.weights(mask[0])
         own = measure_archs(supernet, every[:1], mask, images, dataset.selection).item()
         row = {"method": "generator_branch", "madds": table.madds[0], "top1": own}

@@ -57,19 +57,20 @@ def jobs_so_far(workspace: Workspace, step: steps.Step) -> list[dict]:
 def write_study_kit(workspace: Workspace, folder: Path) -> bool:
     """Write images and kit.json into a folder that holds the study's results; whether there was all that it takes."""
     dataset = workspace.dataset()
+    largest_set = 1
     try:
         base = first_base(workspace)
         generator = load_generator(workspace, dataset, base, "generator")
         files = {"supernet": (steps.find(workspace, "supernets", **base.job)[0], "")}
         files["generator"] = (steps.find(workspace, "predictors", base=base)[0], "generator.")
         for job in chosen_branch_jobs(workspace)[:1]:
-            files["branches"] = (steps.find(workspace, "branches", **job)[0], "")
+            files["branches"], largest_set = (steps.find(workspace, "branches", **job)[0], ""), len(job["branch"].sets)
     except FileNotFoundError:
         return False
     write_images(dataset, folder / IMAGES)
     listed = {name: (f"{result.name}.safetensors", prefix) for name, (result, prefix) in files.items()}
     count = workspace.study.evaluation.calibration_images
-    write_kit(folder, generator, count, listed | {"images": (IMAGES, "")})
+    write_kit(folder, generator, count, listed | {"images": (IMAGES, "")}, largest_set)
     return True
 
 
@@ -87,6 +88,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
         calibration=calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images),
         branch_images=dataset.train,
         synthetic=dataset.synthetic,
+        largest_set=len(jobs[0]["branch"].sets) if jobs else 1,
     )
 
 

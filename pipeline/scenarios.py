@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from eas.branches import DrawSet
 from eas.data import Hierarchy
 from eas.generator import ScenarioSampler
 from pipeline.params import Study
@@ -62,19 +64,33 @@ def scenarios(study: Study, hierarchy: Hierarchy) -> Scenarios:
     return Scenarios(names, kinds, masks.repeat(len(budgets), 1), budgets.repeat_interleave(len(sets)))
 
 
-def scenario_sampler(study: Study, hierarchy: Hierarchy) -> ScenarioSampler:
-    """Draws training scenarios: one to three superclasses, never a union of the comparison; any budget in range."""
+def training_sets(study: Study, hierarchy: Hierarchy, sizes: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The sets that may be trained on, never a union of the comparison: masks bool [n, classes], frequencies float [n].
+
+    `sizes` says how often sets of one, two, ... superclasses are drawn, in proportion.
+    """
     count, names = len(hierarchy.superclasses), hierarchy.superclasses
     sets = superclass_sets(study, hierarchy)
     held_out = {frozenset(names.index(name) for name in each) for each in sets if len(each) > 1}
-    every = [frozenset(c) for size in (1, 2, 3) for c in combinations(range(count), size)]
+    drawn = [size for size, frequency in enumerate(sizes, start=1) if frequency]
+    every = [frozenset(c) for size in drawn for c in combinations(range(count), size)]
     allowed = [each for each in every if each not in held_out]
     member = torch.zeros(len(allowed), count, dtype=torch.bool)
     for row, each in enumerate(allowed):
         member[row, list(each)] = True
-    masks = member[:, hierarchy.parent]
     size = member.sum(1)
-    weight = 1.0 / torch.bincount(size)[size]  # one, two and three superclasses equally often
+    return member[:, hierarchy.parent], torch.tensor([0.0, *sizes])[size] / torch.bincount(size)[size]
+
+
+def set_sampler(study: Study, hierarchy: Hierarchy, sizes: Sequence[float]) -> DrawSet:
+    """Draws sets of superclasses; see training_sets."""
+    masks, weight = training_sets(study, hierarchy, sizes)
+    return lambda rng: masks[torch.multinomial(weight, 1, generator=rng)[0]]
+
+
+def scenario_sampler(study: Study, hierarchy: Hierarchy) -> ScenarioSampler:
+    """Draws training scenarios: one to three superclasses, equally often (see training_sets); any budget in range."""
+    masks, weight = training_sets(study, hierarchy, (1, 1, 1))
     low, high = min(study.scenarios.budgets) * MEGA, max(study.scenarios.budgets) * MEGA
 
     def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:

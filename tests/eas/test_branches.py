@@ -7,10 +7,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eas import branches
-from eas.branches import PARTS, load_branch, require_gradients, tune_branches, tuned_names
-from eas.data import SPLITS, Dataset, Hierarchy
+from eas.branches import (
+    PARTS,
+    Branches,
+    SetBatches,
+    load_branches,
+    require_gradients,
+    superclass_shares,
+    tune_branches,
+    tuned_names,
+)
+from eas.data import SPLITS, Dataset, Hierarchy, Split
 from eas.files import write_tensors
 from eas.recipes import Training
+from eas.sandwich import sliced_step
 
 RECIPE = Training(epochs=1, batch_size=16, learning_rate=0.1, random_subnets=1, mixed_precision=False)
 
@@ -39,7 +49,8 @@ def tuned(space, few):
     """The shared weights and the branches of every part, tuned once."""
     torch.manual_seed(0)
     supernet = space.supernet(len(few.hierarchy.classes), few.mean, few.std)
-    made = {part: tune_branches(supernet, few.train, few.hierarchy, part, RECIPE, seed=0) for part in PARTS}
+    given = (few.train, few.hierarchy)
+    made = {part: tune_branches(supernet, *given, part, RECIPE, draw_single(few), seed=0) for part in PARTS}
     return copy_of(supernet), made
 
 
@@ -49,6 +60,17 @@ def stored(request, tuned, tmp_path):
     path = tmp_path / "branches.safetensors"
     write_tensors(tuned[1][request.param], path)
     return path
+
+
+def draw_single(few):
+    """Draws one superclass at a time."""
+    names = few.hierarchy.superclasses
+    return lambda rng: few.hierarchy.class_mask([names[int(torch.randint(len(names), (), generator=rng))]])
+
+
+def only(superclass):
+    """The shares of a set of one superclass."""
+    return torch.eye(3)[superclass]
 
 
 def copy_of(module):
@@ -69,7 +91,7 @@ def test_only_the_chosen_part_is_tuned_and_kept(part, new, tuned):
     assert {name.partition(".")[2] for name in made[part]} == set(names)
     assert all(tensor.dtype == torch.bfloat16 for tensor in made[part].values())
     supernet.load_state_dict(before)
-    load_branch(supernet, made[part], 1)
+    load_branches(supernet, made[part], only(1))
     changed = changed_names(supernet, before)
     assert {"classifier.weight", "classifier.bias"} <= changed <= set(names)
     assert any(name.startswith("stages") for name in changed) == (part != "classifier")
@@ -83,57 +105,105 @@ def test_every_superclass_gets_weights_of_its_own(new, tuned, tmp_path):
     supernet, seen = new(), [before[name]]
     supernet.load_state_dict(before)
     for index in range(3):
-        assert load_branch(supernet, path, index) is supernet
+        assert load_branches(supernet, path, only(index)) is supernet
         seen.append(supernet.state_dict()[name].clone())
         assert seen[-1].dtype == torch.float32
         assert torch.equal(seen[-1], made["all"][f"{index}.{name}"].float())
     assert not any(torch.allclose(*pair, atol=1e-4) for pair in combinations(seen, 2))
 
 
-def test_a_branch_starts_from_the_shared_weights_and_sees_its_own_images_only(new, few, monkeypatch, tmp_path):
-    supernet, seen = new(), []
+def test_a_set_is_served_by_the_mean_of_its_superclasses_branches(new, tuned):
+    supernet, (before, made) = new(), tuned
+    supernet.load_state_dict(before)
+    load_branches(supernet, made["norms"], torch.tensor([0.75, 0.0, 0.25]))
+    for name, tensor in supernet.state_dict().items():
+        first, third = (made["norms"].get(f"{index}.{name}", before[name]).float() for index in (0, 2))
+        torch.testing.assert_close(tensor, 0.75 * first + 0.25 * third)
+
+
+def test_shares_are_those_of_a_sets_classes(few):
+    hierarchy = few.hierarchy
+    names = [hierarchy.superclasses[0], *hierarchy.members[2][:3]]
+    count = len(hierarchy.members[0])
+    shares = superclass_shares(hierarchy, hierarchy.class_mask(names))
+    assert shares.tolist() == pytest.approx([count / (count + 3), 0, 3 / (count + 3)])
+    assert superclass_shares(hierarchy, hierarchy.class_mask(hierarchy.members[1][:1])).tolist() == [0, 1, 0]
+
+
+def test_a_step_is_plain_sgd_on_the_mean_and_moves_every_branch_of_the_set(new, few, monkeypatch):
+    """The slow twin: whole copies of the network, and the optimiser's formula written out."""
+    settings, hierarchy = RECIPE.model_copy(update={"warmup": 0.0, "batch_size": 8}), few.hierarchy
+    sets, seen, make_step = [[0], [0, 2], [2], [2, 0]], [], branches.make_step
+    masks = [hierarchy.class_mask([hierarchy.superclasses[i] for i in members]) for members in sets]
+    rows = torch.cat([(hierarchy.parent[few.train.labels] == i).nonzero()[:16, 0] for i in (0, 2)])
+
+    def watched(supernet, recipe):
+        step = make_step(supernet, recipe)
+        return lambda *batch: seen.append((copy_of(supernet), batch)) or step(*batch)
+
+    monkeypatch.setattr(branches, "make_step", watched)
+    split, drawn = Split(few.train.images[rows], few.train.labels[rows]), iter(masks)
+    made = tune_branches(new(), split, hierarchy, "all", settings, lambda rng: next(drawn), seed=0)
+
+    twin, copies, momentum = new(), [copy_of(new()) for _ in range(3)], [{}, {}, {}]
+    for number, (members, mask, (state, batch)) in enumerate(zip(sets, masks, seen, strict=True)):
+        shares, rate = superclass_shares(hierarchy, mask), settings.learning_rate * (1 - number / 4)
+        mean = {name: sum(shares[i] * copies[i][name] for i in members) for name in state}
+        assert torch.equal(batch[2], mask.expand(8, -1))
+        for name in tuned_names(twin, "all"):
+            torch.testing.assert_close(state[name], mean[name])
+        twin.load_state_dict(mean)
+        twin.zero_grad()
+        sliced_step(twin, settings, *batch)
+        for name, parameter in twin.named_parameters():
+            for i in members:
+                gradient = parameter.grad + (settings.weight_decay * copies[i][name] if parameter.ndim > 1 else 0)
+                momentum[i][name] = settings.momentum * momentum[i].get(name, 0) + gradient
+                copies[i][name] = copies[i][name] - rate * (gradient + settings.momentum * momentum[i][name])
+    for name in tuned_names(twin, "all"):
+        assert torch.equal(made[f"1.{name}"], new().state_dict()[name].bfloat16())  # never drawn: the shared weights
+        for i in (0, 2):
+            torch.testing.assert_close(made[f"{i}.{name}"].float(), copies[i][name], rtol=1e-2, atol=1e-4)
+
+
+def test_a_batch_shows_its_set_only_and_an_epoch_as_many_images_as_there_are(new, few):
+    supernet, drawn = new(), draw_single(few)
+    made = Branches(supernet, tuned_names(supernet, "norms"), 3)
+    sets = SetBatches(made, few.train, few.hierarchy, RECIPE, drawn)
+    count = 0
+    for images, labels in sets.epoch(torch.Generator().manual_seed(3)):
+        class_mask, weight = sets.classes_that_count(labels, None, 0.0)
+        assert class_mask.shape == (len(labels), len(few.hierarchy.classes)) and weight.all()
+        assert class_mask[0, labels].all() and images.min() >= 0 and images.max() <= 1
+        assert few.hierarchy.parent[labels].unique().numel() == 1
+        count += len(labels)
+    assert count == len(few.train) // RECIPE.batch_size * RECIPE.batch_size
+
+
+def test_the_supernet_is_afterwards_what_it_was(new, few):
+    supernet = new()
     before = copy_of(supernet)
-
-    def train(supernet, split, dropout, recipe, *, seed, checkpoint, label, step_function):
-        assert not changed_names(supernet, before) and recipe is RECIPE and seed == 7
-        class_mask, weight = dropout(split.labels, None, 0.0)
-        assert torch.equal(class_mask[0].nonzero()[:, 0], split.labels.unique()) and weight.all()
-        seen.append((label, split.labels.unique().tolist(), checkpoint, step_function))
-        with torch.no_grad():
-            supernet.norm.bias += 1  # must not reach the next branch
-
-    monkeypatch.setattr(branches, "train", train)
-    made = tune_branches(supernet, few.train, few.hierarchy, "norms", RECIPE, seed=7, checkpoints=tmp_path)
-    assert [label for label, *_ in seen] == list(few.hierarchy.superclasses)
-    for index, (label, labels, checkpoint, step) in enumerate(seen):
-        assert labels == few.hierarchy.class_mask([label]).nonzero()[:, 0].tolist()
-        assert checkpoint == tmp_path / str(index) and step is seen[0][3]  # a GPU's captures are made once
-        assert torch.equal(made[f"{index}.norm.bias"], (before["norm.bias"] + 1).bfloat16())
+    tune_branches(supernet, few.train, few.hierarchy, "all", RECIPE, draw_single(few), seed=1)
     assert not changed_names(supernet, before) and not any(p.requires_grad for p in supernet.parameters())
 
 
-def test_killed_branches_go_on_with_the_superclass_that_they_were_at(new, few, tuned, monkeypatch, tmp_path):
-    train, begun = branches.train, []
+def test_killed_branches_go_on_to_the_same_result(new, few, monkeypatch, tmp_path):
+    settings, path = RECIPE.model_copy(update={"epochs": 3, "batch_size": 64}), tmp_path / "checkpoint"
+    given = (few.train, few.hierarchy, "norms", settings, draw_single(few))
+    expected, epoch, begun = tune_branches(new(), *given, seed=0), SetBatches.epoch, []
 
-    def killed(*args, **options):
-        begun.append(options["label"])
-        return pytest.fail("killed") if len(begun) == 3 else train(*args, **options)
+    def killed(self, generator):
+        begun.append(1)
+        return pytest.fail("killed") if len(begun) == 3 else epoch(self, generator)
 
-    options = {"seed": 0, "checkpoints": tmp_path}
     with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
-        patch.setattr(branches, "train", killed)
-        tune_branches(new(), few.train, few.hierarchy, "all", RECIPE, **options)
-    steps, make_step = [], branches.make_step
-
-    def counted(*args):
-        step = make_step(*args)
-        return lambda *arguments: steps.append(1) or step(*arguments)
-
-    monkeypatch.setattr(branches, "make_step", counted)
-    made, expected = tune_branches(new(), few.train, few.hierarchy, "all", RECIPE, **options), tuned[1]["all"]
+        patch.setattr(SetBatches, "epoch", killed)
+        tune_branches(new(), *given, seed=0, checkpoint=path)
+    begun.clear()
+    monkeypatch.setattr(SetBatches, "epoch", lambda self, generator: begun.append(1) or epoch(self, generator))
+    made = tune_branches(new(), *given, seed=0, checkpoint=path)
+    assert begun == [1]  # the last epoch alone
     assert made.keys() == expected.keys() and all(torch.equal(made[name], expected[name]) for name in made)
-    last = few.train.only(few.hierarchy.class_mask([few.hierarchy.superclasses[2]]))
-    assert len(steps) == len(last) // 16  # those of the others were not taken again
 
 
 def test_gradients_flow_to_a_part_only(new):
@@ -215,12 +285,12 @@ def test_flipped_bytes_of_the_header_never_go_unnoticed(new, stored):
     """Those of the values do, unless they make no number of them: a kit's list holds the file's SHA-256 for that."""
     whole, supernet = stored.read_bytes(), new()
     header, before = 8 + int.from_bytes(whole[:8], "little"), copy_of(supernet)
-    expected = copy_of(load_branch(supernet, stored, 1))
+    expected = copy_of(load_branches(supernet, stored, only(1)))
     for place in [*range(8), *torch.randint(8, header, (100,), generator=torch.Generator().manual_seed(0)).tolist()]:
         supernet.load_state_dict(before)
         stored.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
         try:
-            load_branch(supernet, stored, 1)
+            load_branches(supernet, stored, only(1))
         except ValueError as error:
             assert str(stored) in str(error) and "\n" not in str(error) and not changed_names(supernet, before)
         else:
@@ -229,12 +299,12 @@ def test_flipped_bytes_of_the_header_never_go_unnoticed(new, stored):
 
 def test_a_missing_file_is_an_error_that_names_it(new, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.safetensors is missing: no branches were trained"):
-        load_branch(new(), tmp_path / "nowhere.safetensors", 0)
+        load_branches(new(), tmp_path / "nowhere.safetensors", only(0))
 
 
 def assert_refused(supernet, stored, name=None):
     before = copy_of(supernet)
     with pytest.raises(ValueError) as caught:
-        load_branch(supernet, stored, 1)
+        load_branches(supernet, stored, only(1))
     assert str(caught.value).startswith(name or str(stored)) and "\n" not in str(caught.value)
     assert not changed_names(supernet, before)

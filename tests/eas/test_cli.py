@@ -29,7 +29,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("names", "weights"), [(["arrows"], "the branch of arrows"), (["arrows", "0"], "shared by all")]
+    ("names", "weights"), [(["arrows"], "superclass branches (arrows)"), (["arrows", "0"], "shared by all")]
 )
 def test_specialize_writes_a_network_that_can_be_read(folder, target, hierarchy, capsys, names, weights):
     assert run("specialize", folder, *names, "--madds", "0.5M", "--to", target, "--onnx") == 0

@@ -13,7 +13,7 @@ from tiny_kit import COUNT, FILES, make_kit, write_branches, write_tiny_kit
 
 from eas import data
 from eas import kit as kits
-from eas.branches import load_branch
+from eas.branches import load_branches, superclass_shares
 from eas.deploy import predict
 from eas.evaluation import calibrate, calibration_sample
 from eas.files import sha256, write_tensors
@@ -55,17 +55,27 @@ def edit(folder, change):
 # -------------------------------------------------------------------- which weights serve which classes
 
 
-def test_a_superclass_is_served_by_its_branch_however_it_is_named(kit, hierarchy):
+def test_classes_of_one_superclass_are_served_by_its_branch_however_they_are_named(kit, hierarchy):
     arrows = hierarchy.members[7]
     for names in (["arrows"], ["arrows", "arrows"], list(arrows), list(reversed(arrows)), [arrows[0], "arrows"]):
-        assert kit.superclass_of(hierarchy.class_mask(names)) == "arrows"
+        assert kit.branches_for(hierarchy.class_mask(names)) == ["arrows"]
+        assert kit.specialize(names, 5e5)[1] == kit.specialize("arrows", 5e5)[1]
+    assert kit.branches_for(hierarchy.class_mask(arrows[1:3])) == ["arrows"]
 
 
-def test_any_other_set_of_classes_is_served_by_the_shared_weights(kit, shared, hierarchy):
-    arrows = list(hierarchy.members[7])
-    for names in (arrows[1:], [*arrows, "0"], ["arrows", "digits"], ["0"], list(hierarchy.superclasses)):
-        assert kit.superclass_of(hierarchy.class_mask(names)) is None
-    assert shared.superclass_of(hierarchy.class_mask(["arrows"])) is None
+def test_sets_of_more_superclasses_than_branches_were_trained_for_are_served_by_the_shared_weights(
+    kit, shared, hierarchy
+):
+    two, three = (hierarchy.class_mask(names) for names in (["arrows", "0"], ["arrows", "0", "greek"]))
+    assert not kit.branches_for(two) and not shared.branches_for(hierarchy.class_mask(["arrows"]))
+    kit = dataclasses.replace(kit, largest_set=2)
+    assert kit.branches_for(two) == ["digits", "arrows"] and not kit.branches_for(three)
+    branch = kit.weights(two)[0].state_dict()
+    assert torch.equal(kit.weights(three)[0].norm.bias, kit.supernet.norm.bias)
+    count = len(hierarchy.members[7])
+    parts = load_file(kit.branches)
+    mean = (count * parts["7.norm.bias"].float() + parts["0.norm.bias"].float()) / (count + 1)
+    torch.testing.assert_close(branch["norm.bias"], mean)
 
 
 def test_a_branch_is_calibrated_on_its_superclasss_images(kit, supernet, hierarchy, dataset):
@@ -73,7 +83,8 @@ def test_a_branch_is_calibrated_on_its_superclasss_images(kit, supernet, hierarc
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     network, card = kit.specialize(list(hierarchy.members[7]), 5e5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
-    branch, mask = load_branch(supernet, kit.branches, 7), hierarchy.class_mask(["arrows"])
+    mask = hierarchy.class_mask(["arrows"])
+    branch = load_branches(supernet, kit.branches, superclass_shares(hierarchy, mask))
     assert torch.equal(network.classifier.weight, branch.classifier.weight[mask])
     mean, _ = calibrate(branch, torch.tensor(card.arch), dataset.train.only(mask)).recorded[branch.norm]
     torch.testing.assert_close(network.norm.running_mean, mean)

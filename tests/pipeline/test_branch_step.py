@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import seeded
 from safetensors.torch import load_file
 from study_cases import ALL, NORMS, OWN, base, one_line, same, with_study
 
-from eas.branches import load_branch
+from eas.branches import load_branches, superclass_shares
 from eas.evaluation import SharedStem, superclass_top1
 from pipeline import branches, steps, supernets
 from pipeline.steps import STEPS
@@ -50,9 +51,9 @@ def test_the_accuracy_of_branches_is_the_mean_over_superclasses_on_the_selection
         steps.tensors_of(micro, "branches", **job()),
         [],
     )
-    for index, name in enumerate(dataset.hierarchy.superclasses):
+    for name in dataset.hierarchy.superclasses:
         mask = dataset.hierarchy.class_mask([name])
-        load_branch(supernet, stored, index)
+        load_branches(supernet, stored, superclass_shares(dataset.hierarchy, mask))
         images, own, largest = dataset.selection.only(mask), dataset.train.only(mask), supernet.space.largest
         logits = SharedStem(supernet, largest[None], own, images).logits(largest)
         top1.append(superclass_top1(logits, images.labels, mask[None]).item())
@@ -63,8 +64,8 @@ def watched(monkeypatch):
     """Has `tune_branches` do nothing but note what it is given."""
     seen = []
 
-    def tune(supernet, split, hierarchy, part, recipe, **options):
-        seen.append((supernet, split, part, recipe, options))
+    def tune(supernet, split, hierarchy, part, recipe, draw_set, **options):
+        seen.append((supernet, split, part, draw_set, recipe, options))
         return {f"{index}.classifier.bias": supernet.classifier.bias.detach() for index in range(3)}
 
     monkeypatch.setattr(branches, "tune_branches", tune)
@@ -77,10 +78,12 @@ def test_branches_are_tuned_from_the_bases_weights_on_the_training_images_by_the
     small = NORMS.model_copy(update={"batch_size": 3, "learning_rate": 0.7})
     steps.make(fresh, "branches", job(ALL))
     steps.make(fresh, "branches", job(small, seed=1))
-    (first, split, *_), (second, *_) = seen
+    (first, split, _, draw_set, *_), (second, *_) = seen
     for seed, supernet in enumerate((first, second)):
         assert same(supernet.state_dict(), load_file(fresh.folder / "supernets" / f"own-0.5-{seed}.safetensors"))
     assert torch.equal(split.images, fresh.dataset().train.images)
+    masks = {tuple(draw_set(seeded(seed)).nonzero()[:, 0].tolist()) for seed in range(40)}
+    assert masks == {(0, 1), (2, 3), (4, 5)}  # every superclass alone
     assert [part for _, _, part, *_ in seen] == ["all", "norms"] and small.name == "norms-0.7-batch-3"
     recipes = [recipe for *_, recipe, _ in seen]
     told = [(recipe.epochs, recipe.batch_size, recipe.learning_rate) for recipe in recipes]

@@ -9,10 +9,10 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from study_cases import NOTEBOOKS, hashes, six_classes, with_study
+from study_cases import ALL, NOTEBOOKS, hashes, six_classes, with_study
 
 from eas import data, search
-from eas.branches import load_branch
+from eas.branches import load_branches, superclass_shares
 from eas.data import Split
 from eas.data.batches import as_input
 from eas.evaluation import calibrate, calibration_sample, measure_archs
@@ -116,7 +116,7 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(metho
         if branch:
             chosen = branches.choose_branch(finished)
             path = finished.folder / "branches" / f"{chosen.name}-{row.seed}.safetensors"
-            load_branch(supernet, path, dataset.hierarchy.superclasses.index(row.scenario))
+            load_branches(supernet, path, superclass_shares(dataset.hierarchy, mask))
             calibration = dataset.train.only(mask)
         archs = archs_of(finished, base, "generator" if branch else method)
         arch = archs[pairs.index((row.scenario, row.budget_madds))]
@@ -128,11 +128,16 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(metho
         assert row.top1 == pytest.approx(top1, abs=1e-4)
 
 
-def test_accuracies_of_branches_are_of_superclasses_only(finished):
-    every = scenarios(finished.study, finished.dataset().hierarchy)
-    for job in branches.chosen_branch_jobs(finished):
-        top1 = steps.tensors_of(finished, "measured_branches", **job)["top1"]
-        assert torch.equal(top1.isnan(), every.of_kind("union"))
+@pytest.mark.parametrize("sets", [(1.0,), (1.0, 1.0)])
+def test_branches_are_measured_on_sets_no_larger_than_those_trained_on(sets, micro_copy, inline):
+    branch = ALL.model_copy(update={"sets": sets})
+    workspace = with_study(micro_copy, branches={"candidates": (branch,)})
+    for name in ("branches", "measured_branches"):
+        steps.run_step(workspace, STEPS[name])
+    every = scenarios(workspace.study, workspace.dataset().hierarchy)
+    for job in branches.chosen_branch_jobs(workspace):
+        top1 = steps.tensors_of(workspace, "measured_branches", **job)["top1"]
+        assert torch.equal(top1.isnan(), every.of_kind("union") if len(sets) == 1 else torch.zeros(len(every)) > 0)
 
 
 def test_the_diagonal_of_the_swap_test_is_the_generators_accuracy(finished):

@@ -141,12 +141,12 @@ def test_a_superclass_gets_its_own_weights_and_a_union_the_shared_ones(finished,
     assert all(torch.equal(tensor, before[name]) for name, tensor in kit.supernet.state_dict().items())
 
 
-def test_some_classes_of_a_superclass_get_the_shared_weights(finished, kit):
-    names = finished.dataset().hierarchy.members[0][:3]
-    network, card = kit.specialize(names, finished.study.scenarios.budgets[1] * 1e6)
-    assert card.classes == names
-    channels = network.stem.weight.shape[0]
-    assert torch.equal(network.stem.weight, kit.supernet.stem.weight[:channels])
+def test_some_classes_of_a_superclass_get_its_branch(finished, kit):
+    hierarchy = finished.dataset().hierarchy
+    network, card = kit.specialize(hierarchy.members[0][:3], finished.study.scenarios.budgets[1] * 1e6)
+    assert card.classes == hierarchy.members[0][:3]
+    branch, _ = kit.weights(hierarchy.class_mask([hierarchy.superclasses[0]]))
+    assert torch.equal(network.classifier.weight, branch.classifier.weight[:3])
 
 
 def test_the_published_kit_serves_the_same_archs_without_a_data_set(micro, published):
@@ -164,7 +164,7 @@ def test_the_published_kit_serves_the_same_archs_without_a_data_set(micro, publi
 def test_a_study_without_branches_has_a_kit(micro, tmp_path):
     none = Workspace(micro.study.model_copy(update={"branches": None}), micro.folder)
     kit = publish.study_kit(none, none.dataset())
-    assert kit.branches is None and kit.superclass_of(none.dataset().hierarchy.class_mask(["digits"])) is None
+    assert kit.branches is None and not kit.branches_for(none.dataset().hierarchy.class_mask(["digits"]))
     publish.publish(none, tmp_path)
     assert load_kit(tmp_path).branches is None
 
