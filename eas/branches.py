@@ -111,14 +111,10 @@ class Branches(nn.Module):
             torch._foreach_add_(self.mean, list(self.of_superclass[index]), alpha=share)
 
     def take_gradients(self) -> None:
-        """Give the mean's gradient to the branches that it was composed of; the others are left out of the step.
-
-        To each the whole of it, not its share: the mean then moves as far as a single branch would, whatever the size
-        of the set.
-        """
+        """Give the branches that the mean was composed of their share of its gradient; the others take no step."""
         for index, branch in enumerate(self.of_superclass):
             for parameter, mean in zip(branch, self.mean, strict=True):
-                parameter.grad = mean.grad.clone() if index in self.shares else None
+                parameter.grad = mean.grad * self.shares[index] if index in self.shares else None
 
 
 class SetBatches:

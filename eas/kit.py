@@ -37,7 +37,7 @@ class Kit:
     calibration: Split  # images of all classes, which the shared weights' statistics are taken from
     branch_images: Split  # those whose images of a set's classes are what branches' statistics are taken from
     synthetic: bool
-    largest_set: int = 1  # the most superclasses whose branches are averaged: they were trained for no more
+    largest_set: int = 1  # the most superclasses of a set that branches serve
 
     def branches_for(self, class_mask: Tensor) -> list[str]:
         """The superclasses whose branches serve a set of classes; none where the weights do that all classes share.
@@ -101,7 +101,7 @@ class Contents(StoredSpace):
     format: Literal["eas-kit-1"]
     generator: GeneratorSize
     calibration_images: Positive  # that shared weights are calibrated on
-    largest_set: Positive = 1  # see Kit
+    largest_set: Annotated[int, Field(ge=0)] = 1  # see Kit
     files: StoredParts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +13,12 @@ from torch import Tensor
 from eas import devices
 from eas.branches import load_branches, superclass_shares, tune_branches
 from eas.data import Dataset
-from eas.evaluation import SharedStem, superclass_top1
+from eas.evaluation import SharedStem, calibration_sample, measure_archs, superclass_top1
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
-from pipeline.scenarios import set_sampler
+from pipeline.params import Study
+from pipeline.scenarios import set_sampler, superclass_sets
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, accuracy_table, base_of, load_supernet, measured_archs
 
@@ -50,15 +52,30 @@ def chosen_branch_jobs(workspace: Workspace) -> list[Job]:
 
 
 def choose_branch(workspace: Workspace) -> Branch:
-    """The candidate with the best mean superclass top-1 on the selection split, over subnets and the first seeds.
+    """The candidate that gains most over shared weights on the selection split, in the mean over the first seeds.
 
     Raises:
         FileNotFoundError: branches that the choice needs are missing; the message says which notebook makes them.
     """
     records = [steps.record_of(workspace, "branches", **job) for job in first_jobs(workspace)]
-    rows = [{"branch": r["branch"], "top1": row["top1"]} for r in records for row in r["accuracy"]]
-    mean = pd.DataFrame(rows).groupby("branch").top1.mean()
+    mean = pd.DataFrame([{"branch": r["branch"], "gain": mean_gain(r)} for r in records]).groupby("branch").gain.mean()
     return max(workspace.study.branches.candidates, key=lambda branch: mean[branch.name])
+
+
+def largest_set(record: Record) -> int:
+    """How many superclasses a set may have that branches serve; 0 where even a single one has better shared weights.
+
+    The rule of the study's kit; the comparison has what they reach either way. Branches are for sets no larger than
+    those that they were trained on, and only as far as they gain on the selection split, on unions never trained on.
+    """
+    served = takewhile(lambda row: row["gain"] > 0, record["gains"])
+    return max((row["size"] for row in served), default=0)
+
+
+def mean_gain(record: Record) -> float:
+    """Points over shared weights, mean over all of the study's sets; none for sets that shared weights serve."""
+    rows, largest = record["gains"], largest_set(record)
+    return sum(row["sets"] * row["gain"] for row in rows if row["size"] <= largest) / sum(row["sets"] for row in rows)
 
 
 def train_branches(
@@ -77,25 +94,41 @@ def train_branches(
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"values": sum(tensor.numel() for tensor in branches.values())}
-    return branches, content | {"accuracy": branch_accuracy(supernet, branches, dataset)}
+    return branches, content | measure(study, supernet, branches, dataset, len(branch.sets))
 
 
-def branch_accuracy(supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset) -> list[dict]:
-    """Calibrated accuracy of the largest, the smallest and some random subnets with their superclass's branch.
+def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, largest: int) -> Record:
+    """Calibrated accuracy of the largest, the smallest and some random subnets with branches, on the selection split.
 
-    On the selection split, mean over superclasses; the subnets are those of the shared weights' records. A branch is
-    calibrated on its superclass's training images.
+    `accuracy`: mean over superclasses; the subnets are those of the shared weights' records. `gains`: for every `size`
+    of the study's sets, how many `sets` of so many superclasses there are, and how many points branches gain over
+    shared weights in the mean over sets and subnets; 0 for those of more than the `largest` that were trained on.
+    Branches are calibrated on the set's own training images.
     """
-    hierarchy, (names, archs) = dataset.hierarchy, measured_archs(supernet.space)
-    top1 = torch.zeros(len(archs), len(hierarchy.superclasses))
-    for index, name in enumerate(hierarchy.superclasses):
-        class_mask = hierarchy.class_mask([name])
-        load_branches(supernet, branches, superclass_shares(hierarchy, class_mask))
-        own, images = dataset.train.only(class_mask), dataset.selection.only(class_mask)
-        stem = SharedStem(supernet, archs, own, images)
-        for row, arch in enumerate(archs):
-            top1[row, index] = superclass_top1(stem.logits(arch), images.labels, class_mask[None])[0]
-    return [{"subnet": name, "top1": mean} for name, mean in zip(names, top1.mean(1).tolist(), strict=True)]
+    hierarchy, (names, archs), sets = (
+        dataset.hierarchy,
+        measured_archs(supernet.space),
+        superclass_sets(study, dataset.hierarchy),
+    )
+    masks, sizes = (
+        torch.stack([hierarchy.class_mask(each) for each in sets]),
+        torch.tensor([len(each) for each in sets]),
+    )
+    calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
+    stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
+    shared = torch.stack([superclass_top1(stem.logits(arch), labels, masks) for arch in archs])
+    top1 = shared.clone()
+    for index in (sizes <= largest).nonzero()[:, 0].tolist():
+        load_branches(supernet, branches, superclass_shares(hierarchy, masks[index]))
+        own, mask = dataset.train.only(masks[index]), masks[index].expand(len(archs), -1)
+        top1[:, index] = measure_archs(supernet, archs, mask, own, dataset.selection)
+    gain = (top1 - shared).mean(0)
+    accuracy = zip(names, top1[:, sizes == 1].mean(1).tolist(), strict=True)
+    gains = [
+        {"size": size, "sets": int((sizes == size).sum()), "gain": gain[sizes == size].mean().item()}
+        for size in sizes.unique().tolist()
+    ]
+    return {"accuracy": [{"subnet": name, "top1": mean} for name, mean in accuracy], "gains": gains}
 
 
 def branch_table(workspace: Workspace) -> pd.DataFrame:
@@ -113,3 +146,16 @@ def branch_table(workspace: Workspace) -> pd.DataFrame:
         tables.append(rows.assign(weights=record["branch"], stored=record["values"] / 1e6))
     table = pd.concat(tables)[["weights", "stored", "subnet", "top1"]]
     return table.pivot_table("top1", ["weights", "stored"], "subnet", sort=False).reset_index()
+
+
+def gain_table(workspace: Workspace) -> pd.DataFrame:
+    """Points of every candidate over shared weights on the selection split, on the seeds that have all of them.
+
+    Columns weights, superclasses (in a set), sets, gain (mean over sets, subnets and seeds). Empty without any.
+    """
+    records = [steps.record_of(workspace, "branches", **job) for job in first_jobs(workspace)]
+    rows = [{"weights": record["branch"], **row} for record in records for row in record["gains"] if row["gain"]]
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows).rename(columns={"size": "superclasses"})
+    return table.groupby(["weights", "superclasses", "sets"], sort=False).gain.mean().reset_index()

@@ -53,7 +53,7 @@ METHODS = {  # in the order of legends and tables
         Method(
             "generator_branch",
             *("generator with branches", "#b5122b", ">", "-"),
-            "the generator's arch with weights of its superclass, a branch of the supernet (ours)",
+            "the generator's arch with weights of its set of classes, the mean of superclass branches (ours)",
             weights="superclass",
             sees_classes=True,
             banded=True,

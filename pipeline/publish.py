@@ -15,7 +15,7 @@ from eas.evaluation import calibration_sample
 from eas.files import write_text
 from eas.kit import Kit, write_images, write_kit
 from pipeline import steps
-from pipeline.branches import chosen_branch_jobs
+from pipeline.branches import chosen_branch_jobs, largest_set
 from pipeline.generators import load_generator
 from pipeline.store import Workspace, open_workspace
 from pipeline.supernets import Base, base_of, load_supernet
@@ -57,20 +57,21 @@ def jobs_so_far(workspace: Workspace, step: steps.Step) -> list[dict]:
 def write_study_kit(workspace: Workspace, folder: Path) -> bool:
     """Write images and kit.json into a folder that holds the study's results; whether there was all that it takes."""
     dataset = workspace.dataset()
-    largest_set = 1
+    largest = 0
     try:
         base = first_base(workspace)
         generator = load_generator(workspace, dataset, base, "generator")
         files = {"supernet": (steps.find(workspace, "supernets", **base.job)[0], "")}
         files["generator"] = (steps.find(workspace, "predictors", base=base)[0], "generator.")
         for job in chosen_branch_jobs(workspace)[:1]:
-            files["branches"], largest_set = (steps.find(workspace, "branches", **job)[0], ""), len(job["branch"].sets)
+            result, record = steps.find(workspace, "branches", **job)
+            files["branches"], largest = (result, ""), largest_set(record)
     except FileNotFoundError:
         return False
     write_images(dataset, folder / IMAGES)
     listed = {name: (f"{result.name}.safetensors", prefix) for name, (result, prefix) in files.items()}
     count = workspace.study.evaluation.calibration_images
-    write_kit(folder, generator, count, listed | {"images": (IMAGES, "")}, largest_set)
+    write_kit(folder, generator, count, listed | {"images": (IMAGES, "")}, largest)
     return True
 
 
@@ -88,7 +89,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
         calibration=calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images),
         branch_images=dataset.train,
         synthetic=dataset.synthetic,
-        largest_set=len(jobs[0]["branch"].sets) if jobs else 1,
+        largest_set=largest_set(steps.record_of(workspace, "branches", **jobs[0])) if jobs else 0,
     )
 
 

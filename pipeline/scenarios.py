@@ -83,8 +83,9 @@ def training_sets(study: Study, hierarchy: Hierarchy, sizes: Sequence[float]) ->
 
 
 def set_sampler(study: Study, hierarchy: Hierarchy, sizes: Sequence[float]) -> DrawSet:
-    """Draws sets of superclasses; see training_sets."""
+    """Draws sets of superclasses (see training_sets); of equal size, in proportion to their classes."""
     masks, weight = training_sets(study, hierarchy, sizes)
+    weight = weight * masks.sum(1)
     return lambda rng: masks[torch.multinomial(weight, 1, generator=rng)[0]]
 
 

@@ -75,7 +75,7 @@ STEPS = {
             "pipeline.branches:train_branches",
             "pipeline.branches:branch_jobs",
             "branches/{branch.name}-{base.seed}",
-            ("branches.epochs", "branches.batch_size"),
+            ("branches.epochs", "branches.batch_size", "scenarios.unions_of_two", "scenarios.unions_of_three"),
             ("supernets",),
             checkpoints=True,
         ),

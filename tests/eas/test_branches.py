@@ -130,7 +130,7 @@ def test_shares_are_those_of_a_sets_classes(few):
     assert superclass_shares(hierarchy, hierarchy.class_mask(hierarchy.members[1][:1])).tolist() == [0, 1, 0]
 
 
-def test_a_step_is_plain_sgd_on_the_mean_and_moves_every_branch_of_the_set(new, few, monkeypatch):
+def test_a_step_is_plain_sgd_on_every_branch_of_the_set_by_its_share(new, few, monkeypatch):
     """The slow twin: whole copies of the network, and the optimiser's formula written out."""
     settings, hierarchy = RECIPE.model_copy(update={"warmup": 0.0, "batch_size": 8}), few.hierarchy
     sets, seen, make_step = [[0], [0, 2], [2], [2, 0]], [], branches.make_step
@@ -157,7 +157,9 @@ def test_a_step_is_plain_sgd_on_the_mean_and_moves_every_branch_of_the_set(new, 
         sliced_step(twin, settings, *batch)
         for name, parameter in twin.named_parameters():
             for i in members:
-                gradient = parameter.grad + (settings.weight_decay * copies[i][name] if parameter.ndim > 1 else 0)
+                gradient = shares[i] * parameter.grad + (
+                    settings.weight_decay * copies[i][name] if parameter.ndim > 1 else 0
+                )
                 momentum[i][name] = settings.momentum * momentum[i].get(name, 0) + gradient
                 copies[i][name] = copies[i][name] - rate * (gradient + settings.momentum * momentum[i][name])
     for name in tuned_names(twin, "all"):

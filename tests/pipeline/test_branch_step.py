@@ -60,6 +60,34 @@ def test_the_accuracy_of_branches_is_the_mean_over_superclasses_on_the_selection
     assert accuracy[0]["top1"] == pytest.approx(sum(top1) / 3, abs=1e-4)
 
 
+def test_gains_are_over_shared_weights_by_the_size_of_a_set(micro):
+    dataset, record = micro.dataset(), steps.record_of(micro, "branches", **job())
+    shared = steps.record_of(micro, "supernets", **BASE.job)["accuracy"]
+    expected = sum(row["top1"] - each["top1"] for row, each in zip(record["accuracy"], shared, strict=True)) / 10
+    single, pair = record["gains"]
+    assert (single["size"], single["sets"], pair["size"], pair["sets"]) == (1, 3, 2, 1)
+    sizes = dataset.selection.labels.bincount()
+    if sizes.unique().numel() == 1:  # else the shared weights' record weights superclasses by their images
+        assert single["gain"] == pytest.approx(expected, abs=1e-3)
+    assert pair["gain"] == 0  # it was trained on single superclasses only: shared weights serve
+
+
+@pytest.mark.parametrize(
+    ("gains", "largest", "mean"),
+    [
+        ([2.0], 1, 2.0),
+        ([-1.0], 0, 0.0),
+        ([2.0, 0.0], 1, 4 / 3),
+        ([2.0, 1.0, -1.0], 2, (4 * 2 + 2 * 1) / 7),
+        ([2.0, -1.0, 5.0], 1, 4 * 2 / 7),
+        ([2.0, 1.0, 3.0], 3, (4 * 2 + 2 * 1 + 3) / 7),
+    ],
+)
+def test_branches_serve_sets_as_large_as_they_gain_on(gains, largest, mean):
+    record = {"gains": [{"size": n, "sets": 4 // n, "gain": gain} for n, gain in enumerate(gains, start=1)]}
+    assert branches.largest_set(record) == largest and branches.mean_gain(record) == pytest.approx(mean)
+
+
 def watched(monkeypatch):
     """Has `tune_branches` do nothing but note what it is given."""
     seen = []
@@ -69,7 +97,7 @@ def watched(monkeypatch):
         return {f"{index}.classifier.bias": supernet.classifier.bias.detach() for index in range(3)}
 
     monkeypatch.setattr(branches, "tune_branches", tune)
-    monkeypatch.setattr(branches, "branch_accuracy", lambda *args: [])
+    monkeypatch.setattr(branches, "measure", lambda *args: {})
     return seen
 
 
@@ -97,15 +125,12 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, m
     chosen, jobs = branches.choose_branch(micro), branches.branch_jobs(micro)
     assert jobs == [job(ALL, 0), job(NORMS, 0), job(chosen, 1)]
     assert branches.chosen_branch_jobs(micro) == [job(chosen, 0), job(chosen, 1)]
-    tops = {}
-    for branch in (ALL, NORMS):
-        accuracy = steps.record_of(micro, "branches", **job(branch))["accuracy"]
-        tops[branch] = sum(row["top1"] for row in accuracy)
-    assert tops[chosen] == max(tops.values())
+    gains = {each: branches.mean_gain(steps.record_of(micro, "branches", **job(each))) for each in (ALL, NORMS)}
+    assert gains[chosen] == max(gains.values())
     other = NORMS if chosen == ALL else ALL
     result, record = steps.find(micro_copy, "branches", **job(other))
-    better = [row | {"top1": 100.0} for row in record["accuracy"]]
-    result.write(result.tensors(), {name: record[name] for name in ("branch", "seed", "values")} | {"accuracy": better})
+    better = {"gains": [row | {"gain": 100.0} for row in record["gains"]]}
+    result.write(result.tensors(), {name: record[name] for name in ("branch", "seed", "values", "accuracy")} | better)
     assert branches.choose_branch(micro_copy) == other
     assert branches.branch_jobs(micro_copy) == [job(ALL, 0), job(NORMS, 0), job(other, 1)]
     both = with_study(micro_copy, branches={"seeds": 2})

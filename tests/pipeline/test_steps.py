@@ -165,8 +165,8 @@ LEAVES = {  # every parameter of a study: another value, and the steps whose res
     "long_search.evaluations": (25, {"long"}),
     "long_search.seeds": (2, set()),
     "scenarios.budgets": ((0.3, 0.5), TRAINED),
-    "scenarios.unions_of_two": (2, TRAINED),
-    "scenarios.unions_of_three": (1, TRAINED),
+    "scenarios.unions_of_two": (2, TRAINED | downstream("branches")),
+    "scenarios.unions_of_three": (1, TRAINED | downstream("branches")),
     "evaluation.calibration_images": (7, EVERYTHING - {"throughput"}),
 }
 
