@@ -30,7 +30,7 @@ PARTS: dict[str, Callable[[str, Tensor], bool]] = {  # which parameters are tune
     "classifier": lambda name, parameter: name.startswith("classifier"),
 }
 
-DrawSet = Callable[[torch.Generator], Tensor]  # a set of classes at random, bool [classes]
+DrawSets = Callable[[int, torch.Generator], Tensor]  # so many sets of classes at random, bool [n, classes]
 
 
 def tuned_names(supernet: Supernet, part: str) -> list[str]:
@@ -59,7 +59,7 @@ def tune_branches(
     hierarchy: Hierarchy,
     part: str,
     recipe: Training,
-    draw_set: DrawSet,
+    draw_sets: DrawSets,
     *,
     seed: int,
     checkpoint: Path | None = None,
@@ -72,7 +72,7 @@ def tune_branches(
     require_gradients(supernet, part)
     names = tuned_names(supernet, part)
     branches = Branches(supernet, names, len(hierarchy.superclasses))
-    sets = SetBatches(branches, split, hierarchy, recipe, draw_set)
+    sets = SetBatches(branches, split, hierarchy, recipe, draw_sets)
     step_function, options = make_step(supernet, recipe), {"seed": seed, "checkpoint": checkpoint, "label": "branches"}
 
     def step(*arguments: Tensor) -> Tensor:
@@ -120,21 +120,26 @@ class Branches(nn.Module):
 class SetBatches:
     """Batches of images of random sets of classes; before each one its set's branches are composed."""
 
-    def __init__(self, branches: Branches, split: Split, hierarchy: Hierarchy, recipe: Training, draw_set: DrawSet):
+    def __init__(self, branches: Branches, split: Split, hierarchy: Hierarchy, recipe: Training, draw_sets: DrawSets):
         self.branches, self.split, self.hierarchy = branches, split, hierarchy
-        self.recipe, self.draw_set = recipe, draw_set
+        self.recipe, self.draw_sets = recipe, draw_sets
         self.steps = max(1, len(split) // recipe.batch_size)
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """As many images as the split has: float images [n, channels, side, side] in [0, 1], and labels."""
+        """As many images as the split has: float images [n, channels, side, side] in [0, 1], and labels.
+
+        Of a set's images those come first that the epoch has shown least often, so that it shows nearly all.
+        """
         device, (images, labels) = self.split.labels.device, (self.split.images, self.split.labels)
-        sets = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator, device=device)))
-        for _ in range(self.steps):
-            class_mask = self.draw_set(sets)
+        shown = torch.zeros(len(labels), device=device)
+        rng = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator, device=device)))
+        for class_mask in self.draw_sets(self.steps, rng):
             self.branches.compose(superclass_shares(self.hierarchy, class_mask))
             self.class_mask = class_mask.to(device)
             rows = self.class_mask[labels].nonzero()[:, 0]
-            rows = rows[torch.randperm(len(rows), generator=generator, device=device)[: self.recipe.batch_size]]
+            order = shown[rows] + torch.rand(len(rows), generator=generator, device=device)
+            rows = rows[order.argsort()[: self.recipe.batch_size]]
+            shown[rows] += 1
             yield as_input(augmented(images[rows], self.recipe.augment, generator)), labels[rows]
 
     def classes_that_count(self, labels: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from pipeline import steps
 from pipeline.params import Study
 from pipeline.scenarios import set_sampler, superclass_sets
 from pipeline.store import Job, Record, Workspace
-from pipeline.supernets import Base, accuracy_table, base_of, load_supernet, measured_archs
+from pipeline.supernets import Base, base_of, load_supernet, measured_archs
 
 
 def branch_jobs(workspace: Workspace) -> list[Job]:
@@ -86,11 +86,11 @@ def train_branches(
     supernet, start = load_supernet(workspace, dataset, base), time.perf_counter()
     recipe = {"epochs": study.branches.epochs, "batch_size": branch.batch_size or study.branches.batch_size}
     recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
-    draw_set, options = (
+    draw_sets, options = (
         set_sampler(study, dataset.hierarchy, branch.sets),
         {"seed": base.seed, "checkpoint": checkpoint},
     )
-    branches = tune_branches(supernet, dataset.train, dataset.hierarchy, branch.part, recipe, draw_set, **options)
+    branches = tune_branches(supernet, dataset.train, dataset.hierarchy, branch.part, recipe, draw_sets, **options)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"values": sum(tensor.numel() for tensor in branches.values())}
@@ -100,7 +100,7 @@ def train_branches(
 def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, largest: int) -> Record:
     """Calibrated accuracy of the largest, the smallest and some random subnets with branches, on the selection split.
 
-    `accuracy`: mean over superclasses; the subnets are those of the shared weights' records. `gains`: for every `size`
+    `accuracy`, and `shared` for the shared weights: means over superclasses, by subnet. `gains`: for every `size`
     of the study's sets, how many `sets` of so many superclasses there are, and how many points branches gain over
     shared weights in the mean over sets and subnets; 0 for those of more than the `largest` that were trained on.
     Branches are calibrated on the set's own training images.
@@ -123,12 +123,16 @@ def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], datas
         own, mask = dataset.train.only(masks[index]), masks[index].expand(len(archs), -1)
         top1[:, index] = measure_archs(supernet, archs, mask, own, dataset.selection)
     gain = (top1 - shared).mean(0)
-    accuracy = zip(names, top1[:, sizes == 1].mean(1).tolist(), strict=True)
+    single = sizes == 1
+    accuracy, without = (
+        [{"subnet": name, "top1": mean} for name, mean in zip(names, each[:, single].mean(1).tolist(), strict=True)]
+        for each in (top1, shared)
+    )
     gains = [
         {"size": size, "sets": int((sizes == size).sum()), "gain": gain[sizes == size].mean().item()}
         for size in sizes.unique().tolist()
     ]
-    return {"accuracy": [{"subnet": name, "top1": mean} for name, mean in accuracy], "gains": gains}
+    return {"accuracy": accuracy, "shared": without, "gains": gains}
 
 
 def branch_table(workspace: Workspace) -> pd.DataFrame:
@@ -139,9 +143,9 @@ def branch_table(workspace: Workspace) -> pd.DataFrame:
     jobs = first_jobs(workspace)
     if not jobs:
         return pd.DataFrame()
-    shared = accuracy_table([steps.record_of(workspace, "supernets", **job["base"].job) for job in jobs])
-    tables = [shared.assign(weights="shared", stored=0.0)]
-    for record in (steps.record_of(workspace, "branches", **job) for job in jobs):
+    records = [steps.record_of(workspace, "branches", **job) for job in jobs]
+    tables = [pd.DataFrame(record["shared"]).assign(weights="shared", stored=0.0) for record in records]
+    for record in records:
         rows = pd.DataFrame(record["accuracy"])
         tables.append(rows.assign(weights=record["branch"], stored=record["values"] / 1e6))
     table = pd.concat(tables)[["weights", "stored", "subnet", "top1"]]

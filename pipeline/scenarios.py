@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from eas.branches import DrawSet
+from eas.branches import DrawSets
 from eas.data import Hierarchy
 from eas.generator import ScenarioSampler
 from pipeline.params import Study
@@ -64,34 +64,45 @@ def scenarios(study: Study, hierarchy: Hierarchy) -> Scenarios:
     return Scenarios(names, kinds, masks.repeat(len(budgets), 1), budgets.repeat_interleave(len(sets)))
 
 
-def training_sets(study: Study, hierarchy: Hierarchy, sizes: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """The sets that may be trained on, never a union of the comparison: masks bool [n, classes], frequencies float [n].
+def training_sets(study: Study, hierarchy: Hierarchy, sizes: Iterable[int]) -> tuple[Tensor, Tensor]:
+    """The sets of so many superclasses that may be trained on, never a union of the comparison.
 
-    `sizes` says how often sets of one, two, ... superclasses are drawn, in proportion.
+    Masks bool [n, classes], and the number of superclasses of each, int64 [n].
     """
     count, names = len(hierarchy.superclasses), hierarchy.superclasses
     sets = superclass_sets(study, hierarchy)
     held_out = {frozenset(names.index(name) for name in each) for each in sets if len(each) > 1}
-    drawn = [size for size, frequency in enumerate(sizes, start=1) if frequency]
-    every = [frozenset(c) for size in drawn for c in combinations(range(count), size)]
+    every = [frozenset(c) for size in sizes for c in combinations(range(count), size)]
     allowed = [each for each in every if each not in held_out]
     member = torch.zeros(len(allowed), count, dtype=torch.bool)
     for row, each in enumerate(allowed):
         member[row, list(each)] = True
-    size = member.sum(1)
-    return member[:, hierarchy.parent], torch.tensor([0.0, *sizes])[size] / torch.bincount(size)[size]
+    return member[:, hierarchy.parent], member.sum(1)
 
 
-def set_sampler(study: Study, hierarchy: Hierarchy, sizes: Sequence[float]) -> DrawSet:
-    """Draws sets of superclasses (see training_sets); of equal size, in proportion to their classes."""
-    masks, weight = training_sets(study, hierarchy, sizes)
-    weight = weight * masks.sum(1)
-    return lambda rng: masks[torch.multinomial(weight, 1, generator=rng)[0]]
+def set_sampler(study: Study, hierarchy: Hierarchy, frequencies: Sequence[float]) -> DrawSets:
+    """Draws sets of 1, 2, ... superclasses with these frequencies; those of equal size in proportion to their classes.
+
+    As evenly as their number allows (systematic sampling), in random order: how often a branch is trained is not left
+    to chance.
+    """
+    masks, size = training_sets(study, hierarchy, [n for n, each in enumerate(frequencies, start=1) if each])
+    classes = masks.sum(1).double()
+    every = torch.zeros(len(frequencies) + 1, dtype=torch.double).index_add(0, size, classes)
+    upto = (torch.tensor([0.0, *frequencies], dtype=torch.double)[size] * classes / every[size]).cumsum(0)
+
+    def draw(count: int, rng: torch.Generator) -> Tensor:
+        points = (torch.arange(count) + torch.rand(1, generator=rng).double()) / count * upto[-1]
+        rows = torch.searchsorted(upto, points).clamp_max(len(masks) - 1)
+        return masks[rows[torch.randperm(count, generator=rng)]]
+
+    return draw
 
 
 def scenario_sampler(study: Study, hierarchy: Hierarchy) -> ScenarioSampler:
     """Draws training scenarios: one to three superclasses, equally often (see training_sets); any budget in range."""
-    masks, weight = training_sets(study, hierarchy, (1, 1, 1))
+    masks, size = training_sets(study, hierarchy, (1, 2, 3))
+    weight = 1.0 / torch.bincount(size)[size]
     low, high = min(study.scenarios.budgets) * MEGA, max(study.scenarios.budgets) * MEGA
 
     def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:

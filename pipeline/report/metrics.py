@@ -85,7 +85,7 @@ def accuracy_numbers(comparison: pd.DataFrame) -> dict[str, float]:
     numbers = {}
     for row in stats.method_table(comparison).itertuples():
         numbers[f"top1_{row.method}_{row.supernet}"] = row.top1
-        if not math.isnan(row.union_top1):  # branches serve no unions
+        if not math.isnan(row.union_top1):  # of some methods, some unions only
             numbers[f"union_top1_{row.method}_{row.supernet}"] = row.union_top1
     return numbers
 
@@ -132,10 +132,12 @@ def supernet_differences(comparison: pd.DataFrame) -> dict[str, float]:
 
 
 def own_weight_differences(comparison: pd.DataFrame) -> dict[str, float]:
-    """The rows of `stats.own_weights` by name."""
+    """The rows of `stats.own_weights` by name; those on unions end in _union where the method serves both kinds."""
     numbers = {}
     for method, rows in stats.own_weights(comparison).groupby("method", sort=False):
-        numbers |= spread(f"{method}_minus", rows, "rival")
+        for kind, some in rows.groupby("kind", sort=False):
+            suffix = "_union" if kind == "union" and rows.kind.nunique() > 1 else ""
+            numbers |= spread(f"{method}_minus", some.assign(rival=some.rival + suffix), "rival")
     return numbers
 
 

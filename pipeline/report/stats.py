@@ -165,21 +165,21 @@ def against_ofas_way(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_weights(comparison: pd.DataFrame) -> pd.DataFrame:
-    """What weights of one's own are worth: columns method, rival, scenarios (a count), seeds, mean, low, high.
+    """What weights of one's own are worth: columns method, rival, kind, scenarios (a count), seeds, mean, low, high.
 
     Points of top-1 of a method with weights of its own minus those of a rival (RIVALS), over the scenarios and seeds
-    that both were measured on.
+    of that kind that both were measured on.
     """
-    measured, rows = set(zip(comparison.method, comparison.supernet, strict=True)), []
+    rows = []
     for method, opponents in RIVALS.items():
-        for rival in opponents:
-            if {method, rival} <= measured:
-                sides = [scenarios_of(comparison, *side) for side in (method, rival)]
-                both = sides[0].index.intersection(sides[1].index)
+        for rival, kind in product(opponents, get_args(Kind)):
+            sides = [scenarios_of(of_kind(comparison, kind), *side) for side in (method, rival)]
+            both = sides[0].index.intersection(sides[1].index)
+            if len(both):
                 counts = {"scenarios": len(both.droplevel("seed").unique()), "seeds": len(both.unique("seed"))}
-                names = {"method": method[0], "rival": rival[0]}
-                rows.append(names | counts | paired_difference(comparison, method, rival)._asdict())
-    return pd.DataFrame(rows, columns=["method", "rival", "scenarios", "seeds", *Interval._fields])
+                names = {"method": method[0], "rival": rival[0], "kind": kind}
+                rows.append(names | counts | paired_difference(comparison, method, rival, kind)._asdict())
+    return pd.DataFrame(rows, columns=["method", "rival", "kind", "scenarios", "seeds", *Interval._fields])
 
 
 def method_table(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -192,7 +192,9 @@ def method_table(comparison: pd.DataFrame) -> pd.DataFrame:
     for (supernet, method), group in measured_everywhere(comparison).groupby(["supernet", "method"], sort=False):
         row = {"supernet": supernet, "method": method}
         for kind, prefix in (("superclass", ""), ("union", "union_")):
-            found = interval(of_kind(group, kind).groupby("seed").top1.mean())
+            some, every = of_kind(group, kind), of_kind(comparison, kind)
+            whole = some.scenario.nunique() == every.scenario.nunique()  # or its mean would be that of other scenarios
+            found = interval((some if whole else some.iloc[:0]).groupby("seed").top1.mean())
             row |= {f"{prefix}top1": found.mean, f"{prefix}low": found.low, f"{prefix}high": found.high}
         row["budget_use"] = (group.madds / group.budget_madds).mean() * 100
         row["within_budget"] = (group.madds <= group.budget_madds).mean() * 100

@@ -65,7 +65,8 @@ def stored(request, tuned, tmp_path):
 def draw_single(few):
     """Draws one superclass at a time."""
     names = few.hierarchy.superclasses
-    return lambda rng: few.hierarchy.class_mask([names[int(torch.randint(len(names), (), generator=rng))]])
+    singles = torch.stack([few.hierarchy.class_mask([name]) for name in names])
+    return lambda count, rng: singles[torch.randint(len(names), (count,), generator=rng)]
 
 
 def only(superclass):
@@ -142,8 +143,8 @@ def test_a_step_is_plain_sgd_on_every_branch_of_the_set_by_its_share(new, few, m
         return lambda *batch: seen.append((copy_of(supernet), batch)) or step(*batch)
 
     monkeypatch.setattr(branches, "make_step", watched)
-    split, drawn = Split(few.train.images[rows], few.train.labels[rows]), iter(masks)
-    made = tune_branches(new(), split, hierarchy, "all", settings, lambda rng: next(drawn), seed=0)
+    split = Split(few.train.images[rows], few.train.labels[rows])
+    made = tune_branches(new(), split, hierarchy, "all", settings, lambda count, rng: torch.stack(masks), seed=0)
 
     twin, copies, momentum = new(), [copy_of(new()) for _ in range(3)], [{}, {}, {}]
     for number, (members, mask, (state, batch)) in enumerate(zip(sets, masks, seen, strict=True)):

@@ -10,7 +10,7 @@ from cases import seeded
 from study_cases import changed
 
 from pipeline.params import load_study
-from pipeline.scenarios import evenly_spaced, scenario_sampler, scenarios, superclass_sets
+from pipeline.scenarios import evenly_spaced, scenario_sampler, scenarios, set_sampler, superclass_sets
 
 ROOT = Path(__file__).parents[2]
 STUDIES = yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]
@@ -91,6 +91,18 @@ def test_training_scenarios_are_one_to_three_superclasses_and_never_a_union_of_t
     assert len(set(sets)) == 10 + (45 - 30) + (120 - 100)  # everything else is drawn
     assert budgets.dtype == torch.float64 and 3e5 <= budgets.min() < 3.1e5 and 5.9e5 < budgets.max() <= 6e5
     assert budgets.mean() == pytest.approx(4.5e5, rel=0.01)
+
+
+def test_sets_to_train_branches_on_are_drawn_evenly_and_never_a_union_of_the_comparison(wide, hierarchy):
+    masks = set_sampler(wide, hierarchy, (1.0, 0.0, 3.0))(4000, seeded())
+    superclasses = torch.stack([hierarchy.class_mask([name]) for name in hierarchy.superclasses])
+    member = (masks[:, None] & superclasses).any(2)
+    held_out = [hierarchy.class_mask(names) for names in superclass_sets(wide, hierarchy) if len(names) == 3]
+    assert not (masks[:, None] == torch.stack(held_out)).all(2).any()
+    single = member[member.sum(1) == 1].sum(0)
+    expected = single.sum() * superclasses.sum(1) / superclasses.sum()
+    assert (single - expected).abs().max() <= 1  # in proportion to their classes, but for rounding
+    assert set(member.sum(1).tolist()) == {1, 3} and 900 < single.sum() < 1100
 
 
 def test_training_scenarios_repeat_with_the_generators_seed(wide, hierarchy):

@@ -158,7 +158,7 @@ def test_eas_as_a_whole_is_compared_with_ofas_way():
 
 def test_weights_of_ones_own_are_compared_with_their_rivals_where_both_were_measured():
     table = stats.own_weights(COMPARISON)
-    assert list(table.columns) == ["method", "rival", "scenarios", "seeds", "mean", "low", "high"]
+    assert list(table.columns) == ["method", "rival", "kind", "scenarios", "seeds", "mean", "low", "high"]
     (row,) = table.itertuples(index=False)
     assert (row.method, row.rival, row.scenarios, row.seeds, row.mean) == ("generator_branch", "generator", 1, 1, 20)
     assert stats.own_weights(COMPARISON[COMPARISON.method == "generator"]).empty
