@@ -35,7 +35,7 @@ class Kit:
     generator: Generator
     branches: Path | None  # the file of the superclasses' branches, where there are any
     calibration: Split  # images of all classes, which the shared weights' statistics are taken from
-    branch_images: Split  # those whose images of a set's classes are what branches' statistics are taken from
+    branch_images: Split  # those whose images of a set's superclasses branches' statistics are taken from
     synthetic: bool
     largest_set: int = 1  # the most superclasses of a set that branches serve
 
@@ -49,11 +49,16 @@ class Kit:
         return names if self.branches and len(names) <= self.largest_set else []
 
     def weights(self, class_mask: Tensor) -> tuple[Supernet, Split]:
-        """The supernet that serves a set of classes, and the images that its statistics are taken from."""
-        if not self.branches_for(class_mask):
+        """The supernet that serves a set of classes, and the images that its statistics are taken from.
+
+        Those of branches are taken from all images of their superclasses, also where the set has some of the classes
+        only: a kit has few images (with those of two classes, branches are worse than shared weights).
+        """
+        if not (names := self.branches_for(class_mask)):
             return self.supernet, self.calibration
         shares = superclass_shares(self.hierarchy, class_mask)
-        return load_branches(copy.deepcopy(self.supernet), self.branches, shares), self.branch_images.only(class_mask)
+        images = self.branch_images.only(self.hierarchy.class_mask(names))
+        return load_branches(copy.deepcopy(self.supernet), self.branches, shares), images
 
     def specialize(self, names: str | Sequence[str], budget_madds: float) -> tuple[nn.Module, Card]:
         """The specialised network for the named superclasses and classes under a budget, in eval mode.

@@ -82,6 +82,10 @@ def test_a_branch_is_calibrated_on_its_superclasss_images(kit, supernet, hierarc
     kit = dataclasses.replace(kit, branch_images=dataset.train)
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     network, card = kit.specialize(list(hierarchy.members[7]), 5e5)
+    assert torch.equal(
+        kit.weights(hierarchy.class_mask(hierarchy.members[7][:2]))[1].labels.unique(),
+        hierarchy.class_mask(["arrows"]).nonzero()[:, 0],
+    )
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
     mask = hierarchy.class_mask(["arrows"])
     branch = load_branches(supernet, kit.branches, superclass_shares(hierarchy, mask))
