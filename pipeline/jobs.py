@@ -37,8 +37,8 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, function.__module__, "pandas"])
     with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
-        futures = [pool.submit(function, *each) for each in arguments]
-        try:
+        try:  # a worker may have ended before all is submitted
+            futures = [pool.submit(function, *each) for each in arguments]
             for future in tqdm(as_completed(futures), label, len(futures)):
                 future.result()
         except BrokenProcessPool:

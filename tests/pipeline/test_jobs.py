@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_a_worker_that_dies_is_told_in_one_line_and_leaves_the_next_run_alone(de
     one_line(caught)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
     assert jobs.run(pow, [(2, 5)], "powers") == [32]
+
+
+def test_a_worker_that_dies_before_all_jobs_are_submitted_is_told_in_the_same_line(monkeypatch):
+    submit = ProcessPoolExecutor.submit
+
+    def submit_and_wait(pool, *job):
+        until(submit(pool, *job).done)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_and_wait)
+    with pytest.raises(RuntimeError, match="^supernets: a worker process ended .* what is finished stays$"):
+        jobs.run(exec, [("import os; os._exit(1)",)] * 3, "supernets")
 
 
 NAP = "import os, pathlib, time; pathlib.Path(str(os.getpid())).touch(); time.sleep(100)"
