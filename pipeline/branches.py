@@ -12,24 +12,26 @@ from torch import Tensor
 
 from eas import devices
 from eas.branches import load_branches, superclass_shares, tune_branches
-from eas.data import Dataset
+from eas.data import Dataset, Split
 from eas.evaluation import SharedStem, calibration_sample, measure_archs, superclass_top1
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
 from pipeline.params import Study
-from pipeline.scenarios import set_sampler, superclass_sets
+from pipeline.scenarios import every_scenario, set_sampler
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, base_of, load_supernet, measured_archs
 
+OWN_IMAGES = 2500  # of a set, that branches are calibrated on: no fewer than a superclass of CIFAR-100 has
+WHOLE = ("superclass", "union", "large_union", "all")  # kinds of scenarios that are sets of whole superclasses
+
 
 def branch_jobs(workspace: Workspace) -> list[Job]:
-    """Every candidate on the first seeds, then the chosen one on the others; none in a study without branches."""
-    first, study = first_jobs(workspace), workspace.study
+    """Every candidate on the first seeds, then those compared on the others; none in a study without branches."""
+    first = first_jobs(workspace)
     if not first or not steps.all_there(workspace, "branches", first):
         return first
-    chosen = choose_branch(workspace)
-    return first + [branch_job(workspace, chosen, seed) for seed in study.seeds[study.branches.seeds :]]
+    return first + [job for job in compared_branch_jobs(workspace) if job not in first]
 
 
 def first_jobs(workspace: Workspace) -> list[Job]:
@@ -45,28 +47,41 @@ def branch_job(workspace: Workspace, branch: Branch, seed: int) -> Job:
 
 def chosen_branch_jobs(workspace: Workspace) -> list[Job]:
     """A job for the chosen branches of every seed; none in a study without."""
+    return [job for job in compared_branch_jobs(workspace) if job["branch"] == choose_branch(workspace)]
+
+
+def compared_branch_jobs(workspace: Workspace) -> list[Job]:
+    """Jobs of every seed for the chosen branches, and the best ones that were each trained alone; none without any."""
     if not workspace.study.branches:
         return []
-    chosen = choose_branch(workspace)
-    return [branch_job(workspace, chosen, seed) for seed in workspace.study.seeds]
+    compared = dict.fromkeys((choose_branch(workspace), choose_branch(workspace, alone=True)))
+    return [branch_job(workspace, branch, seed) for branch in compared if branch for seed in workspace.study.seeds]
 
 
-def choose_branch(workspace: Workspace) -> Branch:
+def choose_branch(workspace: Workspace, *, alone: bool = False) -> Branch | None:
     """The candidate that gains most over shared weights on the selection split, in the mean over the first seeds.
+
+    With `alone`, of those that were trained on single superclasses; None without any.
 
     Raises:
         FileNotFoundError: branches that the choice needs are missing; the message says which notebook makes them.
     """
     records = [steps.record_of(workspace, "branches", **job) for job in first_jobs(workspace)]
     mean = pd.DataFrame([{"branch": r["branch"], "gain": mean_gain(r)} for r in records]).groupby("branch").gain.mean()
-    return max(workspace.study.branches.candidates, key=lambda branch: mean[branch.name])
+    candidates = [each for each in workspace.study.branches.candidates if not (alone and composes(each))]
+    return max(candidates, key=lambda branch: mean[branch.name], default=None)
+
+
+def composes(branch: Branch) -> bool:
+    """Whether branches are trained on unions as well, so that their means serve sets of several superclasses."""
+    return len(branch.sets) > 1
 
 
 def largest_set(record: Record) -> int:
     """How many superclasses a set may have that branches serve; 0 where even a single one has better shared weights.
 
-    The rule of the study's kit; the comparison has what they reach either way. Branches are for sets no larger than
-    those that they were trained on, and only as far as they gain on the selection split, on unions never trained on.
+    The rule of the study's kit; the comparison has what they reach either way. Branches are for sets of as many
+    superclasses as they gain with, and with fewer, on the selection split, on unions never trained on.
     """
     served = takewhile(lambda row: row["gain"] > 0, record["gains"])
     return max((row["size"] for row in served), default=0)
@@ -94,45 +109,41 @@ def train_branches(
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"values": sum(tensor.numel() for tensor in branches.values())}
-    return branches, content | measure(study, supernet, branches, dataset, len(branch.sets))
+    return branches, content | measure(study, supernet, branches, dataset, composes(branch))
 
 
-def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, largest: int) -> Record:
+def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, compose: bool) -> Record:
     """Calibrated accuracy of the largest, the smallest and some random subnets with branches, on the selection split.
 
     `accuracy`, and `shared` for the shared weights: means over superclasses, by subnet. `gains`: for every `size`
     of the study's sets, how many `sets` of so many superclasses there are, and how many points branches gain over
-    shared weights in the mean over sets and subnets; 0 for those of more than the `largest` that were trained on.
-    Branches are calibrated on the set's own training images.
+    shared weights in the mean over sets and subnets; 0 for unions where they were not trained to `compose`.
     """
-    hierarchy, (names, archs), sets = (
-        dataset.hierarchy,
-        measured_archs(supernet.space),
-        superclass_sets(study, dataset.hierarchy),
-    )
-    masks, sizes = (
-        torch.stack([hierarchy.class_mask(each) for each in sets]),
-        torch.tensor([len(each) for each in sets]),
-    )
+    hierarchy, (names, archs) = dataset.hierarchy, measured_archs(supernet.space)
+    every = every_scenario(study, hierarchy)
+    masks = every.class_masks[[kind in WHOLE for kind in every.kinds]].unique(dim=0)
+    sizes = torch.stack([superclass_shares(hierarchy, mask).count_nonzero() for mask in masks])
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
     shared = torch.stack([superclass_top1(stem.logits(arch), labels, masks) for arch in archs])
     top1 = shared.clone()
-    for index in (sizes <= largest).nonzero()[:, 0].tolist():
-        load_branches(supernet, branches, superclass_shares(hierarchy, masks[index]))
-        own, mask = dataset.train.only(masks[index]), masks[index].expand(len(archs), -1)
-        top1[:, index] = measure_archs(supernet, archs, mask, own, dataset.selection)
-    gain = (top1 - shared).mean(0)
-    single = sizes == 1
-    accuracy, without = (
-        [{"subnet": name, "top1": mean} for name, mean in zip(names, each[:, single].mean(1).tolist(), strict=True)]
-        for each in (top1, shared)
-    )
-    gains = [
-        {"size": size, "sets": int((sizes == size).sum()), "gain": gain[sizes == size].mean().item()}
-        for size in sizes.unique().tolist()
-    ]
-    return {"accuracy": accuracy, "shared": without, "gains": gains}
+    for index in range(len(masks)):
+        if sizes[index] == 1 or compose:
+            load_branches(supernet, branches, superclass_shares(hierarchy, masks[index]))
+            own, mask = own_images(dataset, masks[index]), masks[index].expand(len(archs), -1)
+            top1[:, index] = measure_archs(supernet, archs, mask, own, dataset.selection)
+    gain, record = (top1 - shared).mean(0), {}
+    for name, each in (("accuracy", top1), ("shared", shared)):
+        means = each[:, sizes == 1].mean(1).tolist()
+        record[name] = [{"subnet": subnet, "top1": mean} for subnet, mean in zip(names, means, strict=True)]
+    of_size = {size: gain[sizes == size] for size in sizes.unique().tolist()}
+    gains = [{"size": size, "sets": len(some), "gain": some.mean().item()} for size, some in of_size.items()]
+    return record | {"gains": gains}
+
+
+def own_images(dataset: Dataset, class_mask: Tensor) -> Split:
+    """The training images of a set of classes, or a sample of so many that statistics need no more."""
+    return calibration_sample(dataset.train.only(class_mask), OWN_IMAGES)
 
 
 def branch_table(workspace: Workspace) -> pd.DataFrame:

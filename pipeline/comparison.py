@@ -19,10 +19,11 @@ from eas.evaluation import SharedStem, calibration_sample, measure_archs, superc
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
+from pipeline.branches import composes, own_images
 from pipeline.generators import load_generator, load_predictor
-from pipeline.scenarios import Scenarios, scenarios
+from pipeline.scenarios import Scenarios, every_scenario, other_scenarios, scenarios
 from pipeline.store import Job, Record, Workspace
-from pipeline.supernets import Base, base_of, load_supernet, new_space
+from pipeline.supernets import Base, base_jobs, base_of, load_supernet, new_space
 
 Archs = dict[str, Tensor]  # method to its archs, int64 [scenarios, decisions]
 
@@ -149,22 +150,55 @@ def measure_gates(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], 
 
 
 def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[dict[str, Tensor], Record]:
-    """Top-1 of the generated archs with branches, float [scenarios]; NaN for unions larger than those trained on.
+    """Top-1 of the generated archs with branches, float [every scenario].
 
-    Calibrated on the set's own training images: the norms of branches have seen no other classes.
+    NaN, but for superclasses, where each branch was trained on its superclass alone: their means are worse than shared
+    weights.
     """
-    dataset, supernet, every = load_inputs(workspace, base)
-    archs = steps.tensors_of(workspace, "proposals", base=base)["generator"]
+    dataset, supernet, _ = load_inputs(workspace, base)
+    every = every_scenario(workspace.study, dataset.hierarchy)
+    archs = [steps.tensors_of(workspace, "proposals", base=base)["generator"]]
+    if other_jobs(workspace):
+        archs.append(steps.tensors_of(workspace, "other_sets", base=base)["generator"])
     branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
-    top1 = torch.full((len(every),), float("nan"))
+    archs, top1 = torch.cat(archs), torch.full((len(every),), float("nan"))
+    served = every.of_kind("superclass") | torch.tensor(composes(branch))
     masks, member = every.class_masks.unique(dim=0, return_inverse=True)
     for index, mask in enumerate(masks):
-        shares, rows = superclass_shares(dataset.hierarchy, mask), (member == index).nonzero()[:, 0]
-        if shares.count_nonzero() <= len(branch.sets):
-            load_branches(supernet, branches, shares)
-            images = dataset.train.only(mask)
+        if len(rows := (served & (member == index)).nonzero()[:, 0]):
+            load_branches(supernet, branches, superclass_shares(dataset.hierarchy, mask))
+            images = own_images(dataset, mask)
             top1[rows] = measure_archs(supernet, archs[rows], every.class_masks[rows], images, dataset.test)
     return {"top1": top1}, {"branch": branch.name, "seed": base.seed}
+
+
+def other_jobs(workspace: Workspace) -> list[Job]:
+    """Every supernet of every seed; none in a study without other sets of classes."""
+    return base_jobs(workspace) if workspace.study.other_sets else []
+
+
+def measure_other_sets(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], Record]:
+    """The other sets of classes with shared weights: the generator's archs, and those of OFA's search.
+
+    Tensors: archs by method, int64 [other scenarios, decisions]; '<method>.top1', float [other scenarios].
+    """
+    dataset, supernet, _ = load_inputs(workspace, base)
+    every = other_scenarios(workspace.study, dataset.hierarchy)
+    masks, budgets, effort = every.class_masks, every.budgets, search_effort(workspace, base.seed)
+    generator = load_generator(workspace, dataset, base, "generator")
+    predictor = load_predictor(workspace, dataset, base, aware=False)
+    archs, seconds = {}, {}
+    with torch.inference_mode():
+        archs["generator"], seconds["generator"] = in_one_batch(lambda: generator.generate(masks, budgets), len(every))
+        archs["ofa_evolution"], seconds["ofa_evolution"] = one_by_one(
+            lambda mask, budget: search.ofa_evolution(supernet.space, predictor, mask, budget, **effort), every
+        )
+    calibration = calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images)
+    both = torch.cat(list(archs.values()))
+    top1 = measure_archs(supernet, both, masks.repeat(len(archs), 1), calibration, dataset.test).split(len(every))
+    tensors = {name: found.clone() for name, found in archs.items()}
+    tensors |= {f"{name}.top1": each.clone() for name, each in zip(archs, top1, strict=True)}
+    return tensors, {"supernet": base.name, "seed": base.seed, "per_scenario": seconds}
 
 
 # -------------------------------------------------------------------- times

@@ -19,7 +19,7 @@ from eas.recipes import NO_DROPOUT
 from eas.training import make_step, train
 from pipeline import comparison, steps
 from pipeline.params import Study
-from pipeline.scenarios import evenly_spaced, scenarios, superclass_sets
+from pipeline.scenarios import evenly_spaced, other_scenarios, scenarios, superclass_sets
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, base_jobs, base_of, plain_epochs, seeded_supernet, train_on_all
 
@@ -105,23 +105,46 @@ def tune_archs(workspace: Workspace, base: Base, budget: int) -> tuple[dict[str,
     On `plain` what OFA's way found for every superclass; on `dropout` what the generator emits for unions, which have
     no branch; at the study's `budget`th budget. Tensors: rows, int64 [n], of the scenarios; top1, float [n].
     """
-    dataset, supernet, every = comparison.load_inputs(workspace, base)
+    every = scenarios(workspace.study, workspace.dataset().hierarchy)
     _, source, kind = TUNED[base.name]
     rows = (every.of_kind(kind) & (every.budgets == every.budgets.unique()[budget])).nonzero()[:, 0]
-    archs, start = comparison.shared_archs(workspace, base)[source][rows], time.perf_counter()
-    recipe = workspace.study.training.model_copy(update=workspace.study.finetune.model_dump(exclude={"seeds"}))
-    shared, top1 = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}, torch.empty(len(rows))
+    archs = comparison.shared_archs(workspace, base)[source][rows]
+    top1, record = tune_alone(workspace, base, archs, every.class_masks[rows])
+    return {"rows": rows, "top1": top1}, record
+
+
+def other_tuned_jobs(workspace: Workspace) -> list[Job]:
+    """The supernet `dropout` of the first seeds; none in a study without other sets of classes, or without tuning."""
+    study = workspace.study
+    count = study.other_sets.tuned if study.other_sets and study.finetune else 0
+    return [{"base": base_of(workspace, "dropout", seed)} for seed in study.seeds[:count]]
+
+
+def tune_other_archs(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], Record]:
+    """The generator's archs for the other sets of classes, each tuned alone; tensors: top1 on test, float [sets]."""
+    every = other_scenarios(workspace.study, workspace.dataset().hierarchy)
+    archs = steps.tensors_of(workspace, "other_sets", base=base)["generator"]
+    top1, record = tune_alone(workspace, base, archs, every.class_masks)
+    return {"top1": top1}, record
+
+
+def tune_alone(workspace: Workspace, base: Base, archs: Tensor, class_masks: Tensor) -> tuple[Tensor, Record]:
+    """Top-1 on test, float [n], of archs that were each tuned on the images of a set of classes; what it took."""
+    dataset, supernet, _ = comparison.load_inputs(workspace, base)
+    start, recipe = time.perf_counter(), workspace.study.finetune.model_dump(exclude={"seeds"})
+    recipe = workspace.study.training.model_copy(update=recipe)
+    shared, top1 = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}, torch.empty(len(archs))
     require_gradients(supernet, "all")
     step_function = make_step(supernet, recipe)
-    for index, (arch, mask) in enumerate(zip(archs, every.class_masks[rows], strict=True)):
+    for index, (arch, mask) in enumerate(zip(archs, class_masks, strict=True)):
         supernet.load_state_dict(shared)
         own, classes = dataset.train.only(mask), FixedClasses(mask.to(devices.device()))
         options = {"seed": base.seed, "label": f"arch {index}", "step_function": step_function, "arch": arch}
         train(supernet, own, classes, recipe, **options)
         top1[index] = measure_archs(supernet, arch[None], mask[None], own, dataset.test)[0]
     seconds = time.perf_counter() - start
-    content = {"supernet": base.name, "seed": base.seed, "per_scenario": seconds / max(1, len(rows))}
-    return {"rows": rows, "top1": top1}, content | {"seconds": seconds}
+    content = {"supernet": base.name, "seed": base.seed, "per_scenario": seconds / max(1, len(archs))}
+    return top1, content | {"seconds": seconds}
 
 
 # -------------------------------------------------------------------- archs from scratch

@@ -59,9 +59,16 @@ METHODS = {  # in the order of legends and tables
             banded=True,
         ),
         Method(
+            "generator_branch_alone",
+            *("generator with branches trained alone", "#f2836b", "1", ":"),
+            "the same with branches that were each trained on their own superclass only",
+            weights="superclass",
+            sees_classes=True,
+        ),
+        Method(
             "generator_finetuned",
             *("generator's arch tuned alone", "#f08db8", "d", ":"),
-            "the generator's arch for a union, which has no branch, tuned on the images of the union",
+            "the generator's arch for a set of several superclasses, or of some classes, tuned on the set's images",
             weights="scenario",
             sees_classes=True,
             few=True,

@@ -100,6 +100,17 @@ class Scenarios(Section):
         return self
 
 
+class OtherSets(Section):
+    """Other sets of classes at one budget (in million multiply-adds): all classes, and so many of each kind."""
+
+    budget: Finite | Positive
+    unions_of_five: Annotated[int, Field(ge=0)] = 0
+    unions_of_ten: Annotated[int, Field(ge=0)] = 0
+    parts: Annotated[int, Field(ge=0)] = 0  # two to four classes of one superclass
+    across: Annotated[int, Field(ge=0)] = 0  # a class each of seven superclasses
+    tuned: Annotated[int, Field(ge=0)] = 0  # archs are tuned alone for them on that many of the study's first seeds
+
+
 class Evaluation(Section):
     """How subnets are measured."""
 
@@ -123,6 +134,7 @@ class Study(Section):
     search: Search
     long_search: LongSearch | None = None
     scenarios: Scenarios
+    other_sets: OtherSets | None = None
     evaluation: Evaluation
 
     @model_validator(mode="after")

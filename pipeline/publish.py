@@ -13,14 +13,15 @@ from pathlib import Path
 from eas.data import Dataset
 from eas.evaluation import calibration_sample
 from eas.files import write_text
+from eas.generator import Generator
 from eas.kit import Kit, write_images, write_kit
 from pipeline import steps
 from pipeline.branches import chosen_branch_jobs, largest_set
 from pipeline.generators import load_generator
-from pipeline.store import Workspace, open_workspace
+from pipeline.store import Result, Workspace, open_workspace
 from pipeline.supernets import Base, base_of, load_supernet
 
-LARGE = 8e6  # bytes: of larger tensors, those of the first seed are enough: of the others the records are kept
+LARGE = 8e6  # bytes: of larger tensors, those of the kit are enough: of the others the records are kept
 IMAGES = "calibration.safetensors"
 
 
@@ -30,18 +31,19 @@ def publish(workspace: Workspace, target: Path) -> None:
     Raises:
         FileNotFoundError: the images are not there; the message says what makes them.
     """
-    first = workspace.study.seeds[0]
+    listed = {result.name for result, _ in kit_parts(workspace).values()}
     for step in steps.STEPS.values():
         for job in jobs_so_far(workspace, step):
             result = step.result(workspace, job)
-            if (record := result.find()) is None:
+            if result.find() is None:
                 continue
             copy, path = target / f"{result.name}.safetensors", result.tensor_path()
             copy.parent.mkdir(parents=True, exist_ok=True)
-            if path and path != copy and (path.stat().st_size < LARGE or record.get("seed", first) == first):
+            keep = path and (path.stat().st_size < LARGE or result.name in listed)
+            if keep and path != copy:
                 shutil.copyfile(path, copy)
-            elif path != copy:
-                copy.unlink(missing_ok=True)  # of other parameters
+            elif not keep:
+                copy.unlink(missing_ok=True)  # too large, or of other parameters
             write_text(copy.with_suffix(".json"), result.record_text())
     write_study_kit(workspace, target)
 
@@ -54,25 +56,38 @@ def jobs_so_far(workspace: Workspace, step: steps.Step) -> list[dict]:
         return []
 
 
-def write_study_kit(workspace: Workspace, folder: Path) -> bool:
-    """Write images and kit.json into a folder that holds the study's results; whether there was all that it takes."""
-    dataset = workspace.dataset()
-    largest = 0
+def kit_parts(workspace: Workspace) -> dict[str, tuple[Result, str]]:
+    """The first seed's results that a kit is made of, and what the names of their tensors begin with.
+
+    Empty while there is not all that it takes.
+    """
     try:
         base = first_base(workspace)
-        generator = load_generator(workspace, dataset, base, "generator")
-        files = {"supernet": (steps.find(workspace, "supernets", **base.job)[0], "")}
-        files["generator"] = (steps.find(workspace, "predictors", base=base)[0], "generator.")
+        parts = {"supernet": (steps.find(workspace, "supernets", **base.job)[0], "")}
+        parts["generator"] = (steps.find(workspace, "predictors", base=base)[0], "generator.")
         for job in chosen_branch_jobs(workspace)[:1]:
-            result, record = steps.find(workspace, "branches", **job)
-            files["branches"], largest = (result, ""), largest_set(record)
+            parts["branches"] = (steps.find(workspace, "branches", **job)[0], "")
     except FileNotFoundError:
+        return {}
+    return parts
+
+
+def write_study_kit(workspace: Workspace, folder: Path) -> bool:
+    """Write images and kit.json into a folder that holds the study's results; whether there was all that it takes."""
+    dataset, parts = workspace.dataset(), kit_parts(workspace)
+    if not parts:
         return False
     write_images(dataset, folder / IMAGES)
-    listed = {name: (f"{result.name}.safetensors", prefix) for name, (result, prefix) in files.items()}
-    count = workspace.study.evaluation.calibration_images
-    write_kit(folder, generator, count, listed | {"images": (IMAGES, "")}, largest)
+    files = {name: (f"{result.name}.safetensors", prefix) for name, (result, prefix) in parts.items()}
+    largest = largest_set(parts["branches"][0].find()) if "branches" in parts else 0
+    generator, count = first_generator(workspace), workspace.study.evaluation.calibration_images
+    write_kit(folder, generator, count, files | {"images": (IMAGES, "")}, largest)
     return True
+
+
+def first_generator(workspace: Workspace) -> Generator:
+    """The generator that a kit is made of."""
+    return load_generator(workspace, workspace.dataset(), first_base(workspace), "generator")
 
 
 def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
@@ -84,7 +99,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
     return Kit(
         hierarchy=dataset.hierarchy,
         supernet=load_supernet(workspace, dataset, base).cpu(),
-        generator=load_generator(workspace, dataset, base, "generator"),
+        generator=first_generator(workspace),
         branches=steps.find(workspace, "branches", **jobs[0])[0].tensor_path() if jobs else None,
         calibration=calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images),
         branch_images=dataset.train,

@@ -15,6 +15,16 @@ from eas.generator import ScenarioSampler
 from pipeline.params import Study
 
 MEGA = 1e6  # params.yaml gives budgets in million multiply-adds
+KINDS = {  # of scenarios: which classes those are; all methods are compared on the first two
+    "superclass": "all classes of one superclass",
+    "union": "those of two or three superclasses",
+    "large_union": "those of five or ten superclasses",
+    "part": "two to four classes of one superclass",
+    "across": "a class each of seven superclasses",
+    "all": "every class",
+}
+PART, ACROSS = (2, 3, 4), 7  # classes of a part, in turn; superclasses that a set across takes a class of
+Names = tuple[str, ...]  # of superclasses and classes
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Scenarios:
     """Deployment scenarios: names, kinds, class masks (bool [n, classes]) and budgets (multiply-adds, float64 [n])."""
 
     names: list[str]
-    kinds: list[str]  # superclass or union
+    kinds: list[str]  # of KINDS
     class_masks: Tensor
     budgets: Tensor
 
@@ -43,7 +53,7 @@ class Scenarios:
         return Scenarios(names, kinds, self.class_masks[rows], self.budgets[rows])
 
 
-def superclass_sets(study: Study, hierarchy: Hierarchy) -> list[tuple[str, ...]]:
+def superclass_sets(study: Study, hierarchy: Hierarchy) -> list[Names]:
     """The study's sets of superclasses: every single one, then the seeded unions of two and of three."""
     sets = [(name,) for name in hierarchy.superclasses]
     rng = torch.Generator().manual_seed(study.data.seed)
@@ -55,23 +65,66 @@ def superclass_sets(study: Study, hierarchy: Hierarchy) -> list[tuple[str, ...]]
 
 
 def scenarios(study: Study, hierarchy: Hierarchy) -> Scenarios:
-    """Every set of `superclass_sets` at every budget of the study, budget after budget."""
+    """Every set of `superclass_sets` at every budget of the study, budget after budget: for all methods."""
     sets = superclass_sets(study, hierarchy)
-    masks = torch.stack([hierarchy.class_mask(names) for names in sets])
-    budgets = torch.tensor(study.scenarios.budgets, dtype=torch.float64) * MEGA
-    names = ["+".join(names) for names in sets] * len(budgets)
-    kinds = ["union" if len(names) > 1 else "superclass" for names in sets] * len(budgets)
-    return Scenarios(names, kinds, masks.repeat(len(budgets), 1), budgets.repeat_interleave(len(sets)))
+    kinds = ["union" if len(names) > 1 else "superclass" for names in sets]
+    return at_budgets(hierarchy, list(zip(kinds, sets, strict=True)), study.scenarios.budgets)
+
+
+def other_scenarios(study: Study, hierarchy: Hierarchy) -> Scenarios:
+    """The study's other sets, at their one budget; none in a study without."""
+    budgets = [study.other_sets.budget] if study.other_sets else []
+    return at_budgets(hierarchy, other_sets(study, hierarchy), budgets)
+
+
+def every_scenario(study: Study, hierarchy: Hierarchy) -> Scenarios:
+    """The scenarios of all methods, then the other ones."""
+    first, others = scenarios(study, hierarchy), other_scenarios(study, hierarchy)
+    masks, budgets = (torch.cat([getattr(each, of) for each in (first, others)]) for of in ("class_masks", "budgets"))
+    return Scenarios(first.names + others.names, first.kinds + others.kinds, masks, budgets)
+
+
+def at_budgets(hierarchy: Hierarchy, sets: list[tuple[str, Names]], budgets: Sequence[float]) -> Scenarios:
+    """Sets, each a kind and names of superclasses and classes, at budgets (in million), budget after budget."""
+    masks = [hierarchy.class_mask(names) for _, names in sets]
+    class_masks = torch.stack(masks) if masks else torch.zeros(0, len(hierarchy.classes), dtype=torch.bool)
+    madds = torch.tensor(budgets, dtype=torch.float64) * MEGA
+    names = ["all" if kind == "all" else "+".join(names) for kind, names in sets] * len(madds)
+    kinds = [kind for kind, _ in sets] * len(madds)
+    return Scenarios(names, kinds, class_masks.repeat(len(madds), 1), madds.repeat_interleave(len(sets)))
+
+
+def other_sets(study: Study, hierarchy: Hierarchy) -> list[tuple[str, Names]]:
+    """Kind and names of the sets that params.OtherSets asks for, seeded; none in a study without."""
+    if not (asked := study.other_sets):
+        return []
+    rng = torch.Generator().manual_seed(study.data.seed)
+
+    def some(names: Names, count: int) -> Names:
+        return tuple(names[i] for i in torch.randperm(len(names), generator=rng)[:count].sort().values.tolist())
+
+    superclasses, members = hierarchy.superclasses, dict(zip(hierarchy.superclasses, hierarchy.members, strict=True))
+    divisible = [name for name in superclasses if len(members[name]) > PART[0]]
+    sets = []
+    for size, count in ((5, asked.unions_of_five), (10, asked.unions_of_ten)):
+        sets += [("large_union", some(superclasses, size)) for _ in range(count if size < len(superclasses) else 0)]
+    for index in range(asked.parts if divisible else 0):
+        classes = members[some(divisible, 1)[0]]
+        sets.append(("part", some(classes, min(PART[index % len(PART)], len(classes) - 1))))
+    for _ in range(asked.across):
+        sets.append(("across", tuple(some(members[name], 1)[0] for name in some(superclasses, ACROSS))))
+    return [*dict.fromkeys(sets), ("all", superclasses)]
 
 
 def training_sets(study: Study, hierarchy: Hierarchy, sizes: Iterable[int]) -> tuple[Tensor, Tensor]:
-    """The sets of so many superclasses that may be trained on, never a union of the comparison.
+    """The sets of so many superclasses that may be trained on, never a union that is measured.
 
     Masks bool [n, classes], and the number of superclasses of each, int64 [n].
     """
     count, names = len(hierarchy.superclasses), hierarchy.superclasses
-    sets = superclass_sets(study, hierarchy)
-    held_out = {frozenset(names.index(name) for name in each) for each in sets if len(each) > 1}
+    sets = [each for each in superclass_sets(study, hierarchy) if len(each) > 1]
+    sets += [each for kind, each in other_sets(study, hierarchy) if kind == "large_union"]
+    held_out = {frozenset(names.index(name) for name in each) for each in sets}
     every = [frozenset(c) for size in sizes for c in combinations(range(count), size)]
     allowed = [each for each in every if each not in held_out]
     member = torch.zeros(len(allowed), count, dtype=torch.bool)

@@ -56,6 +56,13 @@ class Step:
 
 SUPERNET = ("data", "space", "training", "evaluation")
 GENERATOR = ("generator.width", "generator.embedding")
+UNIONS = (
+    "scenarios.unions_of_two",
+    "scenarios.unions_of_three",
+    "other_sets.unions_of_five",
+    "other_sets.unions_of_ten",
+)
+OTHER_SETS = tuple(f"other_sets.{name}" for name in ("budget", "unions_of_five", "unions_of_ten", "parts", "across"))
 
 STEPS = {
     step.name: step
@@ -75,7 +82,7 @@ STEPS = {
             "pipeline.branches:train_branches",
             "pipeline.branches:branch_jobs",
             "branches/{branch.name}-{base.seed}",
-            ("branches.epochs", "branches.batch_size", "scenarios.unions_of_two", "scenarios.unions_of_three"),
+            ("branches.epochs", "branches.batch_size", *UNIONS),
             ("supernets",),
             checkpoints=True,
         ),
@@ -145,13 +152,22 @@ STEPS = {
             ("gates",),
         ),
         Step(
+            "other_sets",
+            "04_ablations",
+            "pipeline.comparison:measure_other_sets",
+            "pipeline.comparison:other_jobs",
+            "comparison/{base.name}-{base.seed}/other_sets",
+            (*OTHER_SETS, "search.evaluations", "search.population"),
+            ("predictors",),
+        ),
+        Step(
             "measured_branches",
             "04_ablations",
             "pipeline.comparison:measure_branches",
-            "pipeline.branches:chosen_branch_jobs",
-            "comparison/{base.name}-{base.seed}/branches",
+            "pipeline.branches:compared_branch_jobs",
+            "comparison/{base.name}-{base.seed}/branches-{branch.name}",
             (),
-            ("proposals", "branches"),
+            ("proposals", "other_sets", "branches"),
         ),
         Step(
             "long",
@@ -171,6 +187,16 @@ STEPS = {
             "comparison/{base.name}-{base.seed}/tuned-{budget}",
             ("finetune.epochs", "finetune.batch_size", "finetune.learning_rate"),
             ("proposals",),
+            apart=True,
+        ),
+        Step(
+            "other_tuned",
+            "04_ablations",
+            "pipeline.costly_baselines:tune_other_archs",
+            "pipeline.costly_baselines:other_tuned_jobs",
+            "comparison/{base.name}-{base.seed}/other_tuned",
+            ("finetune.epochs", "finetune.batch_size", "finetune.learning_rate"),
+            ("other_sets",),
             apart=True,
         ),
         Step(

@@ -2,47 +2,81 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pandas as pd
 from torch import Tensor
 
 from pipeline import costly_baselines, steps
-from pipeline.comparison import Archs, shared_archs
+from pipeline.branches import choose_branch
+from pipeline.comparison import Archs, other_jobs, shared_archs
 from pipeline.report import stats
-from pipeline.scenarios import scenarios
+from pipeline.scenarios import other_scenarios, scenarios
 from pipeline.store import Workspace
 from pipeline.supernets import Base, bases, new_space
+
+# By method: archs, top-1 (NaN where not measured) and seconds of the search, each by scenario.
+Measured = tuple[Archs, dict[str, Tensor], dict[str, list[float]]]
 
 
 def comparison_table(workspace: Workspace) -> pd.DataFrame:
     """The comparison: one row for every method, supernet, seed and scenario that was measured."""
     dataset, rows = workspace.dataset(), []
-    space, every = new_space(workspace.study, dataset), scenarios(workspace.study, dataset.hierarchy)
-    for base in bases(workspace):
-        archs, top1, seconds = measured(workspace, base)
-        for method, found in archs.items():
+    space, study = new_space(workspace.study, dataset), workspace.study
+    parts = (
+        (scenarios(study, dataset.hierarchy), measured),
+        (other_scenarios(study, dataset.hierarchy), measured_others),
+    )
+    for base, (every, found) in product(bases(workspace), parts):
+        archs, top1, seconds = found(workspace, base)
+        for method, each in archs.items():
             columns = {"method": method, "supernet": base.name, "seed": base.seed, "scenario": every.names}
             columns |= {"kind": every.kinds, "classes": every.class_counts, "budget_madds": every.budgets.long()}
-            columns |= {"madds": space.madds(found, every.class_counts)}
+            columns |= {"madds": space.madds(each, every.class_counts)}
             columns |= {"top1": top1[method].double().round(decimals=4), "search_seconds": seconds[method]}
             rows.append(pd.DataFrame(columns).dropna())
     return pd.concat(rows, ignore_index=True)
 
 
-def measured(workspace: Workspace, base: Base) -> tuple[Archs, dict[str, Tensor], dict[str, list[float]]]:
-    """Archs, top-1 (NaN where not measured) and seconds by scenario of all methods on one supernet."""
+def measured(workspace: Workspace, base: Base) -> Measured:
+    """What all methods reach for `scenarios` on one supernet."""
     archs, top1 = shared_archs(workspace, base), steps.tensors_of(workspace, "measured", base=base)
     seconds = steps.record_of(workspace, "proposals", base=base)["per_scenario"]
     seconds = seconds | steps.record_of(workspace, "selected", base=base)["per_scenario"]
     gates = steps.tensors_of(workspace, "measured_gates", base=base)
     archs["generator_gates"], top1["generator_gates"] = gates["archs"], gates["top1"]
     seconds |= steps.record_of(workspace, "measured_gates", base=base)["per_scenario"]
-    for job in steps.STEPS["measured_branches"].all_jobs(workspace):
-        if job["base"] == base:  # the same archs, with weights of their superclass
-            archs["generator_branch"], seconds["generator_branch"] = archs["generator"], seconds["generator"]
-            top1["generator_branch"] = steps.tensors_of(workspace, "measured_branches", **job)["top1"]
+    add_branches(workspace, base, slice(None, len(archs["generator"])), (archs, top1, seconds))
     for method, baseline in costly_baselines.measured(workspace, base, archs, seconds).items():
         archs[method], top1[method], seconds[method] = baseline
     return archs, top1, seconds
+
+
+def measured_others(workspace: Workspace, base: Base) -> Measured:
+    """What some methods reach for `other_scenarios` on one supernet."""
+    if not other_jobs(workspace):
+        return {}, {}, {}
+    found, seconds = steps.tensors_of(workspace, "other_sets", base=base), {}
+    archs = {name: found[name] for name in ("generator", "ofa_evolution")}
+    top1, record = {name: found[f"{name}.top1"] for name in archs}, steps.record_of(workspace, "other_sets", base=base)
+    seconds |= record["per_scenario"]
+    add_branches(workspace, base, slice(-len(archs["generator"]), None), (archs, top1, seconds))
+    if {"base": base} in costly_baselines.other_tuned_jobs(workspace):
+        archs["generator_finetuned"] = archs["generator"]
+        top1["generator_finetuned"] = steps.tensors_of(workspace, "other_tuned", base=base)["top1"]
+        each = steps.record_of(workspace, "other_tuned", base=base)["per_scenario"]
+        seconds["generator_finetuned"] = [time + each for time in seconds["generator"]]
+    return archs, top1, seconds
+
+
+def add_branches(workspace: Workspace, base: Base, rows: slice, measured: Measured) -> None:
+    """Add the generator's archs with branches to what was measured; `rows` are those of every_scenario."""
+    archs, top1, seconds = measured
+    for job in steps.STEPS["measured_branches"].all_jobs(workspace):
+        if job["base"] == base:
+            method = "generator_branch" if job["branch"] == choose_branch(workspace) else "generator_branch_alone"
+            archs[method], seconds[method] = archs["generator"], seconds["generator"]
+            top1[method] = steps.tensors_of(workspace, "measured_branches", **job)["top1"][rows]
 
 
 def swap_table(workspace: Workspace) -> pd.DataFrame:

@@ -94,7 +94,8 @@ def generator_numbers(comparison: pd.DataFrame) -> dict[str, float]:
     """The generator's regret and how it uses its budgets, in percent, for every supernet."""
     numbers = spread("regret", stats.mean_regret(comparison), "supernet")
     numbers |= spread("regret_to_best_method", stats.regret_to_best_method(comparison), "supernet")
-    for supernet, rows in comparison[comparison.method == "generator"].groupby("supernet", sort=False):
+    generated = comparison[comparison.method == "generator"]
+    for supernet, rows in stats.of_kind(generated, None).groupby("supernet", sort=False):
         use = rows.madds / rows.budget_madds * 100
         numbers |= {f"budget_use_mean_{supernet}": use.mean(), f"budget_use_min_{supernet}": use.min()}
         numbers[f"within_budget_{supernet}"] = (rows.madds <= rows.budget_madds).mean() * 100
@@ -132,12 +133,11 @@ def supernet_differences(comparison: pd.DataFrame) -> dict[str, float]:
 
 
 def own_weight_differences(comparison: pd.DataFrame) -> dict[str, float]:
-    """The rows of `stats.own_weights` by name; those on unions end in _union where the method serves both kinds."""
+    """The rows of `stats.own_weights` by name; those on other kinds of sets than superclasses end in the kind."""
     numbers = {}
-    for method, rows in stats.own_weights(comparison).groupby("method", sort=False):
-        for kind, some in rows.groupby("kind", sort=False):
-            suffix = "_union" if kind == "union" and rows.kind.nunique() > 1 else ""
-            numbers |= spread(f"{method}_minus", some.assign(rival=some.rival + suffix), "rival")
+    for (method, kind), rows in stats.own_weights(comparison).groupby(["method", "kind"], sort=False):
+        suffix = "" if kind == "superclass" else f"_{kind}"
+        numbers |= spread(f"{method}_minus", rows.assign(rival=rows.rival + suffix), "rival")
     return numbers
 
 

@@ -15,12 +15,20 @@ from torch import Tensor
 from pipeline.methods import METHODS, OFAS_WAY
 
 Side = tuple[str, str]  # a method and the supernet it was applied to
-Kind = Literal["superclass", "union"]  # of a scenario: one superclass, or several together
+Kind = Literal["superclass", "union", "large_union", "part", "across", "all"]  # of a scenario, see scenarios.KINDS
+COMPARED = ("superclass", "union")  # the kinds that all methods are compared on
 
 SCENARIO = ["seed", "scenario", "budget_madds"]
 GENERATED = ("generator", "generator_gates", "generator_branch")  # what is held against OFA's way as a whole
 RIVALS = {  # of methods with weights of their own
-    ("generator_branch", "dropout"): [("generator", "dropout"), OFAS_WAY, ("ofa_finetuned", "plain")],
+    ("generator_branch", "dropout"): [
+        ("generator", "dropout"),
+        OFAS_WAY,
+        ("generator_branch_alone", "dropout"),
+        ("ofa_finetuned", "plain"),
+        ("generator_finetuned", "dropout"),
+    ],
+    ("generator_branch_alone", "dropout"): [("generator", "dropout"), OFAS_WAY],
     ("ofa_finetuned", "plain"): [OFAS_WAY],
     ("generator_finetuned", "dropout"): [("generator", "dropout"), OFAS_WAY],
     ("from_scratch", "dropout"): [("generator", "dropout"), ("generator_branch", "dropout")],
@@ -68,8 +76,8 @@ def on_common_seeds(frame: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def of_kind(comparison: pd.DataFrame, kind: Kind | None) -> pd.DataFrame:
-    """The rows of superclasses or of unions; all of them without a kind."""
-    return comparison if kind is None else comparison[comparison.kind == kind]
+    """The rows of a kind of scenario; without a kind, those of the kinds that all methods are compared on."""
+    return comparison[comparison.kind.isin(COMPARED if kind is None else [kind])]
 
 
 def shares_weights(method: str) -> bool:
@@ -79,6 +87,7 @@ def shares_weights(method: str) -> bool:
 
 def measured_everywhere(comparison: pd.DataFrame) -> pd.DataFrame:
     """The rows of methods whose means compare: of every seed, and not of some scenarios only."""
+    comparison = of_kind(comparison, None)
     return on_all_seeds(comparison[~comparison.method.map(lambda name: name in METHODS and METHODS[name].few)])
 
 
@@ -93,7 +102,7 @@ def rivals(comparison: pd.DataFrame) -> pd.DataFrame:
 
     A rival on some seeds only would raise their maximum, and its mean would be that of other supernets.
     """
-    others = on_all_seeds(comparison)
+    others = on_all_seeds(of_kind(comparison, None))
     return others[others.method.map(shares_weights) & (others.method != "generator")]
 
 
@@ -105,7 +114,8 @@ def regret(comparison: pd.DataFrame) -> pd.DataFrame:
     noise terms. Read it as an upper bound, and `paired_difference` for one opponent without that bias.
     """
     keys = ["supernet", *SCENARIO]
-    generated = comparison[comparison.method == "generator"].set_index(keys).top1
+    generated = of_kind(comparison, None)
+    generated = generated[generated.method == "generator"].set_index(keys).top1
     return (rivals(comparison).groupby(keys).top1.max() - generated).dropna().rename("regret").reset_index()
 
 
@@ -159,7 +169,7 @@ def against_ofas_way(comparison: pd.DataFrame) -> pd.DataFrame:
         sides = [scenarios_of(some, *side) for side in (ours, OFAS_WAY)]
         if all(map(len, sides)):  # branches serve no unions
             seeds = len(sides[0].index.intersection(sides[1].index).unique("seed"))
-            difference = paired_difference(some, ours, OFAS_WAY)._asdict()
+            difference = paired_difference(some, ours, OFAS_WAY, kind)._asdict()
             rows.append({"method": method, "kind": kind, "seeds": seeds} | difference)
     return pd.DataFrame(rows, columns=["method", "kind", "seeds", *Interval._fields])
 
