@@ -18,12 +18,11 @@ from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
 from pipeline.params import Study
-from pipeline.scenarios import every_scenario, set_sampler
+from pipeline.scenarios import set_sampler, whole_sets
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, base_of, load_supernet, measured_archs
 
 OWN_IMAGES = 2500  # of a set, that branches are calibrated on: no fewer than a superclass of CIFAR-100 has
-WHOLE = ("superclass", "union", "large_union", "all")  # kinds of scenarios that are sets of whole superclasses
 
 
 def branch_jobs(workspace: Workspace) -> list[Job]:
@@ -120,9 +119,11 @@ def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], datas
     shared weights in the mean over sets and subnets; 0 for unions where they were not trained to `compose`.
     """
     hierarchy, (names, archs) = dataset.hierarchy, measured_archs(supernet.space)
-    every = every_scenario(study, hierarchy)
-    masks = every.class_masks[[kind in WHOLE for kind in every.kinds]].unique(dim=0)
-    sizes = torch.stack([superclass_shares(hierarchy, mask).count_nonzero() for mask in masks])
+    sets = whole_sets(study, hierarchy)
+    masks, sizes = (
+        torch.stack([hierarchy.class_mask(each) for each in sets]),
+        torch.tensor([len(each) for each in sets]),
+    )
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
     shared = torch.stack([superclass_top1(stem.logits(arch), labels, masks) for arch in archs])

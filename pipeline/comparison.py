@@ -158,7 +158,7 @@ def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[
     dataset, supernet, _ = load_inputs(workspace, base)
     every = every_scenario(workspace.study, dataset.hierarchy)
     archs = [steps.tensors_of(workspace, "proposals", base=base)["generator"]]
-    if other_jobs(workspace):
+    if workspace.study.other_sets:
         archs.append(steps.tensors_of(workspace, "other_sets", base=base)["generator"])
     branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
     archs, top1 = torch.cat(archs), torch.full((len(every),), float("nan"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -98,33 +98,47 @@ def other_sets(study: Study, hierarchy: Hierarchy) -> list[tuple[str, Names]]:
     """Kind and names of the sets that params.OtherSets asks for, seeded; none in a study without."""
     if not (asked := study.other_sets):
         return []
-    rng = torch.Generator().manual_seed(study.data.seed)
-
-    def some(names: Names, count: int) -> Names:
-        return tuple(names[i] for i in torch.randperm(len(names), generator=rng)[:count].sort().values.tolist())
-
-    superclasses, members = hierarchy.superclasses, dict(zip(hierarchy.superclasses, hierarchy.members, strict=True))
-    divisible = [name for name in superclasses if len(members[name]) > PART[0]]
-    sets = []
-    for size, count in ((5, asked.unions_of_five), (10, asked.unions_of_ten)):
-        sets += [("large_union", some(superclasses, size)) for _ in range(count if size < len(superclasses) else 0)]
+    rng, superclasses = torch.Generator().manual_seed(study.data.seed), hierarchy.superclasses
+    members = dict(zip(superclasses, hierarchy.members, strict=True))
+    divisible = tuple(name for name in superclasses if len(members[name]) > PART[0])
+    sets = [("large_union", names) for names in large_unions(study, hierarchy)]
     for index in range(asked.parts if divisible else 0):
-        classes = members[some(divisible, 1)[0]]
-        sets.append(("part", some(classes, min(PART[index % len(PART)], len(classes) - 1))))
+        classes = members[some(divisible, 1, rng)[0]]
+        sets.append(("part", some(classes, min(PART[index % len(PART)], len(classes) - 1), rng)))
     for _ in range(asked.across):
-        sets.append(("across", tuple(some(members[name], 1)[0] for name in some(superclasses, ACROSS))))
+        touched = some(superclasses, ACROSS, rng)
+        sets.append(("across", tuple(some(members[name], 1, rng)[0] for name in touched)))
     return [*dict.fromkeys(sets), ("all", superclasses)]
 
 
-def training_sets(study: Study, hierarchy: Hierarchy, sizes: Iterable[int]) -> tuple[Tensor, Tensor]:
+def large_unions(study: Study, hierarchy: Hierarchy) -> list[Names]:
+    """The study's unions of five and of ten superclasses, seeded."""
+    rng, superclasses = torch.Generator().manual_seed(study.data.seed), hierarchy.superclasses
+    asked = study.other_sets
+    counts = {5: asked.unions_of_five, 10: asked.unions_of_ten} if asked else {}
+    sizes = [size for size, count in counts.items() if size < len(superclasses) for _ in range(count)]
+    return [*dict.fromkeys(some(superclasses, size, rng) for size in sizes)]
+
+
+def some(names: Names, count: int, rng: torch.Generator) -> Names:
+    """So many of the names at random, all where there are fewer, in their order."""
+    return tuple(names[i] for i in torch.randperm(len(names), generator=rng)[:count].sort().values.tolist())
+
+
+def whole_sets(study: Study, hierarchy: Hierarchy) -> list[Names]:
+    """All of the study's sets of whole superclasses."""
+    every = [hierarchy.superclasses] if study.other_sets else []
+    return superclass_sets(study, hierarchy) + large_unions(study, hierarchy) + every
+
+
+def training_sets(study: Study, hierarchy: Hierarchy, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The sets of so many superclasses that may be trained on, never a union that is measured.
 
     Masks bool [n, classes], and the number of superclasses of each, int64 [n].
     """
     count, names = len(hierarchy.superclasses), hierarchy.superclasses
-    sets = [each for each in superclass_sets(study, hierarchy) if len(each) > 1]
-    sets += [each for kind, each in other_sets(study, hierarchy) if kind == "large_union"]
-    held_out = {frozenset(names.index(name) for name in each) for each in sets}
+    sets = superclass_sets(study, hierarchy) + (large_unions(study, hierarchy) if max(sizes) > 3 else [])
+    held_out = {frozenset(names.index(name) for name in each) for each in sets if len(each) > 1}
     every = [frozenset(c) for size in sizes for c in combinations(range(count), size)]
     allowed = [each for each in every if each not in held_out]
     member = torch.zeros(len(allowed), count, dtype=torch.bool)

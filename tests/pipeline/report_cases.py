@@ -58,7 +58,9 @@ def make_comparison(superclasses, seeds=3, unions=("union one", "union two")):
     for (method, supernet), seed, budget, scenario in product(sides, range(seeds), range(5), kinds):
         if not measured(method, seed, budget, scenario, kinds[scenario], superclasses[0]):
             continue
-        gain = {"generator_branch": 4, "ofa_finetuned": 5}.get(method, -0.3 * list(METHODS).index(method) / 5)
+        gain = {"generator_branch": 4, "generator_branch_alone": 4, "ofa_finetuned": 5}.get(
+            method, -0.3 * list(METHODS).index(method) / 5
+        )
         top1 = 70 + budget + hard[scenario] + gain + rng.normal(0, 0.5) + seed / 2
         seconds = 2e-4 if "generator" in method else 10.0 ** rng.uniform(-2, 2)
         madds = int((15 + 5 * budget) * 1e6)
@@ -73,7 +75,7 @@ def measured(method, seed, budget, scenario, kind, first):
         return seed == 0 and budget == 2 and scenario == first
     if method == "generator_finetuned":
         return budget == 2 and kind == "union"
-    return kind == "superclass" or method not in ("generator_branch", "ofa_finetuned")
+    return kind == "superclass" or method not in ("generator_branch_alone", "ofa_finetuned")
 
 
 def make_record(dropout, seed, largest, random):

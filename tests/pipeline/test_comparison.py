@@ -16,14 +16,14 @@ from eas.branches import load_branches, superclass_shares
 from eas.data import Split
 from eas.data.batches import as_input
 from eas.evaluation import calibrate, calibration_sample, measure_archs
-from pipeline import branches, comparison, generators, steps, supernets, tables
-from pipeline.scenarios import scenarios
+from pipeline import branches, comparison, costly_baselines, generators, steps, supernets, tables
+from pipeline.scenarios import every_scenario, other_scenarios, scenarios
 from pipeline.steps import STEPS
 from pipeline.store import Workspace
 
 SHARED = ["generator", "generator_blind", "uniform", "random", "ofa_evolution", "evolution"]
 SHARED += ["ofa_evolution_aware", "evolution_aware"]
-MEASURED = r"measured|gates|branches|tuned|long|from_scratch|search_times|throughput"  # in comparison/
+MEASURED = r"measured|gates|branches|other_sets|tuned|long|from_scratch|search_times|throughput"  # in comparison/
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,14 @@ def table(finished):
 
 
 def archs_of(workspace, base, method):
-    """A method's archs for all scenarios."""
+    """A method's archs for all scenarios, those of other sets where it has any."""
+    others = steps.tensors_of(workspace, "other_sets", base=base)
     if method == "evolution_long":
         return steps.tensors_of(workspace, "long", base=base)["archs"]
     if method == "generator_gates":
         return steps.tensors_of(workspace, "measured_gates", base=base)["archs"]
-    return comparison.shared_archs(workspace, base)[method]
+    archs = comparison.shared_archs(workspace, base)[method]
+    return torch.cat([archs, others[method]]) if method in others else archs
 
 
 # -------------------------------------------------------------------- archs
@@ -101,12 +103,13 @@ def test_a_budget_that_no_arch_fits_is_an_error_not_an_endless_search(micro):
 def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(method, finished, table):
     """A plain network made of the files' tensors, the test images, the share of right answers."""
     study, dataset, branch = finished.study, finished.dataset(), method == "generator_branch"
-    name, every = "dropout" if branch else "plain", scenarios(study, dataset.hierarchy)
+    name, every = "dropout" if branch else "plain", every_scenario(study, dataset.hierarchy)
     pairs = list(zip(every.names, every.budgets.tolist(), strict=True))
     rows = table[(table.method == method) & (table.supernet == name)]
     for row in rows.iloc[[3, len(rows) // 3, len(rows) - 1]].itertuples():
         base = supernets.base_of(finished, name, row.seed)
-        mask = dataset.hierarchy.class_mask(row.scenario.split("+"))
+        index = pairs.index((row.scenario, row.budget_madds))
+        mask = every.class_masks[index]
         classes = mask.nonzero()[:, 0]
         calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
         supernet = supernets.new_supernet(study, dataset)
@@ -117,9 +120,8 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(metho
             chosen = branches.choose_branch(finished)
             path = finished.folder / "branches" / f"{chosen.name}-{row.seed}.safetensors"
             load_branches(supernet, path, superclass_shares(dataset.hierarchy, mask))
-            calibration = dataset.train.only(mask)
-        archs = archs_of(finished, base, "generator" if branch else method)
-        arch = archs[pairs.index((row.scenario, row.budget_madds))]
+            calibration = branches.own_images(dataset, mask)
+        arch = archs_of(finished, base, "generator" if branch else method)[index]
         network = supernet.extract(arch, classes.tolist(), calibrate(supernet, arch, calibration))
         inside = mask[dataset.test.labels]
         with torch.inference_mode():
@@ -129,15 +131,42 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(metho
 
 
 @pytest.mark.parametrize("sets", [(1.0,), (1.0, 1.0)])
-def test_branches_are_measured_on_sets_no_larger_than_those_trained_on(sets, micro_copy, inline):
+def test_branches_that_were_each_trained_alone_are_measured_on_superclasses_only(sets, micro_copy, inline):
     branch = ALL.model_copy(update={"sets": sets})
     workspace = with_study(micro_copy, branches={"candidates": (branch,)})
     for name in ("branches", "measured_branches"):
         steps.run_step(workspace, STEPS[name])
-    every = scenarios(workspace.study, workspace.dataset().hierarchy)
+    every = every_scenario(workspace.study, workspace.dataset().hierarchy)
+    alone = len(sets) == 1
     for job in branches.chosen_branch_jobs(workspace):
         top1 = steps.tensors_of(workspace, "measured_branches", **job)["top1"]
-        assert torch.equal(top1.isnan(), every.of_kind("union") if len(sets) == 1 else torch.zeros(len(every)) > 0)
+        assert torch.equal(top1.isnan(), ~every.of_kind("superclass") & torch.tensor(alone))
+
+
+def test_other_sets_are_measured_with_the_archs_of_the_generator_and_of_ofas_way(micro):
+    every, budgets = other_scenarios(micro.study, micro.dataset().hierarchy), {micro.study.other_sets.budget * 1e6}
+    assert set(every.budgets.tolist()) == budgets and set(every.kinds) == {"across", "all"}  # of three superclasses
+    table = tables.comparison_table(micro)
+    rows = table[~table.kind.isin(("superclass", "union"))]
+    base = supernets.base_of(micro, "plain", 0)
+    archs = steps.tensors_of(micro, "other_sets", base=base)
+    generator = generators.load_generator(micro, micro.dataset(), base, "generator")
+    assert torch.equal(archs["generator"], generator.generate(every.class_masks, every.budgets))
+    mine = rows[(rows.supernet == "plain") & (rows.seed == 0)]
+    assert set(mine.method) == {"generator", "ofa_evolution"} and (rows.madds <= rows.budget_madds).all()
+    supernet, dataset = supernets.load_supernet(micro, micro.dataset(), base), micro.dataset()
+    calibration = calibration_sample(dataset.calibration, micro.study.evaluation.calibration_images)
+    for method, some in mine.groupby("method"):
+        top1 = measure_archs(supernet, archs[method], every.class_masks, calibration, dataset.test)
+        assert list(some.scenario) == every.names and list(some.top1) == pytest.approx(top1.tolist(), abs=1e-4)
+
+
+def test_a_study_without_other_sets_measures_none(micro, micro_copy, inline):
+    none = with_study(micro_copy, other_sets=None)
+    assert comparison.other_jobs(none) == costly_baselines.other_tuned_jobs(none) == []
+    steps.run(none, "02_supernet")
+    steps.run(none, "04_ablations")
+    assert set(tables.comparison_table(none).kind) == {"superclass", "union"}
 
 
 def test_the_diagonal_of_the_swap_test_is_the_generators_accuracy(finished):

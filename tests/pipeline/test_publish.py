@@ -52,17 +52,14 @@ def test_a_study_that_is_found_published_is_fetched_without_any_work(micro, publ
     pd.testing.assert_frame_equal(tables.comparison_table(elsewhere), tables.comparison_table(micro))
 
 
-def test_of_large_tensors_those_of_the_first_seed_are_published(micro, tmp_path, monkeypatch):
-    monkeypatch.setattr(publish, "LARGE", 20_000)
+def test_of_large_tensors_those_of_the_kit_are_published(micro, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "LARGE", 0)
     publish.publish(micro, tmp_path)
-    kept, every = hashes(tmp_path), hashes(micro.folder)
-    gone = every.keys() - kept.keys() - {"dataset.safetensors"}
-    assert gone and all("-1" in name for name in gone) and not any((tmp_path / name).exists() for name in gone)
-    assert {name for name in gone if name.startswith("supernets")} == {
-        "supernets/none-1.safetensors",
-        "supernets/own-0.5-1.safetensors",
-    }
-    assert hashes(tmp_path, "*-1.json").keys() == hashes(micro.folder, "*-1.json").keys()
+    (tmp_path / publish.IMAGES).unlink()
+    contents = json.loads((tmp_path / "kit.json").read_text())
+    listed = {contents["files"][name]["path"] for name in ("supernet", "generator", "branches")}
+    assert set(hashes(tmp_path)) == listed and len(listed) == 3
+    assert hashes(tmp_path, "*-[01].json").keys() == hashes(micro.folder, "*-[01].json").keys()
     elsewhere = Workspace(micro.study, tmp_path / "nothing", tmp_path)
     for name, job in every_job(micro):
         assert STEPS[name].result(elsewhere, job).find()  # their records do

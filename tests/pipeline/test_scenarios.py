@@ -9,8 +9,20 @@ import yaml
 from cases import seeded
 from study_cases import changed
 
-from pipeline.params import load_study
-from pipeline.scenarios import evenly_spaced, scenario_sampler, scenarios, set_sampler, superclass_sets
+from eas.data import Hierarchy
+from pipeline.params import OtherSets, load_study
+from pipeline.scenarios import (
+    evenly_spaced,
+    every_scenario,
+    large_unions,
+    other_scenarios,
+    other_sets,
+    scenario_sampler,
+    scenarios,
+    set_sampler,
+    superclass_sets,
+    training_sets,
+)
 
 ROOT = Path(__file__).parents[2]
 STUDIES = yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]
@@ -68,6 +80,41 @@ def test_unions_follow_from_the_seed_of_the_data(wide, hierarchy):
 def test_more_unions_than_there_are_give_them_all(study, hierarchy):
     sets = superclass_sets(changed(study, scenarios={"unions_of_two": 100, "unions_of_three": 0}), hierarchy)
     assert sets[10:] == list(combinations(hierarchy.superclasses, 2))
+
+
+def test_other_sets_are_of_every_kind_and_follow_from_the_seed_of_the_data(wide, hierarchy):
+    asked = OtherSets(budget=0.45, unions_of_five=3, unions_of_ten=2, parts=6, across=4)
+    study = changed(wide, other_sets=asked)
+    sets = other_sets(study, hierarchy)
+    kinds = [kind for kind, _ in sets]
+    assert kinds == ["large_union"] * 3 + ["part"] * 6 + ["across"] * 4 + ["all"]  # ten superclasses: no union of ten
+    parent = dict(zip(hierarchy.classes, hierarchy.parent.tolist(), strict=True))
+    by_kind = {kind: [names for each, names in sets if each == kind] for kind in kinds}
+    assert all(len(set(names)) == 5 and set(names) < set(hierarchy.superclasses) for names in by_kind["large_union"])
+    assert [len(names) for names in by_kind["part"]] == [2, 3, 4] * 2
+    assert all(len({parent[name] for name in names}) == 1 for names in by_kind["part"])
+    assert all(len({parent[name] for name in names}) == len(names) == 7 for names in by_kind["across"])
+    assert by_kind["all"] == [hierarchy.superclasses]
+    assert other_sets(changed(study, seeds=(5,)), hierarchy) == sets
+    assert other_sets(changed(study, data={"seed": 1}), hierarchy) != sets
+    every = other_scenarios(study, hierarchy)
+    assert every.kinds == kinds and every.budgets.tolist() == [4.5e5] * 14 and every.names[-1] == "all"
+    for (_, names), mask in zip(sets, every.class_masks, strict=True):
+        assert torch.equal(mask, hierarchy.class_mask(names))
+    first, both = scenarios(study, hierarchy), every_scenario(study, hierarchy)
+    assert both.names == first.names + every.names and torch.equal(both.class_masks[len(first) :], every.class_masks)
+    none = changed(study, other_sets=None)
+    assert len(other_scenarios(none, hierarchy)) == 0 and every_scenario(none, hierarchy).names == first.names
+
+
+def test_a_part_is_never_a_whole_superclass_and_large_unions_are_never_trained_on(wide):
+    hierarchy = Hierarchy.from_groups({f"s{i}": [f"s{i}c{c}" for c in range(2 + i % 2)] for i in range(6)})
+    study = changed(wide, other_sets=OtherSets(budget=0.45, unions_of_five=2, parts=9, across=1))
+    parts = [names for kind, names in other_sets(study, hierarchy) if kind == "part"]
+    assert parts and all(len(names) == 2 and names[0][:2] in ("s1", "s3", "s5") for names in parts)
+    held = {hierarchy.class_mask(names) for names in large_unions(study, hierarchy)}
+    masks, size = training_sets(study, hierarchy, (1, 5))
+    assert (size == 5).sum() == 6 - 2 and not any(torch.equal(mask, each) for mask in masks for each in held)
 
 
 def drawn(study, hierarchy, count, seed=0):

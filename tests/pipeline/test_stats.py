@@ -96,6 +96,7 @@ def test_regret_to_one_method_is_to_the_best_on_average():
     found += [("generator", 1, 70, 61), ("generator_branch", 0, 99, 99), ("generator_branch", 1, 99, 99)]
     table = [(m, "dropout", seed, s, 1.0, t) for m, seed, *top1 in found for s, t in zip(("x", "y"), top1, strict=True)]
     frame = pd.DataFrame(table, columns=["method", "supernet", "seed", "scenario", "budget_madds", "top1"])
+    frame = frame.assign(kind="superclass")
     row = stats.regret_to_best_method(frame).iloc[0]
     assert (row.supernet, row.method) == ("dropout", "a")
     assert row["mean"] == pytest.approx((0 - 1 + 2 - 1) / 4)

@@ -105,6 +105,7 @@ def downstream(*names):
 
 
 EVERYTHING = set(STEPS)
+TUNED = {"tuned", "other_tuned"}
 PREDICTORS, TRAINED = downstream("predictors"), downstream("pools", "gates")
 LEAVES = {  # every parameter of a study: another value, and the steps whose results depend on it
     "seeds": ((0, 1, 2), set()),
@@ -139,9 +140,9 @@ LEAVES = {  # every parameter of a study: another value, and the steps whose res
     "branches.batch_size": (17, downstream("branches")),
     "branches.candidates": ((ALL, NORMS, ALL.model_copy(update={"learning_rate": 0.3})), set()),
     "branches.seeds": (2, set()),
-    "finetune.epochs": (4, {"tuned"}),
-    "finetune.batch_size": (5, {"tuned"}),
-    "finetune.learning_rate": (0.3, {"tuned"}),
+    "finetune.epochs": (4, TUNED),
+    "finetune.batch_size": (5, TUNED),
+    "finetune.learning_rate": (0.3, TUNED),
     "finetune.seeds": (2, set()),
     "from_scratch": (3, set()),
     "generator.width": (32, TRAINED - {"pools"}),
@@ -160,13 +161,19 @@ LEAVES = {  # every parameter of a study: another value, and the steps whose res
     "search.pool": (5, downstream("pools")),
     "search.predictor_steps": (4, PREDICTORS),
     "search.random": (3, downstream("selected")),
-    "search.evaluations": (13, downstream("proposals")),
-    "search.population": (7, downstream("proposals", "long")),
+    "search.evaluations": (13, downstream("proposals", "other_sets")),
+    "search.population": (7, downstream("proposals", "long", "other_sets")),
     "long_search.evaluations": (25, {"long"}),
     "long_search.seeds": (2, set()),
     "scenarios.budgets": ((0.3, 0.5), TRAINED),
     "scenarios.unions_of_two": (2, TRAINED | downstream("branches")),
     "scenarios.unions_of_three": (1, TRAINED | downstream("branches")),
+    "other_sets.budget": (0.35, downstream("other_sets")),
+    "other_sets.unions_of_five": (2, downstream("other_sets", "branches")),
+    "other_sets.unions_of_ten": (2, downstream("other_sets", "branches")),
+    "other_sets.parts": (2, downstream("other_sets")),
+    "other_sets.across": (2, downstream("other_sets")),
+    "other_sets.tuned": (2, set()),
     "evaluation.calibration_images": (7, EVERYTHING - {"throughput"}),
 }
 
@@ -200,7 +207,7 @@ def test_a_parameter_changes_the_keys_of_the_steps_that_depend_on_it_and_no_othe
 
 
 def test_leaving_a_section_out_changes_no_other_results_key(micro):
-    assert stale(micro, finetune=None) == ({"tuned"},) * 2 and stale(micro, long_search=None) == ({"long"},) * 2
+    assert stale(micro, finetune=None) == (TUNED,) * 2 and stale(micro, long_search=None) == ({"long"},) * 2
     assert stale(micro, branches=None) == (downstream("branches") | {"from_scratch"},) * 2
     assert stale(micro, from_scratch=0) == (set(), set())
 
@@ -312,7 +319,7 @@ MADE = []
 @pytest.fixture
 def toy_step(monkeypatch, inline):
     here = "test_steps"
-    step = Step("toy", "02_supernet", f"{here}:toy", f"{here}:toy_jobs", "toys/{number}", ("data",))
+    step = Step("toy", "02_supernet", "toys/{number}", f"{here}:toy", f"{here}:toy_jobs", ("data",))
     monkeypatch.setitem(STEPS, "toy", step)
     MADE.clear()
     return step

@@ -6,7 +6,7 @@ from study_cases import every_job, with_study
 from pipeline import comparison, costly_baselines, steps, supernets, tables
 from pipeline.branches import choose_branch
 from pipeline.methods import METHODS, OFAS_WAY
-from pipeline.scenarios import scenarios
+from pipeline.scenarios import every_scenario, other_scenarios, scenarios
 from pipeline.store import Workspace
 
 SCENARIO = ["method", "supernet", "seed", "scenario", "kind", "classes", "budget_madds"]
@@ -31,9 +31,13 @@ def test_the_table_has_one_row_for_every_method_supernet_seed_and_scenario(finis
     middle = study.scenarios.budgets[len(study.scenarios.budgets) // 2] * 1e6
     unions = [pair for pair in pairs if pair not in singles and pair[1] == middle]
     first = study.seeds[0]
-    largest = len(choose_branch(finished).sets)
-    small = [pair for pair in pairs if pair[0].count("+") < largest]
-    expected |= {("generator_branch", "dropout", seed, *pair) for seed in study.seeds for pair in small}
+    others = other_scenarios(study, finished.dataset().hierarchy)
+    others = list(zip(others.names, others.budgets.long().tolist(), strict=True))
+    assert choose_branch(finished) != choose_branch(finished, alone=True)
+    expected |= {("generator_branch", "dropout", seed, *pair) for seed in study.seeds for pair in pairs + others}
+    expected |= {("generator_branch_alone", "dropout", seed, *pair) for seed in study.seeds for pair in singles}
+    expected |= {(method, *run, *pair) for method in ("generator", "ofa_evolution") for run in runs for pair in others}
+    expected |= {("generator_finetuned", "dropout", first, *pair) for pair in others}
     expected |= {("evolution_long", *run, *pair) for run in runs if run[1] == first for pair in pairs}
     expected |= {("ofa_finetuned", "plain", first, *pair) for pair in singles}
     expected |= {("generator_finetuned", "dropout", first, *pair) for pair in unions}
@@ -47,11 +51,13 @@ def test_the_table_has_one_row_for_every_method_supernet_seed_and_scenario(finis
 def test_no_arch_exceeds_its_budget_and_costs_are_those_of_the_archs(finished, table):
     space = supernets.new_space(finished.study, finished.dataset())
     assert (table.madds <= table.budget_madds).all()
-    every = scenarios(finished.study, finished.dataset().hierarchy)
+    every = every_scenario(finished.study, finished.dataset().hierarchy)
     sizes = dict(zip(every.names, every.class_counts.tolist(), strict=True))
     kinds = dict(zip(every.names, every.kinds, strict=True))
     assert (table.classes == table.scenario.map(sizes)).all() and (table.kind == table.scenario.map(kinds)).all()
-    for (method, name, seed), rows in table[table.method.isin(SHARED)].groupby(COLUMNS[:3]):
+    compared = table[table.method.isin(SHARED) & table.kind.isin(("superclass", "union"))]
+    every = scenarios(finished.study, finished.dataset().hierarchy)
+    for (method, name, seed), rows in compared.groupby(COLUMNS[:3]):
         base = supernets.base_of(finished, name, seed)
         archs = comparison.shared_archs(finished, base)
         archs["generator_gates"] = steps.tensors_of(finished, "measured_gates", base=base)["archs"]
@@ -113,7 +119,7 @@ def test_what_every_result_cost_is_told_with_its_step(micro):
     columns = ["step", "name", "seed", "seconds", "images", "memory_gb", "machine", "gpu", "apart"]
     assert list(costs.columns) == columns and len(costs) == len(every_job(micro))
     assert not costs.gpu.any() and costs.seconds.gt(0).all() and costs.machine.nunique() == 1
-    assert set(costs.step[costs.apart]) == {"long", "tuned", "from_scratch"}
+    assert set(costs.step[costs.apart]) == {"long", "tuned", "other_tuned", "from_scratch"}
     rows = costs[costs.step == "supernets"]
     assert rows[["name", "seed"]].values.tolist() == [["none", 0], ["none", 1], ["own-0.5", 0], ["own-0.5", 1]]
     images = len(micro.dataset().train)
