@@ -1,16 +1,19 @@
 """Superclass branches: weights for any set of classes, for all its budgets, at no multiply-adds. Source: ours.
 
-Every superclass has a branch, a tuned copy of a part of the shared weights. A set of classes is served by the mean of
-its superclasses' branches, each weighted by its share of the set's classes. Such a mean is better than the shared
-weights only where the branches were trained to be averaged: every step draws a set and trains the mean of its branches
-on images of that set. If all sets are single superclasses, each branch serves its own superclass alone.
+Every superclass has a branch: how a part of its weights differs from the shared ones. A set of classes is served by the
+shared weights plus the mean of its superclasses' branches, each weighted by its share of the set's classes. Such a mean
+is better than the shared weights only where the branches were trained to be averaged: every step draws a set and trains
+the mean of its branches on images of that set. If all sets are single superclasses, each branch serves its own
+superclass alone.
 
 The branches of all superclasses are one mapping of tensors, as it is stored: '<superclass's index>.<parameter's name>'
-to the tuned parameter in bfloat16. A parameter that was not tuned is the shared supernet's.
+to the differences. Those of a parameter with one dimension are bfloat16; of others they have four bits, two to a byte,
+and '<...>.scale' holds a factor for each output channel.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,7 +74,7 @@ def tune_branches(
     shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     require_gradients(supernet, part)
     names = tuned_names(supernet, part)
-    branches = Branches(supernet, names, len(hierarchy.superclasses))
+    branches = TunedBranches(supernet, names, len(hierarchy.superclasses))
     sets = SetBatches(branches, split, hierarchy, recipe, draw_sets)
     step_function, options = make_step(supernet, recipe), {"seed": seed, "checkpoint": checkpoint, "label": "branches"}
 
@@ -84,15 +87,14 @@ def tune_branches(
     optimize(branches, supernet.space, sets.steps, sets.epoch, sets.classes_that_count, recipe, step, **options)
     supernet.load_state_dict(shared)
     supernet.requires_grad_(False)
-    stored = ((index, branch) for index, branch in enumerate(branches.of_superclass))
-    return {
-        f"{index}.{name}": tensor.detach().bfloat16()
-        for index, branch in stored
-        for name, tensor in zip(names, branch, strict=True)
-    }
+    made: dict[str, Tensor] = {}
+    for index, branch in enumerate(branches.of_superclass):
+        for name, tensor in zip(names, branch, strict=True):
+            made |= stored(f"{index}.{name}", tensor.detach() - shared[name])
+    return made
 
 
-class Branches(nn.Module):
+class TunedBranches(nn.Module):
     """The branches of all superclasses while they are trained, beside the supernet that computes with their mean."""
 
     def __init__(self, supernet: Supernet, names: list[str], superclasses: int):
@@ -120,7 +122,9 @@ class Branches(nn.Module):
 class SetBatches:
     """Batches of images of random sets of classes; before each one its set's branches are composed."""
 
-    def __init__(self, branches: Branches, split: Split, hierarchy: Hierarchy, recipe: Training, draw_sets: DrawSets):
+    def __init__(
+        self, branches: TunedBranches, split: Split, hierarchy: Hierarchy, recipe: Training, draw_sets: DrawSets
+    ):
         self.branches, self.split, self.hierarchy = branches, split, hierarchy
         self.recipe, self.draw_sets = recipe, draw_sets
         self.steps = max(1, len(split) // recipe.batch_size)
@@ -147,40 +151,75 @@ class SetBatches:
         return self.class_mask.expand(len(labels), -1), torch.ones(len(labels), device=labels.device)
 
 
-# -------------------------------------------------------------------- reading them
+# -------------------------------------------------------------------- as they are stored
+
+SCALE, HALF = ".scale", 8  # what the names of factors end with; four bits hold -8 to 7
 
 
-def load_branches(supernet: Supernet, branches: Path | dict[str, Tensor], shares: Tensor) -> Supernet:
-    """Put the mean of the branches, weighted by `shares` [superclasses] (see superclass_shares), into `supernet`.
+def stored(name: str, difference: Tensor) -> dict[str, Tensor]:
+    """The difference of one parameter, as it is stored: see the module."""
+    if difference.ndim == 1:
+        return {name: difference.bfloat16()}
+    rows = difference.flatten(1)
+    scale = rows.abs().amax(1).clamp_min(1e-12) / (HALF - 1)
+    values = ((rows / scale[:, None]).round() + HALF).to(torch.uint8).flatten()
+    if len(values) % 2:
+        values = torch.cat([values, values.new_zeros(1)])
+    return {name: values[::2] | values[1::2] << 4, name + SCALE: scale}
 
-    In place; what was not tuned must be the shared weights already.
+
+def restored(values: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
+    """What `stored` stored, of the shape of `like`; ValueError where it is of another one."""
+    if scale is None:
+        if values.shape != like.shape or not values.is_floating_point():
+            raise ValueError("has another shape or type")
+        return values.float()
+    expected = ((like.numel() + 1) // 2,), (len(like),)
+    if (values.shape, scale.shape) != expected or values.dtype != torch.uint8 or not scale.is_floating_point():
+        raise ValueError("has another shape or type")
+    numbers = torch.stack([values & 15, values >> 4], 1).flatten()[: like.numel()].float() - HALF
+    return numbers.view(like.shape) * scale.float().view(-1, *[1] * (like.ndim - 1))
+
+
+@torch.no_grad()
+def compose_branches(supernet: Supernet, branches: Path | dict[str, Tensor], shares: Tensor) -> Supernet:
+    """A copy of the supernet, which has the shared weights, with those of the superclasses' mean.
+
+    Each branch is weighted by its share in `shares`, float [superclasses] (see superclass_shares).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it lacks the branch of a superclass, or has those of another network; nothing is changed then.
+        ValueError: it lacks the branch of a superclass, or has those of another network.
     """
-    mean: dict[str, Tensor] = {}
+    composed = copy.deepcopy(supernet)
+    parameters = dict(composed.named_parameters())
     for index in shares.nonzero()[:, 0].tolist():
-        for name, tensor in read_branch(supernet, branches, index).items():
-            mean[name] = mean.get(name, 0) + shares[index] * tensor.float()
-    supernet.load_state_dict(mean, strict=False)
-    return supernet
+        for name, difference in read_branch(supernet, branches, index).items():
+            parameters[name].add_(difference.to(parameters[name].device), alpha=shares[index].item())
+    return composed
 
 
 def read_branch(supernet: Supernet, branches: Path | dict[str, Tensor], superclass: int) -> dict[str, Tensor]:
-    """The branch of one superclass, by the parameters' names; errors as load_branches."""
+    """The differences of one superclass, by the parameters' names; errors as compose_branches."""
     prefix, where = f"{superclass}.", branches if isinstance(branches, Path) else "the branches"
-    names, stored = read_tensors(branches, prefix) if isinstance(branches, Path) else (branches, branches)
-    state = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
-    tuned = {name.partition(".")[2] for name in names}  # of any superclass: all have the same part tuned
-    if set(state) != tuned or not any(tuned == set(tuned_names(supernet, part)) for part in PARTS):
+    names, tensors = read_tensors(branches, prefix) if isinstance(branches, Path) else (branches, branches)
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if set(state) != {name.partition(".")[2] for name in names}:  # of any superclass: all have the same part tuned
         raise ValueError(f"{where}: not the branch of superclass {superclass}: it lacks parameters, or has others")
-    own = supernet.state_dict()
-    if wrong := [n for n, tensor in state.items() if tensor.shape != own[n].shape or not tensor.is_floating_point()]:
-        raise ValueError(f"{where}: branch {superclass} is of another network: {wrong[0]} has another shape or type")
-    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"{where}: branch {superclass} is damaged: {wrong[0]} holds no finite numbers")
-    return state
+    scales = {name: state.pop(name + SCALE, None) for name in [n for n in state if not n.endswith(SCALE)]}
+    own = dict(supernet.named_parameters())
+    parts = [set(tuned_names(supernet, part)) for part in PARTS]
+    if set(state) not in parts or any((own[name].ndim > 1) == (scales[name] is None) for name in state):
+        raise ValueError(f"{where}: not the branch of superclass {superclass}: it lacks parameters, or has others")
+    found = {}
+    for name, tensor in state.items():
+        try:
+            found[name] = restored(tensor, scales[name], own[name])
+        except ValueError as error:
+            raise ValueError(f"{where}: branch {superclass} is of another network: {name} {error}") from None
+        if not found[name].isfinite().all():
+            raise ValueError(f"{where}: branch {superclass} is damaged: {name} holds no finite numbers")
+    return found
 
 
 def read_tensors(path: Path, prefix: str) -> tuple[list[str], dict[str, Tensor]]:

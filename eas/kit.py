@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from eas import data, deploy
-from eas.branches import load_branches, superclass_shares
+from eas.branches import compose_branches, superclass_shares
 from eas.data import Dataset, Hierarchy, Split
 from eas.data.base import require_every_class
 from eas.deploy import Card, StoredSpace
@@ -58,7 +57,7 @@ class Kit:
             return self.supernet, self.calibration
         shares = superclass_shares(self.hierarchy, class_mask)
         images = self.branch_images.only(self.hierarchy.class_mask(names))
-        return load_branches(copy.deepcopy(self.supernet), self.branches, shares), images
+        return compose_branches(self.supernet, self.branches, shares), images
 
     def specialize(self, names: str | Sequence[str], budget_madds: float) -> tuple[nn.Module, Card]:
         """The specialised network for the named superclasses and classes under a budget, in eval mode.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eas import devices
-from eas.branches import load_branches, superclass_shares, tune_branches
+from eas.branches import compose_branches, superclass_shares, tune_branches
 from eas.data import Dataset, Split
 from eas.evaluation import SharedStem, calibration_sample, measure_archs, superclass_top1
 from eas.recipes import Branch
@@ -130,9 +130,9 @@ def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], datas
     top1 = shared.clone()
     for index in range(len(masks)):
         if sizes[index] == 1 or compose:
-            load_branches(supernet, branches, superclass_shares(hierarchy, masks[index]))
+            composed = compose_branches(supernet, branches, superclass_shares(hierarchy, masks[index]))
             own, mask = own_images(dataset, masks[index]), masks[index].expand(len(archs), -1)
-            top1[:, index] = measure_archs(supernet, archs, mask, own, dataset.selection)
+            top1[:, index] = measure_archs(composed, archs, mask, own, dataset.selection)
     gain, record = (top1 - shared).mean(0), {}
     for name, each in (("accuracy", top1), ("shared", shared)):
         means = each[:, sizes == 1].mean(1).tolist()

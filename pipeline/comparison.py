@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eas import devices, search
-from eas.branches import load_branches, superclass_shares
+from eas.branches import compose_branches, superclass_shares
 from eas.data import Dataset
 from eas.evaluation import SharedStem, calibration_sample, measure_archs, superclass_top1
 from eas.recipes import Branch
@@ -166,9 +166,9 @@ def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[
     masks, member = every.class_masks.unique(dim=0, return_inverse=True)
     for index, mask in enumerate(masks):
         if len(rows := (served & (member == index)).nonzero()[:, 0]):
-            load_branches(supernet, branches, superclass_shares(dataset.hierarchy, mask))
+            composed = compose_branches(supernet, branches, superclass_shares(dataset.hierarchy, mask))
             images = own_images(dataset, mask)
-            top1[rows] = measure_archs(supernet, archs[rows], every.class_masks[rows], images, dataset.test)
+            top1[rows] = measure_archs(composed, archs[rows], every.class_masks[rows], images, dataset.test)
     return {"top1": top1}, {"branch": branch.name, "seed": base.seed}
 
 

@@ -9,10 +9,13 @@ from safetensors.torch import load_file, save_file
 from eas import branches
 from eas.branches import (
     PARTS,
-    Branches,
     SetBatches,
-    load_branches,
+    TunedBranches,
+    compose_branches,
+    read_branch,
     require_gradients,
+    restored,
+    stored,
     superclass_shares,
     tune_branches,
     tuned_names,
@@ -55,7 +58,7 @@ def tuned(space, few):
 
 
 @pytest.fixture(params=["all", "norms"])
-def stored(request, tuned, tmp_path):
+def file(request, tuned, tmp_path):
     """A file of good branches."""
     path = tmp_path / "branches.safetensors"
     write_tensors(tuned[1][request.param], path)
@@ -89,11 +92,10 @@ def changed_names(supernet, before):
 def test_only_the_chosen_part_is_tuned_and_kept(part, new, tuned):
     supernet, (before, made) = new(), tuned
     names = tuned_names(supernet, part)
-    assert {name.partition(".")[2] for name in made[part]} == set(names)
-    assert all(tensor.dtype == torch.bfloat16 for tensor in made[part].values())
+    assert {name.partition(".")[2].removesuffix(".scale") for name in made[part]} == set(names)
     supernet.load_state_dict(before)
-    load_branches(supernet, made[part], only(1))
-    changed = changed_names(supernet, before)
+    changed = changed_names(compose_branches(supernet, made[part], only(1)), before)
+    assert not changed_names(supernet, before)
     assert {"classifier.weight", "classifier.bias"} <= changed <= set(names)
     assert any(name.startswith("stages") for name in changed) == (part != "classifier")
     assert any(before[name].ndim == 4 for name in names) == (part == "all")
@@ -106,20 +108,41 @@ def test_every_superclass_gets_weights_of_its_own(new, tuned, tmp_path):
     supernet, seen = new(), [before[name]]
     supernet.load_state_dict(before)
     for index in range(3):
-        assert load_branches(supernet, path, only(index)) is supernet
-        seen.append(supernet.state_dict()[name].clone())
-        assert seen[-1].dtype == torch.float32
-        assert torch.equal(seen[-1], made["all"][f"{index}.{name}"].float())
+        seen.append(compose_branches(supernet, path, only(index)).state_dict()[name])
+        difference = read_branch(supernet, made["all"], index)[name]
+        assert seen[-1].dtype == torch.float32 and torch.equal(seen[-1], before[name] + difference)
     assert not any(torch.allclose(*pair, atol=1e-4) for pair in combinations(seen, 2))
 
 
 def test_a_set_is_served_by_the_mean_of_its_superclasses_branches(new, tuned):
     supernet, (before, made) = new(), tuned
     supernet.load_state_dict(before)
-    load_branches(supernet, made["norms"], torch.tensor([0.75, 0.0, 0.25]))
-    for name, tensor in supernet.state_dict().items():
-        first, third = (made["norms"].get(f"{index}.{name}", before[name]).float() for index in (0, 2))
-        torch.testing.assert_close(tensor, 0.75 * first + 0.25 * third)
+    composed = compose_branches(supernet, made["norms"], torch.tensor([0.75, 0.0, 0.25]))
+    first, third = (read_branch(supernet, made["norms"], index) for index in (0, 2))
+    for name, tensor in composed.state_dict().items():
+        mean = 0.75 * first[name] + 0.25 * third[name] if name in first else 0
+        torch.testing.assert_close(tensor, before[name] + mean)
+
+
+def test_differences_are_stored_in_four_bits_a_value_and_a_factor_for_each_channel():
+    torch.manual_seed(0)
+    for shape in ((5, 3, 3, 3), (4, 6), (7, 1)):
+        difference = torch.randn(shape) * torch.rand(len(torch.zeros(shape)), *[1] * (len(shape) - 1))
+        made = stored("0.a", difference)
+        assert made["0.a"].dtype == torch.uint8 and len(made["0.a"]) == (difference.numel() + 1) // 2
+        back = restored(made["0.a"], made["0.a.scale"], difference)
+        most = difference.flatten(1).abs().amax(1).view(-1, *[1] * (len(shape) - 1))
+        assert ((back - difference).abs() <= most / 14 + 1e-6).all() and ((back.abs() - most).abs() < 1e-6).any(
+            -1
+        ).any()
+    assert torch.equal(restored(**unnamed(stored("0.a", torch.zeros(3, 3))), like=torch.ones(3, 3)), torch.zeros(3, 3))
+    norm = torch.randn(6)
+    assert stored("0.b", norm).keys() == {"0.b"} and torch.equal(stored("0.b", norm)["0.b"], norm.bfloat16())
+
+
+def unnamed(made):
+    """What `stored` gave, as `restored` takes it."""
+    return {"values": made["0.a"], "scale": made["0.a.scale"]}
 
 
 def test_shares_are_those_of_a_sets_classes(few):
@@ -164,14 +187,17 @@ def test_a_step_is_plain_sgd_on_every_branch_of_the_set_by_its_share(new, few, m
                 momentum[i][name] = settings.momentum * momentum[i].get(name, 0) + gradient
                 copies[i][name] = copies[i][name] - rate * (gradient + settings.momentum * momentum[i][name])
     for name in tuned_names(twin, "all"):
-        assert torch.equal(made[f"1.{name}"], new().state_dict()[name].bfloat16())  # never drawn: the shared weights
+        shared = new().state_dict()[name]
+        assert not read_branch(twin, made, 1)[name].any()  # never drawn: the shared weights
         for i in (0, 2):
-            torch.testing.assert_close(made[f"{i}.{name}"].float(), copies[i][name], rtol=1e-2, atol=1e-4)
+            difference = copies[i][name] - shared
+            error = (read_branch(twin, made, i)[name] - difference).abs().max()
+            assert error <= difference.abs().max() / (13 if difference.ndim > 1 else 100) + 1e-4
 
 
 def test_a_batch_shows_its_set_only_and_an_epoch_as_many_images_as_there_are(new, few):
     supernet, drawn = new(), draw_single(few)
-    made = Branches(supernet, tuned_names(supernet, "norms"), 3)
+    made = TunedBranches(supernet, tuned_names(supernet, "norms"), 3)
     sets = SetBatches(made, few.train, few.hierarchy, RECIPE, drawn)
     count = 0
     for images, labels in sets.epoch(torch.Generator().manual_seed(3)):
@@ -224,7 +250,19 @@ def not_a_number(tensors):
 
 
 def infinite(tensors):
-    tensors["1.classifier.weight"][0, 0] = float("inf")
+    tensors["1.classifier.weight.scale"][0] = float("inf")
+
+
+def without_a_factor(tensors):
+    del tensors["1.classifier.weight.scale"]
+
+
+def with_a_factor_too_many(tensors):
+    tensors["1.norm.weight.scale"] = torch.ones(8)
+
+
+def cut_short(tensors):
+    tensors["1.classifier.weight"] = tensors["1.classifier.weight"][:-1].clone()
 
 
 def of_another_network(tensors):
@@ -261,6 +299,9 @@ def of_nothing(tensors):
         lambda tensors: [tensors.pop(name) for name in list(tensors) if name.endswith(".norm.bias")],
         not_a_number,
         infinite,
+        without_a_factor,
+        with_a_factor_too_many,
+        cut_short,
         of_another_network,
         of_whole_numbers,
         of_other_superclasses,
@@ -269,45 +310,44 @@ def of_nothing(tensors):
         of_nothing,
     ],
 )
-def test_a_file_that_holds_no_such_branch_is_refused_in_one_line_and_changes_nothing(damage, new, stored):
-    tensors = load_file(stored)
+def test_a_file_that_holds_no_such_branch_is_refused_in_one_line_and_changes_nothing(damage, new, file):
+    tensors = load_file(file)
     damage(tensors)
-    save_file(tensors, stored)
-    assert_refused(new(), stored)
+    save_file(tensors, file)
+    assert_refused(new(), file)
     assert_refused(new(), tensors, "the branches")
 
 
 @pytest.mark.parametrize("content", [b"", b"12345678", b"\x10\0\0\0\0\0\0\0{}", b"half"])
-def test_a_file_that_is_no_safetensors_is_refused(content, new, stored):
-    whole = stored.read_bytes()
-    stored.write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
-    assert_refused(new(), stored)
+def test_a_file_that_is_no_safetensors_is_refused(content, new, file):
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
+    assert_refused(new(), file)
 
 
-def test_flipped_bytes_of_the_header_never_go_unnoticed(new, stored):
+def test_flipped_bytes_of_the_header_never_go_unnoticed(new, file):
     """Those of the values do, unless they make no number of them: a kit's list holds the file's SHA-256 for that."""
-    whole, supernet = stored.read_bytes(), new()
+    whole, supernet = file.read_bytes(), new()
     header, before = 8 + int.from_bytes(whole[:8], "little"), copy_of(supernet)
-    expected = copy_of(load_branches(supernet, stored, only(1)))
+    expected = copy_of(compose_branches(supernet, file, only(1)))
     for place in [*range(8), *torch.randint(8, header, (100,), generator=torch.Generator().manual_seed(0)).tolist()]:
-        supernet.load_state_dict(before)
-        stored.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
         try:
-            load_branches(supernet, stored, only(1))
+            composed = compose_branches(supernet, file, only(1))
         except ValueError as error:
-            assert str(stored) in str(error) and "\n" not in str(error) and not changed_names(supernet, before)
+            assert str(file) in str(error) and "\n" not in str(error) and not changed_names(supernet, before)
         else:
-            assert not changed_names(supernet, expected)  # of another superclass's tensors, or blanks
+            assert not changed_names(composed, expected)  # of another superclass's tensors, or blanks
 
 
 def test_a_missing_file_is_an_error_that_names_it(new, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.safetensors is missing: no branches were trained"):
-        load_branches(new(), tmp_path / "nowhere.safetensors", only(0))
+        compose_branches(new(), tmp_path / "nowhere.safetensors", only(0))
 
 
-def assert_refused(supernet, stored, name=None):
+def assert_refused(supernet, branches, name=None):
     before = copy_of(supernet)
     with pytest.raises(ValueError) as caught:
-        load_branches(supernet, stored, only(1))
-    assert str(caught.value).startswith(name or str(stored)) and "\n" not in str(caught.value)
+        compose_branches(supernet, branches, only(1))
+    assert str(caught.value).startswith(name or str(branches)) and "\n" not in str(caught.value)
     assert not changed_names(supernet, before)

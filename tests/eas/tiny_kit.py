@@ -2,7 +2,7 @@
 
 import torch
 
-from eas.branches import tuned_names
+from eas.branches import stored, tuned_names
 from eas.evaluation import SharedStem, calibration_sample
 from eas.files import write_tensors
 from eas.generator import Generator
@@ -32,9 +32,11 @@ def make_kit(supernet, dataset):
 
 def write_branches(kit, path):
     """Branches that differ from the shared weights, and from one another."""
-    state, names = kit.supernet.state_dict(), tuned_names(kit.supernet, "norms")
-    branches = {f"{index}.{n}": state[n] + 0.1 * (index + 1) for index in range(10) for n in names}
-    write_tensors({name: tensor.bfloat16() for name, tensor in branches.items()}, path)
+    state, branches = kit.supernet.state_dict(), {}
+    for index in range(10):
+        for name in tuned_names(kit.supernet, "norms"):
+            branches |= stored(f"{index}.{name}", torch.full_like(state[name], 0.1 * (index + 1)))
+    write_tensors(branches, path)
 
 
 def write_tiny_kit(folder, kit, dataset):

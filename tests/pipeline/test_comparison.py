@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from study_cases import ALL, NOTEBOOKS, hashes, six_classes, with_study
 
 from eas import data, search
-from eas.branches import load_branches, superclass_shares
+from eas.branches import compose_branches, superclass_shares
 from eas.data import Split
 from eas.data.batches import as_input
 from eas.evaluation import calibrate, calibration_sample, measure_archs
@@ -119,7 +119,7 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(metho
         if branch:
             chosen = branches.choose_branch(finished)
             path = finished.folder / "branches" / f"{chosen.name}-{row.seed}.safetensors"
-            load_branches(supernet, path, superclass_shares(dataset.hierarchy, mask))
+            supernet = compose_branches(supernet, path, superclass_shares(dataset.hierarchy, mask))
             calibration = branches.own_images(dataset, mask)
         arch = archs_of(finished, base, "generator" if branch else method)[index]
         network = supernet.extract(arch, classes.tolist(), calibrate(supernet, arch, calibration))
