@@ -86,6 +86,7 @@ def draw(name, study="glyphs"):
         "accuracy_over_madds": lambda: (make_comparison(names),),
         "heat_map": lambda: (make_comparison(names),),
         "branch_gain": lambda: (make_comparison(names),),
+        "gain_by_kind": lambda: (make_comparison(names),),
         "search_time": lambda: (make_timing(),),
         "step_shares": lambda: ({"convolutions, backward": 38.0, "batch norm": 30.0, "rest": 28.0, "copies": 4.0},),
         "split_half_scatter": lambda: (make_halves(),),
