@@ -19,7 +19,11 @@ def parser() -> Parser:
     make = commands.add_parser("specialize", help="write a network for some classes under a budget")
     make.add_argument("kit", **kit)
     make.add_argument("names", nargs="+", metavar="name", help="superclasses and classes to tell apart")
-    make.add_argument("--madds", required=True, help="budget of multiply-adds, such as 20M or 20e6")
+    wanted = make.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--madds", help="budget of multiply-adds, such as 20M or 20e6")
+    wanted.add_argument(
+        "--top1", type=float, metavar="PERCENT", help="the cheapest network that is expected to reach it"
+    )
     make.add_argument("--to", required=True, metavar="PATH", help="of the files, without .safetensors and .json")
     make.add_argument("--onnx", action="store_true", help="also write PATH.onnx, for runtimes without torch")
     make.set_defaults(run=specialize)
@@ -50,15 +54,17 @@ def budget(text: str) -> float:
 def specialize(options: argparse.Namespace) -> None:
     from eas import deploy, devices, load_kit
 
-    madds = budget(options.madds)
+    madds = budget(options.madds) if options.madds else None
     devices.keep_memory()  # calibration, which is nearly all of the time, takes a third of it then
     kit = load_kit(options.kit)
-    network, card = kit.specialize(options.names, madds)
+    network, card = kit.specialize(options.names, madds, top1=options.top1)
     if options.onnx:
         print(f"wrote {deploy.export_onnx(network, card, options.to)}")
     weights = deploy.save(network, card, options.to)
     costs = f"{card.madds / 1e6:.4g}M multiply-adds, {card.parameters:,} parameters"
     print(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB, {costs}) for {', '.join(card.classes)}")
+    if card.expected_top1:
+        print("expected: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*card.expected_top1))
     branches = ", ".join(kit.branches_for(kit.hierarchy.class_mask(options.names)))
     print(f"weights: {f'superclass branches ({branches})' if branches else 'shared by all classes'}")
 

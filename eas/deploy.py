@@ -27,6 +27,7 @@ from eas.generator import Generator
 from eas.registry import Finite, Positive, Section, one_line
 from eas.spaces import SPACES, ChoiceSpace, Supernet
 
+Percent = Annotated[float, Field(ge=0, le=100)]
 MOST_FORMS = 2**14  # of all blocks of a space that is read from a file: its tables stay small
 
 
@@ -54,6 +55,7 @@ class Card(StoredSpace):
     parameters: Positive
     arch: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
     synthetic: bool  # whether it learned from synthetic images
+    expected_top1: tuple[Percent, Percent, Percent] | None = None  # and its 95 % interval, before it was measured
 
     @model_validator(mode="after")
     def be_consistent(self) -> Card:

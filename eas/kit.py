@@ -17,12 +17,14 @@ from eas.data import Dataset, Hierarchy, Split
 from eas.data.base import require_every_class
 from eas.deploy import Card, StoredSpace
 from eas.evaluation import calibration_sample
+from eas.expected import ExpectedAccuracy
 from eas.files import sha256, write_text
 from eas.generator import Generator
 from eas.registry import Finite, Positive, Section
 from eas.spaces import Supernet
 
 NAME = "kit.json"
+BUDGETS = 64  # that are tried to find the cheapest network for an accuracy
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Kit:
     branch_images: Split  # those whose images of a set's superclasses branches' statistics are taken from
     synthetic: bool
     largest_set: int = 1  # the most superclasses of a set that branches serve
+    expected: ExpectedAccuracy | None = None  # what networks reach, where that was measured
 
     def branches_for(self, class_mask: Tensor) -> list[str]:
         """The superclasses whose branches serve a set of classes; none where the weights do that all classes share.
@@ -59,15 +62,53 @@ class Kit:
         images = self.branch_images.only(self.hierarchy.class_mask(names))
         return compose_branches(self.supernet, self.branches, shares), images
 
-    def specialize(self, names: str | Sequence[str], budget_madds: float) -> tuple[nn.Module, Card]:
-        """The specialised network for the named superclasses and classes under a budget, in eval mode.
+    def expected_top1(self, class_mask: Tensor, madds: Tensor) -> Tensor:
+        """What networks for a set of classes are expected to reach at costs [n], in percent: see ExpectedAccuracy.
 
-        ValueError for an unknown name, no name, or a budget below the smallest arch; it says what is possible.
+        ValueError where the kit does not know.
+        """
+        if self.expected is None:
+            raise ValueError("this kit does not know what its networks reach: ask for a budget instead")
+        return self.expected(class_mask, madds, len(self.branches_for(class_mask)))
+
+    def cheapest_budget(self, class_mask: Tensor, top1: float) -> float:
+        """The smallest budget, in multiply-adds, whose network is expected to reach `top1` percent.
+
+        Of BUDGETS between those that the generator was trained for, in one pass. ValueError, which says what is
+        possible, where none is expected to.
+        """
+        ends = self.generator.anchors[[0, -1]]
+        budgets = torch.linspace(*ends.tolist(), BUDGETS, dtype=torch.float64)
+        archs = self.generator.generate(class_mask.expand(BUDGETS, -1), budgets)
+        madds = self.supernet.space.madds(archs, class_mask.sum())
+        expected = self.expected_top1(class_mask, madds)[:, 0]
+        if not len(enough := (expected >= top1).nonzero()[:, 0]):
+            best, cost = expected.max().item(), madds[expected.argmax()].item() / 1e6
+            raise ValueError(f"no network is expected to reach {top1:g} %: the best {best:.1f} %, with {cost:.4g}M")
+        return budgets[enough[madds[enough].argmin()]].item()
+
+    def specialize(
+        self, names: str | Sequence[str], budget_madds: float | None = None, *, top1: float | None = None
+    ) -> tuple[nn.Module, Card]:
+        """The specialised network for the named superclasses and classes, in eval mode.
+
+        Under a budget of multiply-adds; or the cheapest one that is expected to reach `top1` percent.
+
+        ValueError for an unknown name, no name, a budget below the smallest arch or an accuracy that no network is
+        expected to reach, which says what is possible; or not one of the two.
         """
         class_mask = self.hierarchy.class_mask([names] if isinstance(names, str) else names)
+        if (budget_madds is None) == (top1 is None):
+            raise ValueError("give either a budget of multiply-adds or a top-1 in percent")
+        if budget_madds is None:
+            budget_madds = self.cheapest_budget(class_mask, top1)
         supernet, images = self.weights(class_mask)
         parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, images)
-        return deploy.specialize(*parts, synthetic=self.synthetic)
+        network, card = deploy.specialize(*parts, synthetic=self.synthetic)
+        if self.expected:
+            (expected,) = self.expected_top1(class_mask, torch.tensor([card.madds])).tolist()
+            card = card.model_copy(update={"expected_top1": tuple(round(each, 2) for each in expected)})
+        return network, card
 
 
 # -------------------------------------------------------------------- the folder
@@ -88,6 +129,7 @@ class StoredParts(Section):
     generator: StoredPart
     images: StoredPart
     branches: StoredPart | None = None
+    expected: StoredPart | None = None
 
 
 class GeneratorSize(Section):
@@ -156,9 +198,13 @@ def load_kit(kit: str | Path) -> Kit:
     require_every_class(dataset.calibration, dataset.hierarchy, "calibration")
     classes, anchors = len(dataset.hierarchy.classes), torch.tensor(size.pop("anchors"), dtype=torch.float64)
 
+    def load_tensors(name: str) -> dict[str, Tensor]:
+        return deploy.read_tensors(paths[name], stored[name].prefix)[0]
+
     def load_part(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-        tensors, _ = deploy.read_tensors(paths[name], stored[name].prefix)
-        return deploy.make_module(build, tensors, f"{paths[name]} does not fit {folder / NAME}").requires_grad_(False)
+        return deploy.make_module(
+            build, load_tensors(name), f"{paths[name]} does not fit {folder / NAME}"
+        ).requires_grad_(False)
 
     return Kit(
         hierarchy=dataset.hierarchy,
@@ -169,6 +215,7 @@ def load_kit(kit: str | Path) -> Kit:
         branch_images=dataset.calibration,
         synthetic=dataset.synthetic,
         largest_set=contents.largest_set,
+        expected=ExpectedAccuracy(**load_tensors("expected")) if "expected" in stored else None,
     )
 
 

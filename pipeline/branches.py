@@ -127,12 +127,10 @@ def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], datas
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
     shared = torch.stack([superclass_top1(stem.logits(arch), labels, masks) for arch in archs])
-    top1 = shared.clone()
-    for index in range(len(masks)):
-        if sizes[index] == 1 or compose:
-            composed = compose_branches(supernet, branches, superclass_shares(hierarchy, masks[index]))
-            own, mask = own_images(dataset, masks[index]), masks[index].expand(len(archs), -1)
-            top1[:, index] = measure_archs(composed, archs, mask, own, dataset.selection)
+    top1, served = shared.clone(), (sizes == 1) | torch.tensor(compose)
+    pairs = archs.repeat_interleave(int(served.sum()), 0), masks[served].repeat(len(archs), 1)
+    found = measure_composed(supernet, branches, dataset, *pairs, dataset.selection)
+    top1[:, served] = found.view(len(archs), -1)
     gain, record = (top1 - shared).mean(0), {}
     for name, each in (("accuracy", top1), ("shared", shared)):
         means = each[:, sizes == 1].mean(1).tolist()
@@ -140,6 +138,21 @@ def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], datas
     of_size = {size: gain[sizes == size] for size in sizes.unique().tolist()}
     gains = [{"size": size, "sets": len(some), "gain": some.mean().item()} for size, some in of_size.items()]
     return record | {"gains": gains}
+
+
+def measure_composed(
+    supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, archs: Tensor, masks: Tensor, split: Split
+) -> Tensor:
+    """Top-1 with branches of every pair of an arch and a set of classes (bool [n, classes]), float [n].
+
+    Calibrated on the set's own training images: the norms of branches have seen no other classes.
+    """
+    top1, (distinct, member) = torch.empty(len(archs)), masks.unique(dim=0, return_inverse=True)
+    for index, mask in enumerate(distinct):
+        rows = (member == index).nonzero()[:, 0]
+        composed = compose_branches(supernet, branches, superclass_shares(dataset.hierarchy, mask))
+        top1[rows] = measure_archs(composed, archs[rows], masks[rows], own_images(dataset, mask), split)
+    return top1
 
 
 def own_images(dataset: Dataset, class_mask: Tensor) -> Split:

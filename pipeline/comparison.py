@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from eas import devices, search
-from eas.branches import compose_branches, superclass_shares
 from eas.data import Dataset
 from eas.evaluation import SharedStem, calibration_sample, measure_archs, superclass_top1
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
-from pipeline.branches import composes, own_images
+from pipeline.branches import composes, measure_composed
 from pipeline.generators import load_generator, load_predictor
 from pipeline.scenarios import Scenarios, every_scenario, other_scenarios, scenarios
 from pipeline.store import Job, Record, Workspace
@@ -163,12 +162,8 @@ def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[
     branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
     archs, top1 = torch.cat(archs), torch.full((len(every),), float("nan"))
     served = every.of_kind("superclass") | torch.tensor(composes(branch))
-    masks, member = every.class_masks.unique(dim=0, return_inverse=True)
-    for index, mask in enumerate(masks):
-        if len(rows := (served & (member == index)).nonzero()[:, 0]):
-            composed = compose_branches(supernet, branches, superclass_shares(dataset.hierarchy, mask))
-            images = own_images(dataset, mask)
-            top1[rows] = measure_archs(composed, archs[rows], every.class_masks[rows], images, dataset.test)
+    pairs = archs[served], every.class_masks[served]
+    top1[served] = measure_composed(supernet, branches, dataset, *pairs, dataset.test)
     return {"top1": top1}, {"branch": branch.name, "seed": base.seed}
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from eas.data import Dataset
 from eas.evaluation import calibration_sample
+from eas.expected import ExpectedAccuracy
 from eas.files import write_text
 from eas.generator import Generator
 from eas.kit import Kit, write_images, write_kit
 from pipeline import steps
 from pipeline.branches import chosen_branch_jobs, largest_set
+from pipeline.expected import expected_jobs
 from pipeline.generators import load_generator
 from pipeline.store import Result, Workspace, open_workspace
 from pipeline.supernets import Base, base_of, load_supernet
@@ -67,6 +69,8 @@ def kit_parts(workspace: Workspace) -> dict[str, tuple[Result, str]]:
         parts["generator"] = (steps.find(workspace, "predictors", base=base)[0], "generator.")
         for job in chosen_branch_jobs(workspace)[:1]:
             parts["branches"] = (steps.find(workspace, "branches", **job)[0], "")
+        for job in expected_jobs(workspace):
+            parts["expected"] = (steps.find(workspace, "expected", **job)[0], "")
     except FileNotFoundError:
         return {}
     return parts
@@ -105,6 +109,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
         branch_images=dataset.train,
         synthetic=dataset.synthetic,
         largest_set=largest_set(steps.record_of(workspace, "branches", **jobs[0])) if jobs else 0,
+        expected=ExpectedAccuracy(**steps.tensors_of(workspace, "expected", **expected_jobs(workspace)[0])),
     )
 
 

@@ -131,6 +131,12 @@ STEPS = {
             inputs=("proposals", "other_sets", "branches"),
         ),
         Step(
+            *("expected", "04_ablations", COMPARED + "/expected"),
+            *("pipeline.expected:fit_expected", "pipeline.expected:expected_jobs"),
+            params=("scenarios", *OTHER_SETS),
+            inputs=("predictors", "branches"),
+        ),
+        Step(
             *("long", "04_ablations", COMPARED + "/long"),
             *("pipeline.costly_baselines:search_long", "pipeline.costly_baselines:long_jobs"),
             params=("long_search.evaluations", "search.population"),

@@ -1,0 +1,111 @@
+"""The step `expected`: what a kit's networks are expected to reach, fitted on measured ones (see eas.expected)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from eas import devices
+from eas.branches import superclass_shares
+from eas.data import Dataset, Hierarchy
+from eas.evaluation import SharedStem, calibration_sample, measure_archs
+from eas.expected import ExpectedAccuracy, answers_of, log_odds
+from eas.generator import Generator
+from eas.recipes import Branch
+from eas.spaces import Supernet
+from pipeline import steps
+from pipeline.branches import chosen_branch_jobs, composes, measure_composed
+from pipeline.generators import load_generator
+from pipeline.params import Study
+from pipeline.scenarios import MEGA, every_scenario, some
+from pipeline.store import Job, Record, Workspace
+from pipeline.supernets import Base, base_of, load_supernet
+
+SETS, BUDGETS = 60, 2  # of classes that it is fitted on, and budgets of each, at random
+REFERENCES = 3  # archs whose answers are kept
+
+
+def expected_jobs(workspace: Workspace) -> list[Job]:
+    """The first seed, whose networks the study's kit makes."""
+    jobs = chosen_branch_jobs(workspace)[:1]
+    return jobs or [{"base": base_of(workspace, "dropout", workspace.study.seeds[0]), "branch": None}]
+
+
+def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tuple[dict[str, Tensor], Record]:
+    """The fields of ExpectedAccuracy, fitted on the selection split, on sets of classes that are no scenario's.
+
+    The record has `points`: of every fitted network the number of superclasses, what was measured, and what shared
+    weights led to expect.
+    """
+    study, dataset = workspace.study, workspace.dataset().to(devices.device())
+    supernet, rng = load_supernet(workspace, dataset, base), torch.Generator().manual_seed(base.seed)
+    generator = load_generator(workspace, dataset, base, "generator")
+    reference = ask_references(study, supernet, generator, dataset)
+    masks = fitted_sets(study, dataset.hierarchy, rng)
+    sizes = torch.stack([superclass_shares(dataset.hierarchy, mask).count_nonzero() for mask in masks])
+    masks, sizes = masks.repeat_interleave(BUDGETS, 0), sizes.repeat_interleave(BUDGETS)
+    low, high = min(study.scenarios.budgets) * MEGA, max(study.scenarios.budgets) * MEGA
+    archs = generator.generate(masks, low + (high - low) * torch.rand(len(masks), dtype=torch.float64, generator=rng))
+    madds = supernet.space.madds(archs, masks.sum(1))
+    calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
+    shared = measure_archs(supernet, archs, masks, calibration, dataset.selection).double()
+    told = torch.stack([reference(mask, each[None])[0, 0] for mask, each in zip(masks, madds, strict=True)])
+    errors = torch.zeros(2, dtype=torch.float64)
+    errors[0] = (shared - told).square().mean().sqrt()
+    line, content = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64), {"seed": base.seed, "supernet": base.name}
+    if branch:
+        alone = sizes == 1
+        rows = (alone | torch.tensor(composes(branch))).nonzero()[:, 0]
+        branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
+        top1 = measure_composed(supernet, branches, dataset, archs[rows], masks[rows], dataset.selection).double()
+        counts = [reference.right_answers(mask)[1] for mask in masks[rows]]
+        line = fit_line(told[rows], top1, sizes[rows], torch.tensor(counts))
+        model = ExpectedAccuracy(**vars(reference) | {"branches": line})
+        pairs = zip(masks[rows], madds[rows], sizes[rows].tolist(), strict=True)
+        said = torch.stack([model(mask, each[None], size)[0, 0] for mask, each, size in pairs])
+        errors[1] = (top1 - said).square().mean().sqrt()
+        content["points"] = [
+            {"superclasses": n, "measured": m, "expected": e, "shared": s}
+            for n, m, e, s in zip(*(each.tolist() for each in (sizes[rows], top1, said, told[rows])), strict=True)
+        ]
+    return vars(reference) | {"branches": line, "errors": errors}, content
+
+
+def ask_references(study: Study, supernet: Supernet, generator: Generator, dataset: Dataset) -> ExpectedAccuracy:
+    """The answers to the selection images of the generator's archs for all classes, nothing fitted yet."""
+    budgets = torch.tensor(study.scenarios.budgets, dtype=torch.float64)[[0, len(study.scenarios.budgets) // 2, -1]]
+    everything = torch.ones(REFERENCES, len(dataset.hierarchy.classes), dtype=torch.bool)
+    archs = generator.generate(everything, budgets * MEGA).unique(dim=0)
+    madds = supernet.space.madds(archs, len(dataset.hierarchy.classes)).double()
+    archs, madds = archs[madds.argsort()], madds.sort().values
+    calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
+    stem = SharedStem(supernet, archs, calibration, dataset.selection)
+    answers = torch.stack([answers_of(stem.logits(arch)).cpu() for arch in archs])
+    line, nothing = torch.tensor([0.0, 1.0, 0.0]).double(), torch.zeros(2).double()
+    return ExpectedAccuracy(answers, dataset.selection.labels.cpu(), madds, line, nothing)
+
+
+def fitted_sets(study: Study, hierarchy: Hierarchy, rng: torch.Generator) -> Tensor:
+    """Random sets of classes of few and of many superclasses, whole or in part, bool [SETS, classes]; no scenario's."""
+    known = {tuple(mask.tolist()) for mask in every_scenario(study, hierarchy).class_masks}
+    found: dict[tuple[bool, ...], None] = {}
+    members = dict(zip(hierarchy.superclasses, hierarchy.members, strict=True))
+    while len(found) < SETS:
+        size = int(len(members) ** torch.rand(1, generator=rng).item() + 0.5)
+        names: list[str] = []
+        for superclass in some(hierarchy.superclasses, size, rng):
+            classes = members[superclass]
+            whole = torch.rand(1, generator=rng).item() < 0.5
+            count = len(classes) if whole else int(torch.randint(1, len(classes) + 1, (1,), generator=rng))
+            names += some(classes, count, rng)
+        mask = tuple(hierarchy.class_mask(names).tolist())
+        if len(names) > 1 and mask not in known:
+            found[mask] = None
+    return torch.tensor(list(found))
+
+
+def fit_line(shared: Tensor, top1: Tensor, superclasses: Tensor, images: Tensor) -> Tensor:
+    """From the log odds with shared weights to those with branches: see ExpectedAccuracy.branches."""
+    inputs, target = (log_odds(each / 100 * images, images) for each in (shared, top1))
+    columns = torch.stack([torch.ones_like(inputs), inputs, superclasses.double().log()], -1)
+    return torch.linalg.lstsq(columns, target[:, None]).solution[:, 0]
