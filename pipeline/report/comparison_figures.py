@@ -175,6 +175,19 @@ def gain_by_kind(comparison: pd.DataFrame) -> Figure:
     return figure
 
 
+def expected_accuracy(frame: pd.DataFrame) -> Figure:
+    """What networks reached on test over what was expected of them, a colour for each kind of set."""
+    figure, ((axis,),) = panels(height=5)
+    for kind, look in looks(frame.kind).items():
+        rows = frame[frame.kind == kind]
+        axis.scatter(rows.expected, rows.measured, s=18, color=look["color"], marker=look["marker"], label=KINDS[kind])
+    ends = [frame[["expected", "measured"]].min().min(), frame[["expected", "measured"]].max().max()]
+    axis.plot(ends, ends, color="0.3", linewidth=1)
+    axis.set(xlabel="expected top-1, %", ylabel="measured top-1, test images, %")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def search_time(timing: pd.DataFrame) -> Figure:
     """Seconds for a scenario on a logarithmic axis, and in times of the generator's.
 

@@ -1,5 +1,6 @@
 """What a user types: `python -m eas`."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
+import torch
 from PIL import Image
 from tiny_kit import make_kit, write_tiny_kit
 
 from eas import cli, deploy
+from eas.expected import ExpectedAccuracy
 
 
 @pytest.fixture
@@ -43,6 +46,23 @@ def test_specialize_writes_a_network_that_can_be_read(folder, target, hierarchy,
     assert f"{card.parameters:,} parameters) for {', '.join(card.classes)}" in said
     assert f"weights: {weights}" in said
     assert onnxruntime.InferenceSession(f"{target}.onnx").get_outputs()[0].shape == ["n", len(card.classes)]
+
+
+def test_an_accuracy_may_be_asked_for_and_what_is_expected_is_said(supernet, dataset, target, tmp_path, capsys):
+    kit, space = make_kit(supernet, dataset), supernet.space
+    labels = dataset.selection.labels
+    answers = torch.zeros(2, len(labels), 160, dtype=torch.int8)
+    answers[:, torch.arange(len(labels)), labels] = 100  # all right
+    ends, nothing = torch.tensor([1e5, 1e6]).double(), torch.zeros(2).double()
+    expected = ExpectedAccuracy(answers, labels, ends, torch.tensor([0.0, 1.0, 0.0]).double(), nothing)
+    folder = write_tiny_kit(tmp_path, dataclasses.replace(kit, expected=expected), dataset)
+    assert run("specialize", folder, "arrows", "--top1", "80", "--to", target) == 0
+    card = deploy.load(target)[1]
+    line = "expected: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*card.expected_top1)
+    assert line in capsys.readouterr().out and card.expected_top1[0] > 80
+    assert card.madds == int(space.madds(torch.tensor(card.arch), len(card.classes)))
+    assert run("specialize", folder, "arrows", "--top1", "100", "--to", target) == 1
+    assert "no network is expected to reach 100 %" in capsys.readouterr().err
 
 
 def test_onnx_is_written_on_demand_only(folder, target):

@@ -46,5 +46,9 @@ def write_tiny_kit(folder, kit, dataset):
     write_tensors(states, folder / FILES["supernet"][0])
     write_branches(kit, folder / FILES["branches"][0])
     write_images(dataset, folder / FILES["images"][0])
-    write_kit(folder, kit.generator, COUNT, FILES)
+    files = dict(FILES)
+    if kit.expected:
+        write_tensors(vars(kit.expected), folder / "expected.safetensors")
+        files["expected"] = ("expected.safetensors", "")
+    write_kit(folder, kit.generator, COUNT, files)
     return folder

@@ -212,7 +212,7 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(micro
     data.save(dataclasses.replace(real, test=Split(noise, real.test.labels.flip(0))), again.dataset_path)
     for notebook in NOTEBOOKS[:3]:
         steps.run(again, notebook)
-    for name in ("proposals", "selected"):
+    for name in ("proposals", "selected", "expected"):
         steps.run_step(again, STEPS[name])
     found, expected = hashes(tmp_path), hashes(micro.folder)
     later = {name for name in expected if name.startswith("comparison") and re.search(MEASURED, name)}
