@@ -100,11 +100,9 @@ def train_branches(
     supernet, start = load_supernet(workspace, dataset, base), time.perf_counter()
     recipe = {"epochs": study.branches.epochs, "batch_size": branch.batch_size or study.branches.batch_size}
     recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
-    draw_sets, options = (
-        set_sampler(study, dataset.hierarchy, branch.sets),
-        {"seed": base.seed, "checkpoint": checkpoint},
-    )
-    branches = tune_branches(supernet, dataset.train, dataset.hierarchy, branch.part, recipe, draw_sets, **options)
+    draw_sets = set_sampler(study, dataset.hierarchy, branch.sets)
+    given = (supernet, dataset.train, dataset.hierarchy, branch.part, recipe, draw_sets)
+    branches = tune_branches(*given, seed=base.seed, checkpoint=checkpoint)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"values": sum(tensor.numel() for tensor in branches.values())}
@@ -120,10 +118,8 @@ def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], datas
     """
     hierarchy, (names, archs) = dataset.hierarchy, measured_archs(supernet.space)
     sets = whole_sets(study, hierarchy)
-    masks, sizes = (
-        torch.stack([hierarchy.class_mask(each) for each in sets]),
-        torch.tensor([len(each) for each in sets]),
-    )
+    masks = torch.stack([hierarchy.class_mask(each) for each in sets])
+    sizes = torch.tensor([len(each) for each in sets])
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
     shared = torch.stack([superclass_top1(stem.logits(arch), labels, masks) for arch in archs])
