@@ -37,41 +37,50 @@ def expected_jobs(workspace: Workspace) -> list[Job]:
 def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tuple[dict[str, Tensor], Record]:
     """The fields of ExpectedAccuracy, fitted on the selection split, on sets of classes that are no scenario's.
 
-    The record has `points`: of every fitted network the number of superclasses, what was measured, and what shared
-    weights led to expect.
+    The record has `points`: of every network with branches that it was fitted on the number of superclasses, what was
+    measured, and what is expected.
     """
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, rng = load_supernet(workspace, dataset, base), torch.Generator().manual_seed(base.seed)
     generator = load_generator(workspace, dataset, base, "generator")
-    reference = ask_references(study, supernet, generator, dataset)
-    masks = fitted_sets(study, dataset.hierarchy, rng)
-    sizes = torch.stack([superclass_shares(dataset.hierarchy, mask).count_nonzero() for mask in masks])
-    masks, sizes = masks.repeat_interleave(BUDGETS, 0), sizes.repeat_interleave(BUDGETS)
+    model = ask_references(study, supernet, generator, dataset)
+    masks = fitted_sets(study, dataset.hierarchy, rng).repeat_interleave(BUDGETS, 0)
     low, high = min(study.scenarios.budgets) * MEGA, max(study.scenarios.budgets) * MEGA
     archs = generator.generate(masks, low + (high - low) * torch.rand(len(masks), dtype=torch.float64, generator=rng))
-    madds = supernet.space.madds(archs, masks.sum(1))
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     shared = measure_archs(supernet, archs, masks, calibration, dataset.selection).double()
-    told = torch.stack([reference(mask, each[None])[0, 0] for mask, each in zip(masks, madds, strict=True)])
-    errors = torch.zeros(2, dtype=torch.float64)
-    errors[0] = (shared - told).square().mean().sqrt()
-    line, content = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64), {"seed": base.seed, "supernet": base.name}
-    if branch:
-        alone = sizes == 1
-        rows = (alone | torch.tensor(composes(branch))).nonzero()[:, 0]
+    madds, sizes = supernet.space.madds(archs, masks.sum(1)), superclass_counts(dataset.hierarchy, masks)
+    model.errors[0] = deviation(shared, expected_of(model, masks, madds, torch.zeros_like(sizes)))
+    points: list[dict[str, float]] = []
+    served = (sizes == 1) | torch.tensor(bool(branch and composes(branch)))
+    if branch and served.any():
+        masks, madds, sizes = masks[served], madds[served], sizes[served]
         branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
-        top1 = measure_composed(supernet, branches, dataset, archs[rows], masks[rows], dataset.selection).double()
-        counts = [reference.right_answers(mask)[1] for mask in masks[rows]]
-        line = fit_line(told[rows], top1, sizes[rows], torch.tensor(counts))
-        model = ExpectedAccuracy(**vars(reference) | {"branches": line})
-        pairs = zip(masks[rows], madds[rows], sizes[rows].tolist(), strict=True)
-        said = torch.stack([model(mask, each[None], size)[0, 0] for mask, each, size in pairs])
-        errors[1] = (top1 - said).square().mean().sqrt()
-        content["points"] = [
-            {"superclasses": n, "measured": m, "expected": e, "shared": s}
-            for n, m, e, s in zip(*(each.tolist() for each in (sizes[rows], top1, said, told[rows])), strict=True)
-        ]
-    return vars(reference) | {"branches": line, "errors": errors}, content
+        top1 = measure_composed(supernet, branches, dataset, archs[served], masks, dataset.selection).double()
+        told = expected_of(model, masks, madds, torch.zeros_like(sizes))
+        images = torch.tensor([model.right_answers(mask)[1] for mask in masks])
+        model.branches.copy_(fit_line(told, top1, sizes, images))
+        expected = expected_of(model, masks, madds, sizes)
+        model.errors[1] = deviation(top1, expected)
+        rows = zip(sizes.tolist(), top1.tolist(), expected.tolist(), strict=True)
+        points = [{"superclasses": size, "measured": reached, "expected": said} for size, reached, said in rows]
+    return vars(model), {"supernet": base.name, "seed": base.seed, "points": points}
+
+
+def superclass_counts(hierarchy: Hierarchy, masks: Tensor) -> Tensor:
+    """Of how many superclasses each set has classes, int64 [n]."""
+    return torch.stack([superclass_shares(hierarchy, mask).count_nonzero() for mask in masks])
+
+
+def expected_of(model: ExpectedAccuracy, masks: Tensor, madds: Tensor, superclasses: Tensor) -> Tensor:
+    """What is expected of networks, each for a set of its own, float64 [n]."""
+    triples = zip(masks, madds, superclasses.tolist(), strict=True)
+    return torch.stack([model(mask, cost[None], count)[0, 0] for mask, cost, count in triples])
+
+
+def deviation(measured: Tensor, expected: Tensor) -> Tensor:
+    """The root of the mean squared error."""
+    return (measured - expected).square().mean().sqrt()
 
 
 def ask_references(study: Study, supernet: Supernet, generator: Generator, dataset: Dataset) -> ExpectedAccuracy:
