@@ -114,7 +114,8 @@ def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], datas
 
     `accuracy`, and `shared` for the shared weights: means over superclasses, by subnet. `gains`: for every `size`
     of the study's sets, how many `sets` of so many superclasses there are, and how many points branches gain over
-    shared weights in the mean over sets and subnets; 0 for unions where they were not trained to `compose`.
+    shared weights in the mean over sets and (of unions three) subnets; 0 for unions where they were not trained to
+    `compose`.
     """
     hierarchy, (names, archs) = dataset.hierarchy, measured_archs(supernet.space)
     sets = whole_sets(study, hierarchy)
@@ -123,11 +124,11 @@ def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], datas
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
     shared = torch.stack([superclass_top1(stem.logits(arch), labels, masks) for arch in archs])
-    top1, served = shared.clone(), (sizes == 1) | torch.tensor(compose)
-    pairs = archs.repeat_interleave(int(served.sum()), 0), masks[served].repeat(len(archs), 1)
-    found = measure_composed(supernet, branches, dataset, *pairs, dataset.selection)
-    top1[:, served] = found.view(len(archs), -1)
-    gain, record = (top1 - shared).mean(0), {}
+    top1, subnets = shared.clone(), torch.ones_like(shared, dtype=torch.bool)
+    subnets[2:-1, sizes > 1] = False  # three are enough for unions
+    rows, columns = (subnets & ((sizes == 1) | torch.tensor(compose))).nonzero(as_tuple=True)
+    top1[rows, columns] = measure_composed(supernet, branches, dataset, archs[rows], masks[columns], dataset.selection)
+    gain, record = (top1 - shared).sum(0) / subnets.sum(0), {}
     for name, each in (("accuracy", top1), ("shared", shared)):
         means = each[:, sizes == 1].mean(1).tolist()
         record[name] = [{"subnet": subnet, "top1": mean} for subnet, mean in zip(names, means, strict=True)]
