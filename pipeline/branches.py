@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from eas import devices
 from eas.branches import compose_branches, superclass_shares, tune_branches
-from eas.data import Dataset, Split
+from eas.data import Dataset, Hierarchy, Split
 from eas.evaluation import SharedStem, calibration_sample, measure_archs, superclass_top1
 from eas.recipes import Branch
 from eas.spaces import Supernet
@@ -22,7 +23,7 @@ from pipeline.scenarios import set_sampler, whole_sets
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, base_of, load_supernet, measured_archs
 
-OWN_IMAGES = 2500  # of a set, that branches are calibrated on: no fewer than a superclass of CIFAR-100 has
+OWN_IMAGES = 1000  # of a set, that branches are calibrated on
 
 
 def branch_jobs(workspace: Workspace) -> list[Job]:
@@ -46,34 +47,38 @@ def branch_job(workspace: Workspace, branch: Branch, seed: int) -> Job:
 
 def chosen_branch_jobs(workspace: Workspace) -> list[Job]:
     """A job for the chosen branches of every seed; none in a study without."""
-    return [job for job in compared_branch_jobs(workspace) if job["branch"] == choose_branch(workspace)]
+    study = workspace.study
+    return [branch_job(workspace, choose_branch(workspace), seed) for seed in study.seeds if study.branches]
 
 
 def compared_branch_jobs(workspace: Workspace) -> list[Job]:
-    """Jobs of every seed for the chosen branches, and the best ones that were each trained alone; none without any."""
-    if not workspace.study.branches:
-        return []
-    compared = dict.fromkeys((choose_branch(workspace), choose_branch(workspace, alone=True)))
-    return [branch_job(workspace, branch, seed) for branch in compared if branch for seed in workspace.study.seeds]
+    """Jobs of every seed for the best branches that were each trained alone, and the best that compose."""
+    both = [choose_branch(workspace, kind) for kind in (is_alone, composes)] if workspace.study.branches else []
+    return [branch_job(workspace, branch, seed) for branch in both if branch for seed in workspace.study.seeds]
 
 
-def choose_branch(workspace: Workspace, *, alone: bool = False) -> Branch | None:
+def choose_branch(workspace: Workspace, among: Callable[[Branch], bool] = lambda branch: True) -> Branch | None:
     """The candidate that gains most over shared weights on the selection split, in the mean over the first seeds.
 
-    With `alone`, of those that were trained on single superclasses; None without any.
+    `among` some of them; None where that is none.
 
     Raises:
         FileNotFoundError: branches that the choice needs are missing; the message says which notebook makes them.
     """
     records = [steps.record_of(workspace, "branches", **job) for job in first_jobs(workspace)]
     mean = pd.DataFrame([{"branch": r["branch"], "gain": mean_gain(r)} for r in records]).groupby("branch").gain.mean()
-    candidates = [each for each in workspace.study.branches.candidates if not (alone and composes(each))]
+    candidates = filter(among, workspace.study.branches.candidates)
     return max(candidates, key=lambda branch: mean[branch.name], default=None)
 
 
 def composes(branch: Branch) -> bool:
     """Whether branches are trained on unions as well, so that their means serve sets of several superclasses."""
     return len(branch.sets) > 1
+
+
+def is_alone(branch: Branch) -> bool:
+    """Whether each branch is trained on its own superclass only."""
+    return not composes(branch)
 
 
 def largest_set(record: Record) -> int:
@@ -150,6 +155,11 @@ def measure_composed(
         composed = compose_branches(supernet, branches, superclass_shares(dataset.hierarchy, mask))
         top1[rows] = measure_archs(composed, archs[rows], masks[rows], own_images(dataset, mask), split)
     return top1
+
+
+def superclass_counts(hierarchy: Hierarchy, masks: Tensor) -> Tensor:
+    """Of how many superclasses each set has classes, int64 [n]."""
+    return torch.stack([superclass_shares(hierarchy, mask).count_nonzero() for mask in masks])
 
 
 def own_images(dataset: Dataset, class_mask: Tensor) -> Split:

@@ -18,7 +18,7 @@ from eas.evaluation import SharedStem, calibration_sample, measure_archs, superc
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
-from pipeline.branches import composes, measure_composed
+from pipeline.branches import composes, measure_composed, superclass_counts
 from pipeline.generators import load_generator, load_predictor
 from pipeline.scenarios import Scenarios, every_scenario, other_scenarios, scenarios
 from pipeline.store import Job, Record, Workspace
@@ -151,8 +151,8 @@ def measure_gates(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], 
 def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[dict[str, Tensor], Record]:
     """Top-1 of the generated archs with branches, float [every scenario].
 
-    NaN, but for superclasses, where each branch was trained on its superclass alone: their means are worse than shared
-    weights.
+    NaN for sets of several superclasses where each branch was trained on its superclass alone: their means are worse
+    than shared weights.
     """
     dataset, supernet, _ = load_inputs(workspace, base)
     every = every_scenario(workspace.study, dataset.hierarchy)
@@ -161,7 +161,7 @@ def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[
         archs.append(steps.tensors_of(workspace, "other_sets", base=base)["generator"])
     branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
     archs, top1 = torch.cat(archs), torch.full((len(every),), float("nan"))
-    served = every.of_kind("superclass") | torch.tensor(composes(branch))
+    served = (superclass_counts(dataset.hierarchy, every.class_masks) == 1) | torch.tensor(composes(branch))
     pairs = archs[served], every.class_masks[served]
     top1[served] = measure_composed(supernet, branches, dataset, *pairs, dataset.test)
     return {"top1": top1}, {"branch": branch.name, "seed": base.seed}

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from eas import devices
-from eas.branches import superclass_shares
 from eas.data import Dataset, Hierarchy
 from eas.evaluation import SharedStem, calibration_sample, measure_archs
 from eas.expected import ExpectedAccuracy, answers_of, log_odds
@@ -17,7 +16,13 @@ from eas.kit import Kit
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
-from pipeline.branches import chosen_branch_jobs, composes, measure_composed
+from pipeline.branches import (
+    choose_branch,
+    chosen_branch_jobs,
+    composes,
+    measure_composed,
+    superclass_counts,
+)
 from pipeline.generators import load_generator
 from pipeline.params import Study
 from pipeline.scenarios import MEGA, every_scenario, some
@@ -65,11 +70,6 @@ def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tup
         rows = zip(sizes.tolist(), top1.tolist(), expected.tolist(), strict=True)
         points = [{"superclasses": size, "measured": reached, "expected": said} for size, reached, said in rows]
     return vars(model), {"supernet": base.name, "seed": base.seed, "points": points}
-
-
-def superclass_counts(hierarchy: Hierarchy, masks: Tensor) -> Tensor:
-    """Of how many superclasses each set has classes, int64 [n]."""
-    return torch.stack([superclass_shares(hierarchy, mask).count_nonzero() for mask in masks])
 
 
 def expected_of(model: ExpectedAccuracy, masks: Tensor, madds: Tensor, superclasses: Tensor) -> Tensor:
@@ -139,8 +139,10 @@ def expected_and_measured(workspace: Workspace, kit: Kit, comparison: pd.DataFra
     every = every_scenario(workspace.study, dataset.hierarchy)
     first = comparison[(comparison.supernet == "dropout") & (comparison.seed == workspace.study.seeds[0])]
     measured = first.set_index(["method", "scenario", "budget_madds"])
+    branches = workspace.study.branches and choose_branch(workspace)
+    own = "generator_composed" if branches and composes(branches) else "generator_branch"
     for name, kind, mask, budget in zip(every.names, every.kinds, every.class_masks, every.budgets.long(), strict=True):
-        method = "generator_branch" if kit.branches_for(mask) else "generator"
+        method = own if kit.branches_for(mask) else "generator"
         found = measured.loc[(method, name, budget.item())]
         expected, low, high = kit.expected_top1(mask, torch.tensor([found.madds]))[0].tolist()
         names = {"scenario": name, "kind": kind, "budget_madds": budget.item()}

@@ -24,7 +24,7 @@ from eas.kit import load_kit
 from pipeline.params import Study, load_study
 from pipeline.scenarios import evenly_spaced
 
-METHODS = ("generator_branch", "generator")
+METHODS = ("generator_branch", "generator_composed", "generator")
 LARGEST, MEAN = 1.5, 0.15  # points that one scenario, and their mean, may differ: machines round differently
 
 
@@ -43,7 +43,7 @@ def recompute(study: Study, root: str | Path, method: str, count: int | None = N
     kit, (dataset, _) = load_kit(Path(root) / "weights" / study.name), data.build(study.data, root)
     # The few images that come with a kit do for a branch; the study has calibrated it on those that it was tuned on.
     kit = dataclasses.replace(
-        kit, branches=kit.branches if method == "generator_branch" else None, branch_images=dataset.train
+        kit, branches=None if method == "generator" else kit.branches, branch_images=dataset.train
     )
     top1 = []
     for row in tqdm(rows.itertuples(), method, len(rows)):

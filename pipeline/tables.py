@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline import costly_baselines, steps
-from pipeline.branches import choose_branch
+from pipeline.branches import composes
 from pipeline.comparison import Archs, other_jobs, shared_archs
 from pipeline.report import stats
 from pipeline.scenarios import other_scenarios, scenarios
@@ -74,7 +74,7 @@ def add_branches(workspace: Workspace, base: Base, rows: slice, measured: Measur
     archs, top1, seconds = measured
     for job in steps.STEPS["measured_branches"].all_jobs(workspace):
         if job["base"] == base:
-            method = "generator_branch" if job["branch"] == choose_branch(workspace) else "generator_branch_alone"
+            method = "generator_composed" if composes(job["branch"]) else "generator_branch"
             archs[method], seconds[method] = archs["generator"], seconds["generator"]
             top1[method] = steps.tensors_of(workspace, "measured_branches", **job)["top1"][rows]
 

@@ -111,7 +111,7 @@ def branches(metrics: Metrics) -> str:
     text = f"**Weights of a superclass's own {claim}**: with branches {points(metrics, name)} points"
     if (tuned := "ofa_finetuned_minus_mean_ofa_evolution") in metrics:
         text += f"; each of OFA's archs tuned alone, which trains for every scenario, {points(metrics, tuned)}"
-    if (union := "generator_branch_minus_mean_generator_union") in metrics:
+    if (union := "generator_composed_minus_mean_generator_union") in metrics:
         text += f". On unions never trained on, the branches' mean gains {points(metrics, union)} over shared weights"
     if (tuned := "generator_finetuned_minus_mean_generator_union") in metrics:
         text += f"; tuned alone, a union gains {points(metrics, tuned)}"

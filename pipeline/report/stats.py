@@ -19,23 +19,27 @@ Kind = Literal["superclass", "union", "large_union", "part", "across", "all"]  #
 COMPARED = ("superclass", "union")  # the kinds that all methods are compared on
 
 SCENARIO = ["seed", "scenario", "budget_madds"]
-GENERATED = ("generator", "generator_gates", "generator_branch")  # what is held against OFA's way as a whole
+GENERATED = (
+    "generator",
+    "generator_gates",
+    "generator_branch",
+    "generator_composed",
+)  # what is held against OFA's way as a whole
 SHARED: Side = ("generator", "dropout")  # what weights of one's own are held against
 SET_METHODS: tuple[Side, ...] = (  # what a set of classes can be served by, from the least work for it to the most
     OFAS_WAY,
-    ("generator_branch_alone", "dropout"),
+    ("generator_composed", "dropout"),
     ("generator_branch", "dropout"),
     ("generator_finetuned", "dropout"),
 )
 RIVALS = {  # of methods with weights of their own
-    ("generator_branch", "dropout"): [
+    ("generator_branch", "dropout"): [("generator", "dropout"), OFAS_WAY, ("ofa_finetuned", "plain")],
+    ("generator_composed", "dropout"): [
         ("generator", "dropout"),
         OFAS_WAY,
-        ("generator_branch_alone", "dropout"),
-        ("ofa_finetuned", "plain"),
+        ("generator_branch", "dropout"),
         ("generator_finetuned", "dropout"),
     ],
-    ("generator_branch_alone", "dropout"): [("generator", "dropout"), OFAS_WAY],
     ("ofa_finetuned", "plain"): [OFAS_WAY],
     ("generator_finetuned", "dropout"): [("generator", "dropout"), OFAS_WAY],
     ("from_scratch", "dropout"): [("generator", "dropout"), ("generator_branch", "dropout")],

@@ -17,7 +17,7 @@ SCENARIO = ["method", "supernet", "seed", "scenario", "kind", "classes", "budget
 COLUMNS = [*SCENARIO, "madds", "top1", "search_seconds"]
 OWN_WEIGHTS = {  # the supernet that a method with weights of its own builds on
     "generator_branch": "dropout",
-    "generator_branch_alone": "dropout",
+    "generator_composed": "dropout",
     "generator_finetuned": "dropout",
     "from_scratch": "dropout",
     "ofa_finetuned": "plain",
@@ -59,7 +59,7 @@ def make_comparison(superclasses, seeds=3, unions=("union one", "union two")):
     for (method, supernet), seed, budget, scenario in product(sides, range(seeds), range(5), kinds):
         if not measured(method, seed, budget, scenario, kinds[scenario], superclasses[0]):
             continue
-        gains = {"generator_branch": 4, "generator_branch_alone": 4, "ofa_finetuned": 5}
+        gains = {"generator_branch": 4, "generator_composed": 3, "ofa_finetuned": 5}
         gain = gains.get(method, -0.3 * list(METHODS).index(method) / 5)
         top1 = 70 + budget + hard[scenario] + gain + rng.normal(0, 0.5) + seed / 2
         seconds = 2e-4 if "generator" in method else 10.0 ** rng.uniform(-2, 2)
@@ -75,7 +75,7 @@ def measured(method, seed, budget, scenario, kind, first):
         return seed == 0 and budget == 2 and scenario == first
     if method == "generator_finetuned":
         return budget == 2 and kind == "union"
-    return kind == "superclass" or method not in ("generator_branch_alone", "ofa_finetuned")
+    return kind == "superclass" or method not in ("generator_branch", "ofa_finetuned")
 
 
 def make_record(dropout, seed, largest, random):

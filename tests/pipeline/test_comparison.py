@@ -99,10 +99,13 @@ def test_a_budget_that_no_arch_fits_is_an_error_not_an_endless_search(micro):
 # -------------------------------------------------------------------- the test split
 
 
-@pytest.mark.parametrize("method", [*SHARED, "generator_gates", "evolution_long", "generator_branch"])
+@pytest.mark.parametrize(
+    "method", [*SHARED, "generator_gates", "evolution_long", "generator_branch", "generator_composed"]
+)
 def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(method, finished, table):
     """A plain network made of the files' tensors, the test images, the share of right answers."""
-    study, dataset, branch = finished.study, finished.dataset(), method == "generator_branch"
+    study, dataset = finished.study, finished.dataset()
+    branch = {"generator_branch": branches.is_alone, "generator_composed": branches.composes}.get(method)
     name, every = "dropout" if branch else "plain", every_scenario(study, dataset.hierarchy)
     pairs = list(zip(every.names, every.budgets.tolist(), strict=True))
     rows = table[(table.method == method) & (table.supernet == name)]
@@ -117,7 +120,7 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(metho
             load_file(finished.folder / "supernets" / f"{base.dropout.name}-{row.seed}.safetensors")
         )
         if branch:
-            chosen = branches.choose_branch(finished)
+            chosen = branches.choose_branch(finished, branch)
             path = finished.folder / "branches" / f"{chosen.name}-{row.seed}.safetensors"
             supernet = compose_branches(supernet, path, superclass_shares(dataset.hierarchy, mask))
             calibration = branches.own_images(dataset, mask)

@@ -72,7 +72,7 @@ def test_only_methods_of_all_seeds_and_scenarios_stand_together(page):
     assert rows["from_scratch/dropout"]["apart"] == "seed 0, some scenarios"
     union = rows_of(content, UNIONS[0], BUDGETS[2])
     assert union["generator_finetuned/dropout"]["apart"] == "seeds 0, 1, 2, some scenarios"
-    assert "generator_branch_alone/dropout" not in union and "generator/plain" not in union
+    assert "generator_branch/dropout" not in union and "generator/plain" not in union
     few = COMPARISON[(COMPARISON.method != "random") | (COMPARISON.seed == 1)]
     rows = explorer.results(few)[("c++", BUDGETS[0])]
     assert [row["apart"] for row in rows if row["method"] == "random/dropout"] == ["seed 1"]

@@ -247,9 +247,9 @@ def test_accuracy_over_madds_shows_every_method_in_shared_panels():
     assert left.get_ylim() == right.get_ylim() and "union" in left.get_ylabel()
     shown = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"generator", "OFA's search, blind", "new idea"} <= shown  # the last one is only in the right panel
-    assert not any("alone" in text for text in shown)  # they serve no unions, or one budget
-    told = figure.legends[0].get_title().get_text()
-    assert told.endswith("over seeds, of generator; generator with branches; OFA's search, blind")
+    assert not any("alone" in text for text in shown)  # they serve one budget
+    assert "generator with composed branches" in shown and "generator with branches" not in shown
+    assert figure.legends[0].get_title().get_text().endswith("over seeds, of generator; OFA's search, blind")
 
 
 def test_accuracy_over_madds_leaves_out_what_was_measured_on_some_of_the_seeds():

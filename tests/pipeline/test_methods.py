@@ -24,5 +24,5 @@ def test_methods_are_told_apart_with_and_without_colour():
 
 def test_only_shared_weights_compete_in_choosing_archs():
     own = {name for name, method in METHODS.items() if method.weights != "shared"}
-    assert own == {"generator_branch", "generator_branch_alone", "generator_finetuned", "ofa_finetuned", "from_scratch"}
+    assert own == {"generator_branch", "generator_composed", "generator_finetuned", "ofa_finetuned", "from_scratch"}
     assert {name for name, method in METHODS.items() if method.few} == {"generator_finetuned", "from_scratch"}

@@ -4,7 +4,6 @@ import pytest
 from study_cases import every_job, with_study
 
 from pipeline import comparison, costly_baselines, steps, supernets, tables
-from pipeline.branches import choose_branch
 from pipeline.methods import METHODS, OFAS_WAY
 from pipeline.scenarios import every_scenario, other_scenarios, scenarios
 from pipeline.store import Workspace
@@ -33,9 +32,9 @@ def test_the_table_has_one_row_for_every_method_supernet_seed_and_scenario(finis
     first = study.seeds[0]
     others = other_scenarios(study, finished.dataset().hierarchy)
     other_kinds, others = others.kinds, list(zip(others.names, others.budgets.long().tolist(), strict=True))
-    assert choose_branch(finished) != choose_branch(finished, alone=True)
-    expected |= {("generator_branch", "dropout", seed, *pair) for seed in study.seeds for pair in pairs + others}
-    expected |= {("generator_branch_alone", "dropout", seed, *pair) for seed in study.seeds for pair in singles}
+    parts = [pair for pair, kind in zip(others, other_kinds, strict=True) if kind == "part"]
+    expected |= {("generator_composed", "dropout", seed, *pair) for seed in study.seeds for pair in pairs + others}
+    expected |= {("generator_branch", "dropout", seed, *pair) for seed in study.seeds for pair in singles + parts}
     expected |= {(method, *run, *pair) for method in ("generator", "ofa_evolution") for run in runs for pair in others}
     small = [pair for pair, kind in zip(others, other_kinds, strict=True) if kind in ("part", "across")]
     expected |= {("generator_finetuned", "dropout", first, *pair) for pair in small}
