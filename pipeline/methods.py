@@ -60,7 +60,7 @@ METHODS = {  # in the order of legends and tables
         ),
         Method(
             "generator_composed",
-            *("generator with composed branches", "#f2836b", "X", "-."),
+            *("generator with composed branches", "#f2836b", "1", "-."),
             "the same, for any set, with the mean of its superclasses' branches, trained to be averaged (ours)",
             weights="superclass",
             sees_classes=True,
