@@ -1,4 +1,4 @@
-"""What notebook 05 shows of one scenario: the network that is handed over, beside the opponents' archs."""
+"""What notebook 05 shows of the kit: a network beside the opponents' archs, and what networks were expected to reach."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from eas import search
 from eas.data import Dataset
 from eas.evaluation import measure_archs
 from eas.kit import Kit
+from pipeline.branches import choose_branch, composes
 from pipeline.comparison import search_effort
 from pipeline.generators import load_predictor
 from pipeline.publish import first_base
+from pipeline.scenarios import every_scenario
 from pipeline.store import Workspace
 
 
@@ -40,3 +42,25 @@ def compare(
         row = {"method": "generator_branch", "madds": table.madds[0], "top1": own}
         table = pd.concat([pd.DataFrame([row]), table], ignore_index=True)
     return table
+
+
+def expected_and_measured(workspace: Workspace, kit: Kit, comparison: pd.DataFrame) -> pd.DataFrame:
+    """What the study's kit expects of its networks, and what they reached on test: a row for every scenario.
+
+    Columns scenario, kind, budget_madds, expected, low, high, measured, images (of the test split). With the weights
+    that the kit's rule gives a set: those of branches, or the shared ones.
+    """
+    dataset, rows = workspace.dataset(), []
+    every = every_scenario(workspace.study, dataset.hierarchy)
+    first = comparison[(comparison.supernet == "dropout") & (comparison.seed == workspace.study.seeds[0])]
+    measured = first.set_index(["method", "scenario", "budget_madds"])
+    branches = workspace.study.branches and choose_branch(workspace)
+    own = "generator_composed" if branches and composes(branches) else "generator_branch"
+    for name, kind, mask, budget in zip(every.names, every.kinds, every.class_masks, every.budgets.long(), strict=True):
+        method = own if kit.branches_for(mask) else "generator"
+        found = measured.loc[(method, name, budget.item())]
+        expected, low, high = kit.expected_top1(mask, torch.tensor([found.madds]))[0].tolist()
+        names = {"scenario": name, "kind": kind, "budget_madds": budget.item()}
+        images = len(dataset.test.only(mask))
+        rows.append(names | {"expected": expected, "low": low, "high": high, "measured": found.top1, "images": images})
+    return pd.DataFrame(rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -12,12 +10,10 @@ from eas.data import Dataset, Hierarchy
 from eas.evaluation import SharedStem, calibration_sample, measure_archs
 from eas.expected import ExpectedAccuracy, answers_of, log_odds
 from eas.generator import Generator
-from eas.kit import Kit
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
 from pipeline.branches import (
-    choose_branch,
     chosen_branch_jobs,
     composes,
     measure_composed,
@@ -124,49 +120,3 @@ def fit_line(shared: Tensor, top1: Tensor, superclasses: Tensor, images: Tensor)
     inputs, target = (log_odds(each / 100 * images, images) for each in (shared, top1))
     columns = torch.stack([torch.ones_like(inputs), inputs, superclasses.double().log()], -1)
     return torch.linalg.lstsq(columns, target[:, None]).solution[:, 0]
-
-
-# -------------------------------------------------------------------- is it right?
-
-
-def expected_and_measured(workspace: Workspace, kit: Kit, comparison: pd.DataFrame) -> pd.DataFrame:
-    """What the study's kit expects of its networks, and what they reached on test: a row for every scenario.
-
-    Columns scenario, kind, budget_madds, expected, low, high, measured, images (of the test split). With the weights
-    that the kit's rule gives a set: those of branches, or the shared ones.
-    """
-    dataset, rows = workspace.dataset(), []
-    every = every_scenario(workspace.study, dataset.hierarchy)
-    first = comparison[(comparison.supernet == "dropout") & (comparison.seed == workspace.study.seeds[0])]
-    measured = first.set_index(["method", "scenario", "budget_madds"])
-    branches = workspace.study.branches and choose_branch(workspace)
-    own = "generator_composed" if branches and composes(branches) else "generator_branch"
-    for name, kind, mask, budget in zip(every.names, every.kinds, every.class_masks, every.budgets.long(), strict=True):
-        method = own if kit.branches_for(mask) else "generator"
-        found = measured.loc[(method, name, budget.item())]
-        expected, low, high = kit.expected_top1(mask, torch.tensor([found.madds]))[0].tolist()
-        names = {"scenario": name, "kind": kind, "budget_madds": budget.item()}
-        images = len(dataset.test.only(mask))
-        rows.append(names | {"expected": expected, "low": low, "high": high, "measured": found.top1, "images": images})
-    return pd.DataFrame(rows)
-
-
-def expectation_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """How right expectations are, by kind and for all: networks, mean error, its deviation, slope, and coverage.
-
-    Errors are measured minus expected, in points; the slope is that of measured over expected. Coverage is the share,
-    in percent, of networks within their interval, widened by the noise of the test images, which it knows nothing of.
-    """
-
-    def judge(rows: pd.DataFrame) -> dict[str, float]:
-        error, share = rows.measured - rows.expected, rows.measured / 100
-        noise = 196 * np.sqrt(share * (1 - share) / rows.images)
-        margin = np.sqrt((rows.high - rows.low) ** 2 / 4 + noise**2)
-        spread = rows.expected.var()
-        slope = rows.expected.cov(rows.measured) / spread if spread else np.nan
-        inside = (error.abs() <= margin).mean() * 100
-        told = {"networks": len(rows), "mean_error": error.mean(), "deviation": error.std(), "slope": slope}
-        return told | {"coverage": inside}
-
-    parts = [("every", frame), *frame.groupby("kind", sort=False)]
-    return pd.DataFrame([{"kind": kind} | judge(rows) for kind, rows in parts])

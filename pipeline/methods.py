@@ -1,4 +1,4 @@
-"""Every method of the comparison: what it does, how it is written and how it is drawn. One place for such facts."""
+"""Every method and kind of scenario of the comparison: what it is, how it is written and drawn. One place for that."""
 
 from __future__ import annotations
 
@@ -130,3 +130,12 @@ METHODS = {  # in the order of legends and tables
 }
 
 OFAS_WAY = ("ofa_evolution", "plain")  # its search on a supernet without superclass dropout: what all is held against
+
+KINDS = {  # of scenarios: which classes those are; all methods are compared on the first two
+    "superclass": "all classes of one superclass",
+    "union": "those of two or three superclasses",
+    "large_union": "those of five or ten superclasses",
+    "part": "two to four classes of one superclass",
+    "across": "a class each of seven superclasses",
+    "all": "every class",
+}

@@ -23,7 +23,7 @@ from pipeline.generators import load_generator
 from pipeline.store import Result, Workspace, open_workspace
 from pipeline.supernets import Base, base_of, load_supernet
 
-LARGE = 8e6  # bytes: of larger tensors, those of the kit are enough: of the others the records are kept
+LARGE = 4e6  # bytes: of larger tensors, those of the kit are enough: of the others the records are kept
 IMAGES = "calibration.safetensors"
 
 
@@ -69,11 +69,17 @@ def kit_parts(workspace: Workspace) -> dict[str, tuple[Result, str]]:
         parts["generator"] = (steps.find(workspace, "predictors", base=base)[0], "generator.")
         for job in chosen_branch_jobs(workspace)[:1]:
             parts["branches"] = (steps.find(workspace, "branches", **job)[0], "")
-        for job in expected_jobs(workspace):
-            parts["expected"] = (steps.find(workspace, "expected", **job)[0], "")
     except FileNotFoundError:
         return {}
-    return parts
+    expected = expected_result(workspace)
+    return parts | ({"expected": (expected, "")} if expected else {})
+
+
+def expected_result(workspace: Workspace) -> Result | None:
+    """What the kit's networks are expected to reach, where that was fitted."""
+    (job,) = expected_jobs(workspace)
+    result = steps.STEPS["expected"].result(workspace, job)
+    return result if result.find() else None
 
 
 def write_study_kit(workspace: Workspace, folder: Path) -> bool:
@@ -99,7 +105,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
 
     Unlike a published one, it calibrates a branch on the images that it was tuned on, which the study does as well.
     """
-    base, jobs = first_base(workspace), chosen_branch_jobs(workspace)[:1]
+    base, jobs, expected = first_base(workspace), chosen_branch_jobs(workspace)[:1], expected_result(workspace)
     return Kit(
         hierarchy=dataset.hierarchy,
         supernet=load_supernet(workspace, dataset, base).cpu(),
@@ -109,7 +115,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
         branch_images=dataset.train,
         synthetic=dataset.synthetic,
         largest_set=largest_set(steps.record_of(workspace, "branches", **jobs[0])) if jobs else 0,
-        expected=ExpectedAccuracy(**steps.tensors_of(workspace, "expected", **expected_jobs(workspace)[0])),
+        expected=ExpectedAccuracy(**expected.tensors()) if expected else None,
     )
 
 

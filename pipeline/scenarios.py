@@ -15,14 +15,6 @@ from eas.generator import ScenarioSampler
 from pipeline.params import Study
 
 MEGA = 1e6  # params.yaml gives budgets in million multiply-adds
-KINDS = {  # of scenarios: which classes those are; all methods are compared on the first two
-    "superclass": "all classes of one superclass",
-    "union": "those of two or three superclasses",
-    "large_union": "those of five or ten superclasses",
-    "part": "two to four classes of one superclass",
-    "across": "a class each of seven superclasses",
-    "all": "every class",
-}
 PART, ACROSS = (2, 3, 4), 7  # classes of a part, in turn; superclasses that a set across takes a class of
 Names = tuple[str, ...]  # of superclasses and classes
 
@@ -32,7 +24,7 @@ class Scenarios:
     """Deployment scenarios: names, kinds, class masks (bool [n, classes]) and budgets (multiply-adds, float64 [n])."""
 
     names: list[str]
-    kinds: list[str]  # of KINDS
+    kinds: list[str]  # of methods.KINDS
     class_masks: Tensor
     budgets: Tensor
 

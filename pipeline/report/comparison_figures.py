@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.methods import METHODS, OFAS_WAY
-from pipeline.report import stats
+from pipeline.methods import KINDS, METHODS, OFAS_WAY
+from pipeline.report import kinds, stats
 from pipeline.report.figures import (
     MADDS,
     TOP1,
@@ -26,7 +26,6 @@ from pipeline.report.figures import (
     seeds_told,
 )
 from pipeline.report.stats import Kind, Side
-from pipeline.scenarios import KINDS
 
 HEADLINE: dict[Side, str] = {  # what the README's figure holds against OFA's way, from the least to the most
     ("generator_gates", "dropout"): "EAS with the paper's signal,\nno branches",
@@ -157,17 +156,17 @@ def specialized_comparison(rows: pd.DataFrame) -> Figure:
 
 def gain_by_kind(comparison: pd.DataFrame) -> Figure:
     """Points over shared weights with their intervals, by the kind of the set of classes; one seed has no interval."""
-    table = stats.gains_by_kind(comparison)
-    kinds, drawn = list(table.kind.unique()), method_looks(table.method)
-    figure, ((axis,),) = panels(height=1.4 + 0.75 * len(kinds))
+    table = kinds.gains_by_kind(comparison)
+    shown, drawn = list(table.kind.unique()), method_looks(table.method)
+    figure, ((axis,),) = panels(height=1.4 + 0.75 * len(shown))
     for shift, (method, look) in zip(np.linspace(-0.27, 0.27, len(drawn)), drawn.items(), strict=True):
         rows = table[table.method == method]
-        place = np.array([kinds.index(kind) for kind in rows.kind]) + shift
+        place = np.array([shown.index(kind) for kind in rows.kind]) + shift
         axis.hlines(place, rows.low, rows.high, color=look["color"], linewidth=2, alpha=0.5)
         axis.plot(rows["mean"], place, look["marker"], color=look["color"], markersize=7, label=label(method))
     axis.axvline(0, color="0.3", linewidth=1)
-    told = [f"{KINDS[kind]}\n({table.sets[table.kind == kind].max()} sets)" for kind in kinds]
-    axis.set_yticks(range(len(kinds)), told)
+    told = [f"{KINDS[kind]}\n({table.sets[table.kind == kind].max()} sets)" for kind in shown]
+    axis.set_yticks(range(len(shown)), told)
     axis.invert_yaxis()
     axis.set_xlabel("points of top-1 over the same archs with shared weights, test images")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)

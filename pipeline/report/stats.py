@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.methods import METHODS, OFAS_WAY
 
 Side = tuple[str, str]  # a method and the supernet it was applied to
-Kind = Literal["superclass", "union", "large_union", "part", "across", "all"]  # of a scenario, see scenarios.KINDS
+Kind = Literal["superclass", "union", "large_union", "part", "across", "all"]  # of a scenario, see methods.KINDS
 COMPARED = ("superclass", "union")  # the kinds that all methods are compared on
 
 SCENARIO = ["seed", "scenario", "budget_madds"]
@@ -25,13 +25,6 @@ GENERATED = (
     "generator_branch",
     "generator_composed",
 )  # what is held against OFA's way as a whole
-SHARED: Side = ("generator", "dropout")  # what weights of one's own are held against
-SET_METHODS: tuple[Side, ...] = (  # what a set of classes can be served by, from the least work for it to the most
-    OFAS_WAY,
-    ("generator_composed", "dropout"),
-    ("generator_branch", "dropout"),
-    ("generator_finetuned", "dropout"),
-)
 RIVALS = {  # of methods with weights of their own
     ("generator_branch", "dropout"): [("generator", "dropout"), OFAS_WAY, ("ofa_finetuned", "plain")],
     ("generator_composed", "dropout"): [
@@ -201,22 +194,6 @@ def own_weights(comparison: pd.DataFrame) -> pd.DataFrame:
                 names = {"method": method[0], "rival": rival[0], "kind": kind}
                 rows.append(names | counts | paired_difference(comparison, method, rival, kind)._asdict())
     return pd.DataFrame(rows, columns=["method", "rival", "kind", "scenarios", "seeds", *Interval._fields])
-
-
-def gains_by_kind(comparison: pd.DataFrame, methods: Iterable[Side] = SET_METHODS) -> pd.DataFrame:
-    """What each kind of set gains over the generator's archs on shared weights: points of top-1 on test.
-
-    Columns kind, method, supernet, sets (a count), seeds, mean, low, high, over the scenarios and seeds that both were
-    measured on; a row for every method that was measured on that kind.
-    """
-    rows = []
-    for kind, side in product(get_args(Kind), methods):
-        shared, other = (scenarios_of(of_kind(comparison, kind), *each) for each in (SHARED, side))
-        if len(both := shared.index.intersection(other.index)):
-            counts = {"sets": both.unique("scenario").size, "seeds": both.unique("seed").size}
-            names = {"kind": kind, "method": side[0], "supernet": side[1]}
-            rows.append(names | counts | paired_difference(comparison, side, SHARED, kind)._asdict())
-    return pd.DataFrame(rows, columns=["kind", "method", "supernet", "sets", "seeds", *Interval._fields])
 
 
 def method_table(comparison: pd.DataFrame) -> pd.DataFrame:

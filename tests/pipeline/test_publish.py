@@ -57,8 +57,8 @@ def test_of_large_tensors_those_of_the_kit_are_published(micro, tmp_path, monkey
     publish.publish(micro, tmp_path)
     (tmp_path / publish.IMAGES).unlink()
     contents = json.loads((tmp_path / "kit.json").read_text())
-    listed = {contents["files"][name]["path"] for name in ("supernet", "generator", "branches")}
-    assert set(hashes(tmp_path)) == listed and len(listed) == 3
+    listed = {contents["files"][name]["path"] for name in ("supernet", "generator", "branches", "expected")}
+    assert set(hashes(tmp_path)) == listed and len(listed) == 4
     assert hashes(tmp_path, "*-[01].json").keys() == hashes(micro.folder, "*-[01].json").keys()
     elsewhere = Workspace(micro.study, tmp_path / "nothing", tmp_path)
     for name, job in every_job(micro):

@@ -74,7 +74,8 @@ def test_weights_of_ones_own_change_no_arch(table):
 
 def test_accuracies_and_times_are_plausible(table):
     assert table.top1.between(0, 100).all() and (table.search_seconds > 0).all()
-    seconds = table[table.supernet == "dropout"].groupby("method").search_seconds.mean()
+    compared = table[table.kind.isin(("superclass", "union"))]
+    seconds = compared[compared.supernet == "dropout"].groupby("method").search_seconds.mean()
     assert seconds["generator"] == pytest.approx(seconds["generator_branch"])
     assert seconds["generator"] < seconds["random"]
     rows = table[table.supernet == "plain"].groupby("method").search_seconds.mean()

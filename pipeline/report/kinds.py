@@ -1,0 +1,58 @@
+"""Statistics by the kind of a set of classes: what weights of its own gain, and how right expectations are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+
+from pipeline.methods import OFAS_WAY
+from pipeline.report.stats import Interval, Kind, Side, of_kind, paired_difference, scenarios_of
+
+SHARED: Side = ("generator", "dropout")  # what weights of one's own are held against
+SET_METHODS: tuple[Side, ...] = (  # what a set of classes can be served by, from the least work for it to the most
+    OFAS_WAY,
+    ("generator_composed", "dropout"),
+    ("generator_branch", "dropout"),
+    ("generator_finetuned", "dropout"),
+)
+
+
+def gains_by_kind(comparison: pd.DataFrame, methods: Iterable[Side] = SET_METHODS) -> pd.DataFrame:
+    """What each kind of set gains over the generator's archs on shared weights: points of top-1 on test.
+
+    Columns kind, method, supernet, sets (a count), seeds, mean, low, high, over the scenarios and seeds that both were
+    measured on; a row for every method that was measured on that kind.
+    """
+    rows = []
+    for kind, side in product(get_args(Kind), methods):
+        shared, other = (scenarios_of(of_kind(comparison, kind), *each) for each in (SHARED, side))
+        if len(both := shared.index.intersection(other.index)):
+            counts = {"sets": both.unique("scenario").size, "seeds": both.unique("seed").size}
+            names = {"kind": kind, "method": side[0], "supernet": side[1]}
+            rows.append(names | counts | paired_difference(comparison, side, SHARED, kind)._asdict())
+    return pd.DataFrame(rows, columns=["kind", "method", "supernet", "sets", "seeds", *Interval._fields])
+
+
+def expectation_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """How right expectations are, by kind and for all: networks, mean error, its deviation, slope, and coverage.
+
+    Errors are measured minus expected, in points; the slope is that of measured over expected. Coverage is the share,
+    in percent, of networks within their interval, widened by the noise of the test images, which it knows nothing of.
+    """
+
+    def judge(rows: pd.DataFrame) -> dict[str, float]:
+        error, share = rows.measured - rows.expected, rows.measured / 100
+        noise = 196 * np.sqrt(share * (1 - share) / rows.images)
+        margin = np.sqrt((rows.high - rows.low) ** 2 / 4 + noise**2)
+        spread = rows.expected.var()
+        slope = rows.expected.cov(rows.measured) / spread if spread else np.nan
+        inside = (error.abs() <= margin).mean() * 100
+        told = {"networks": len(rows), "mean_error": error.mean(), "deviation": error.std(), "slope": slope}
+        return told | {"coverage": inside}
+
+    parts = [("every", frame), *frame.groupby("kind", sort=False)]
+    return pd.DataFrame([{"kind": kind} | judge(rows) for kind, rows in parts])
