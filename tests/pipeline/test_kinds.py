@@ -1,0 +1,55 @@
+"""Statistics by the kind of a set: gains over shared weights, and how right expectations are."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import demo, publish, tables
+from pipeline.report import kinds
+
+COLUMNS = ["method", "supernet", "seed", "scenario", "kind", "budget_madds", "top1"]
+
+
+def test_gains_are_over_shared_weights_on_the_sets_and_seeds_that_both_have():
+    rows = []
+    for seed, extra in ((0, 0.0), (1, 1.0)):
+        for scenario, kind in (("a", "superclass"), ("a+b", "union"), ("x+y", "part")):
+            rows.append(("generator", "dropout", seed, scenario, kind, 5, 70.0))
+            rows.append(("ofa_evolution", "plain", seed, scenario, kind, 5, 69.0))
+            if kind != "part":
+                rows.append(("generator_composed", "dropout", seed, scenario, kind, 5, 72.0 + extra))
+    rows.append(("generator_finetuned", "dropout", 0, "a+b", "union", 5, 76.0))
+    table = kinds.gains_by_kind(pd.DataFrame(rows, columns=COLUMNS)).set_index(["kind", "method"])
+    assert set(table.loc["part"].index) == {"ofa_evolution"} and len(table) == 3 + 2 + 1
+    composed = table.loc[("union", "generator_composed")]
+    assert (composed.sets, composed.seeds, composed["mean"]) == (1, 2, 2.5) and composed.low < 2 < 3 < composed.high
+    tuned = table.loc[("union", "generator_finetuned")]
+    assert (tuned["mean"], tuned.seeds) == (6, 1) and np.isnan(tuned.low)
+    assert (table.xs("ofa_evolution", level="method")["mean"] == -1).all()
+
+
+def test_expectations_are_judged_by_error_slope_and_coverage():
+    expected = np.array([50.0, 60.0, 70.0, 80.0])
+    frame = pd.DataFrame({"kind": ["part", "part", "union", "union"], "expected": expected})
+    frame = frame.assign(low=expected - 2, high=expected + 2, measured=expected * 0.5 + 30, images=10**8)
+    table = kinds.expectation_errors(frame).set_index("kind")
+    assert list(table.index) == ["every", "part", "union"]
+    assert table.networks.tolist() == [4, 2, 2] and table.slope.tolist() == pytest.approx([0.5] * 3)
+    assert table.mean_error["every"] == pytest.approx(-2.5) and table.coverage.tolist() == [25, 50, 0]
+    few = kinds.expectation_errors(frame.assign(images=20))  # whose noise is wider than all errors
+    assert (few.coverage == 100).all()
+
+
+def test_what_was_expected_stands_beside_what_was_measured_with_the_kits_weights(finished):
+    kit, comparison = publish.study_kit(finished, finished.dataset()), tables.comparison_table(finished)
+    frame = demo.expected_and_measured(finished, kit, comparison)
+    rows = comparison[(comparison.supernet == "dropout") & (comparison.seed == finished.study.seeds[0])]
+    assert set(frame.kind) == set(comparison.kind)
+    for row in frame.iloc[[0, 20, -1]].itertuples():
+        mask = finished.dataset().hierarchy.class_mask(
+            finished.dataset().hierarchy.superclasses if row.kind == "all" else row.scenario.split("+")
+        )
+        method = "generator_composed" if kit.branches_for(mask) else "generator"
+        same = (rows.method == method) & (rows.scenario == row.scenario) & (rows.budget_madds == row.budget_madds)
+        assert row.measured == rows[same].top1.item() and row.low <= row.expected <= row.high
+        assert row.images == len(finished.dataset().test.only(mask))
