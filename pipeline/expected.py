@@ -25,7 +25,8 @@ from pipeline.scenarios import MEGA, every_scenario, some
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, base_of, load_supernet
 
-SETS, BUDGETS = 60, 2  # of classes that it is fitted on, and budgets of each, at random
+SETS, BUDGETS = 40, 2  # of classes that it is fitted on, with either weights, and budgets of each, at random
+FEWEST = 20  # networks that a line is fitted on: fewer tell none
 REFERENCES = 3  # archs whose answers are kept
 
 
@@ -45,7 +46,10 @@ def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tup
     supernet, rng = load_supernet(workspace, dataset, base), torch.Generator().manual_seed(base.seed)
     generator = load_generator(workspace, dataset, base, "generator")
     model = ask_references(study, supernet, generator, dataset)
-    masks = fitted_sets(study, dataset.hierarchy, rng).repeat_interleave(BUDGETS, 0)
+    # Branches that were each trained alone serve sets of one superclass: as many of those, too.
+    largest = [len(dataset.hierarchy.superclasses)] + ([1] if branch and not composes(branch) else [])
+    masks = torch.cat([fitted_sets(study, dataset.hierarchy, most, rng) for most in largest])
+    masks = masks.repeat_interleave(BUDGETS, 0)
     low, high = min(study.scenarios.budgets) * MEGA, max(study.scenarios.budgets) * MEGA
     archs = generator.generate(masks, low + (high - low) * torch.rand(len(masks), dtype=torch.float64, generator=rng))
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
@@ -54,7 +58,7 @@ def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tup
     model.errors[0] = deviation(shared, expected_of(model, masks, madds, torch.zeros_like(sizes)))
     points: list[dict[str, float]] = []
     served = (sizes == 1) | torch.tensor(bool(branch and composes(branch)))
-    if branch and served.any():
+    if branch and served.sum() >= FEWEST:
         masks, madds, sizes = masks[served], madds[served], sizes[served]
         branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
         top1 = measure_composed(supernet, branches, dataset, archs[served], masks, dataset.selection).double()
@@ -93,8 +97,8 @@ def ask_references(study: Study, supernet: Supernet, generator: Generator, datas
     return ExpectedAccuracy(answers, dataset.selection.labels.cpu(), madds, line, nothing)
 
 
-def fitted_sets(study: Study, hierarchy: Hierarchy, rng: torch.Generator) -> Tensor:
-    """Random sets of classes of few and of many superclasses, whole or in part, bool [n, classes]; no scenario's.
+def fitted_sets(study: Study, hierarchy: Hierarchy, most: int, rng: torch.Generator) -> Tensor:
+    """Random sets of classes of one to `most` superclasses, whole or in part, bool [n, classes]; no scenario's.
 
     SETS of them, fewer where a hierarchy has hardly more.
     """
@@ -102,7 +106,7 @@ def fitted_sets(study: Study, hierarchy: Hierarchy, rng: torch.Generator) -> Ten
     found: dict[tuple[bool, ...], None] = {}
     members = dict(zip(hierarchy.superclasses, hierarchy.members, strict=True))
     for _ in range(20 * SETS):
-        size = int(len(members) ** torch.rand(1, generator=rng).item() + 0.5)
+        size = int(most ** torch.rand(1, generator=rng).item() + 0.5)
         names: list[str] = []
         for superclass in some(hierarchy.superclasses, size, rng):
             classes = members[superclass]
@@ -112,7 +116,7 @@ def fitted_sets(study: Study, hierarchy: Hierarchy, rng: torch.Generator) -> Ten
         mask = tuple(hierarchy.class_mask(names).tolist())
         if len(names) > 1 and mask not in known:
             found[mask] = None
-    return torch.tensor(list(found)[:SETS])
+    return torch.tensor(list(found)[:SETS]).view(-1, len(hierarchy.classes))
 
 
 def fit_line(shared: Tensor, top1: Tensor, superclasses: Tensor, images: Tensor) -> Tensor:

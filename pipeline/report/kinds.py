@@ -48,8 +48,8 @@ def expectation_errors(frame: pd.DataFrame) -> pd.DataFrame:
         error, share = rows.measured - rows.expected, rows.measured / 100
         noise = 196 * np.sqrt(share * (1 - share) / rows.images)
         margin = np.sqrt((rows.high - rows.low) ** 2 / 4 + noise**2)
-        spread = rows.expected.var()
-        slope = rows.expected.cov(rows.measured) / spread if spread else np.nan
+        varied = rows.expected.nunique() > 1
+        slope = rows.expected.cov(rows.measured) / rows.expected.var() if varied else np.nan
         inside = (error.abs() <= margin).mean() * 100
         told = {"networks": len(rows), "mean_error": error.mean(), "deviation": error.std(), "slope": slope}
         return told | {"coverage": inside}

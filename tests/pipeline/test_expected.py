@@ -13,8 +13,8 @@ from pipeline.steps import STEPS
 
 
 def test_it_is_fitted_on_sets_of_all_sizes_that_are_no_scenarios(study, hierarchy):
-    masks = expected.fitted_sets(study, hierarchy, seeded())
-    assert masks.shape == (60, 160) and len(masks.unique(dim=0)) == 60 and masks.sum(1).min() >= 2
+    masks = expected.fitted_sets(study, hierarchy, 10, seeded())
+    assert masks.shape == (40, 160) and len(masks.unique(dim=0)) == 40 and masks.sum(1).min() >= 2
     scenarios = every_scenario(study, hierarchy).class_masks
     assert not (masks[:, None] == scenarios).all(-1).any()
     superclasses = torch.stack([hierarchy.class_mask([name]) for name in hierarchy.superclasses])
@@ -22,7 +22,9 @@ def test_it_is_fitted_on_sets_of_all_sizes_that_are_no_scenarios(study, hierarch
     assert touched.min() == 1 and touched.max() >= 8 and (touched <= 3).float().mean() > 0.4
     whole = (masks[:, None] | ~superclasses).all(2).sum(1)
     assert (whole == touched).any() and (whole == 0).any()
-    assert torch.equal(expected.fitted_sets(study, hierarchy, seeded()), masks)
+    assert torch.equal(expected.fitted_sets(study, hierarchy, 10, seeded()), masks)
+    parts = expected.fitted_sets(study, hierarchy, 1, seeded())
+    assert len(parts) == 40 and ((parts[:, None] & superclasses).any(2).sum(1) == 1).all()
 
 
 def test_the_line_is_the_one_that_networks_lie_on():
@@ -38,7 +40,7 @@ def test_a_record_tells_what_was_measured_and_what_was_expected(finished):
     tensors, record = steps.tensors_of(finished, "expected", **job), steps.record_of(finished, "expected", **job)
     model = ExpectedAccuracy(**tensors)
     assert job["branch"] == choose_branch(finished) and job["base"].seed == finished.study.seeds[0]
-    assert len(record["points"]) == 60 * 2 and torch.equal(model.labels, finished.dataset().selection.labels)
+    assert len(record["points"]) == 40 * 2 and torch.equal(model.labels, finished.dataset().selection.labels)
     points = torch.tensor([[row["measured"], row["expected"]] for row in record["points"]])
     assert model.errors[1].item() == pytest.approx(
         (points[:, 0] - points[:, 1]).square().mean().sqrt().item(), abs=1e-4
