@@ -116,7 +116,7 @@ def fitted_sets(study: Study, hierarchy: Hierarchy, most: int, rng: torch.Genera
         mask = tuple(hierarchy.class_mask(names).tolist())
         if len(names) > 1 and mask not in known:
             found[mask] = None
-    return torch.tensor(list(found)[:SETS]).view(-1, len(hierarchy.classes))
+    return torch.tensor(list(found)[:SETS], dtype=torch.bool).view(-1, len(hierarchy.classes))
 
 
 def fit_line(shared: Tensor, top1: Tensor, superclasses: Tensor, images: Tensor) -> Tensor:
