@@ -26,7 +26,7 @@ from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, base_of, load_supernet
 
 SETS, BUDGETS = 40, 2  # of classes that it is fitted on, with either weights, and budgets of each, at random
-FEWEST = 20  # networks that a line is fitted on: fewer tell none
+FEWEST, UNKNOWN = 20, 100.0  # networks that a line is fitted on; the error, in points, where there are fewer
 REFERENCES = 3  # archs whose answers are kept
 
 
@@ -56,6 +56,7 @@ def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tup
     shared = measure_archs(supernet, archs, masks, calibration, dataset.selection).double()
     madds, sizes = supernet.space.madds(archs, masks.sum(1)), superclass_counts(dataset.hierarchy, masks)
     model.errors[0] = deviation(shared, expected_of(model, masks, madds, torch.zeros_like(sizes)))
+    model.errors[1] = UNKNOWN if branch else 0.0
     points: list[dict[str, float]] = []
     served = (sizes == 1) | torch.tensor(bool(branch and composes(branch)))
     if branch and served.sum() >= FEWEST:

@@ -51,6 +51,8 @@ def test_a_record_tells_what_was_measured_and_what_was_expected(finished):
 def test_without_branches_it_knows_what_shared_weights_reach(micro, micro_copy, inline):
     """Those that were trained alone serve parts of a superclass, of which a hierarchy of pairs has none."""
     assert steps.records(micro, "expected")[0]["points"] == []
+    (job,) = STEPS["expected"].all_jobs(micro)
+    assert steps.tensors_of(micro, "expected", **job)["errors"][1] == 100  # nothing is known of them
     none = with_study(micro_copy, branches=None)
     steps.run_step(none, STEPS["expected"])
     (job,) = STEPS["expected"].all_jobs(none)
