@@ -38,8 +38,38 @@ class ClassMean(nn.Module):
         return torch.zeros_like(mean) if self.blind else mean
 
 
-class Generator(nn.Module):
-    """Reads (set of classes, budget), emits a score for every choice of every decision.
+class ArchGenerator(nn.Module):
+    """Reads (set of classes, budget), emits a score for every choice of every decision; decodes them to an arch."""
+
+    def __init__(self, space: ChoiceSpace):
+        super().__init__()
+        self.space = space
+        self.depth_shape, self.form_shape = (space.stages, len(space.depths)), (space.blocks, space.forms)
+        self.outputs = [space.stages * len(space.depths), space.blocks * space.forms]
+
+    def split(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [scenarios, features] as [scenarios, stages, depths] and [scenarios, blocks, forms]."""
+        depth, form = scores.split(self.outputs, -1)
+        return depth.unflatten(-1, self.depth_shape), form.unflatten(-1, self.form_shape)
+
+    @torch.inference_mode()
+    def generate(self, class_masks: Tensor, budgets: Tensor) -> Tensor:
+        """Archs int64 [scenarios, decisions], every one within its budget.
+
+        `class_masks` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds.
+
+        Raises:
+            ValueError: see ChoiceSpace.check_scenarios.
+        """
+        self.space.check_scenarios(class_masks, budgets)
+        archs = torch.empty(len(class_masks), self.space.decisions, dtype=torch.long)
+        for out, masks, some in zip(*(each.split(PIECE) for each in (archs, class_masks, budgets)), strict=True):
+            out[:] = decode(self.space, *self(masks, some), some, masks.sum(-1))
+        return archs
+
+
+class Generator(ArchGenerator):
+    """A network that is trained to generate archs.
 
     The classes' embeddings are averaged, so any set of classes is a valid input; the budget's embedding is linearly
     interpolated between learned anchors [related code]. One hidden layer emits all decisions at once (ours; the
@@ -57,13 +87,10 @@ class Generator(nn.Module):
         embedding: int = 32,
         blind: bool = False,
     ):
-        super().__init__()
-        self.space = space
+        super().__init__(space)
         self.register_buffer("anchors", anchors.double().sort().values)
         self.class_embedding = ClassMean(classes, embedding, 0.5, blind=blind)
         self.budget_embedding = nn.Parameter(torch.randn(len(anchors), embedding) * 0.5)
-        self.depth_shape, self.form_shape = (space.stages, len(space.depths)), (space.blocks, space.forms)
-        self.outputs = [space.stages * len(space.depths), space.blocks * space.forms]
         self.layers = nn.Sequential(nn.Linear(2 * embedding, width), nn.ReLU(), nn.Linear(width, sum(self.outputs)))
 
     def forward(self, class_masks: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,8 +99,7 @@ class Generator(nn.Module):
         `class_masks` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds.
         """
         scores = self.layers(torch.cat([self.class_embedding(class_masks), self.embed_budget(budgets)], -1))
-        depth, form = scores.split(self.outputs, -1)
-        return depth.unflatten(-1, self.depth_shape), form.unflatten(-1, self.form_shape)
+        return self.split(scores)
 
     def embed_budget(self, budgets: Tensor) -> Tensor:
         """Embeddings [scenarios, embedding] by linear interpolation; beyond the anchors the nearest one."""
@@ -82,19 +108,6 @@ class Generator(nn.Module):
         low, high = self.anchors[right - 1], self.anchors[right]
         share = ((position - low) / (high - low).clamp_min(1)).to(self.budget_embedding)[:, None]
         return torch.lerp(self.budget_embedding[right - 1], self.budget_embedding[right], share)
-
-    @torch.inference_mode()
-    def generate(self, class_masks: Tensor, budgets: Tensor) -> Tensor:
-        """Archs int64 [scenarios, decisions], every one within its budget.
-
-        Raises:
-            ValueError: see ChoiceSpace.check_scenarios.
-        """
-        self.space.check_scenarios(class_masks, budgets)
-        archs = torch.empty(len(class_masks), self.space.decisions, dtype=torch.long)
-        for out, masks, some in zip(*(each.split(PIECE) for each in (archs, class_masks, budgets)), strict=True):
-            out[:] = decode(self.space, *self(masks, some), some, masks.sum(-1))
-        return archs
 
 
 # -------------------------------------------------------------------- what says that an arch is good

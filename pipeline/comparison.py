@@ -137,15 +137,29 @@ def measure(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], Record
 
 
 def measure_gates(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], Record]:
-    """The archs of `generator_gates` and their top-1; the record has that on the selection split, and the time."""
-    dataset, supernet, every = load_inputs(workspace, base)
-    generator = load_generator(workspace, dataset, base, "generator_gates")
+    """The archs of `generator_gates` for all scenarios but those of other sets, and their top-1."""
+    every = scenarios(workspace.study, workspace.dataset().hierarchy)
+    return measure_generator(workspace, base, "generator_gates", every)
+
+
+def measure_additive(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], Record]:
+    """The archs of `generator_additive` for every_scenario, and their top-1."""
+    every = every_scenario(workspace.study, workspace.dataset().hierarchy)
+    return measure_generator(workspace, base, "generator_additive", every)
+
+
+def measure_generator(
+    workspace: Workspace, base: Base, name: str, every: Scenarios
+) -> tuple[dict[str, Tensor], Record]:
+    """Archs of a generator and their top-1; the record has that on the selection split, and the time."""
+    dataset, supernet, _ = load_inputs(workspace, base)
+    generator = load_generator(workspace, dataset, base, name)
     archs, seconds = in_one_batch(lambda: generator.generate(every.class_masks, every.budgets), len(every))
     calibration = calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images)
     given = (supernet, archs, every.class_masks, calibration)
     selection, top1 = (measure_archs(*given, split) for split in (dataset.selection, dataset.test))
     content = {"supernet": base.name, "seed": base.seed, "selection_top1": selection.mean().item()}
-    return {"archs": archs, "top1": top1}, content | {"per_scenario": {"generator_gates": seconds}}
+    return {"archs": archs, "top1": top1}, content | {"per_scenario": {name: seconds}}
 
 
 def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[dict[str, Tensor], Record]:
@@ -198,7 +212,7 @@ def measure_other_sets(workspace: Workspace, base: Base) -> tuple[dict[str, Tens
 
 # -------------------------------------------------------------------- times
 
-TURNS, REPEATS = 10, 10  # in which methods are timed; runs of the generator in each
+TURNS, REPEATS = 10, 10  # in which methods are timed; runs of a generator in each
 
 
 def time_jobs(workspace: Workspace) -> list[Job]:
@@ -218,10 +232,11 @@ def time_search(workspace: Workspace, base: Base) -> tuple[dict, Record]:
     space, every = new_space(workspace.study, dataset), scenarios(workspace.study, dataset.hierarchy)
     every = every.subset(every.of_kind("superclass").nonzero()[:, 0])
     masks, budgets = every.class_masks, every.budgets
-    generator = load_generator(workspace, dataset, base, "generator")
+    generator, additive = (load_generator(workspace, dataset, base, n) for n in ("generator", "generator_additive"))
     blind, aware = (load_predictor(workspace, dataset, base, aware=aware) for aware in (False, True))
     batched = {
         "generator": lambda: generator.generate(masks, budgets),
+        "generator_additive": lambda: additive.generate(masks, budgets),
         "uniform": lambda: search.uniform(space, budgets, every.class_counts),
         "evolution": lambda: search.evolution(space, blind, masks, budgets, **effort),
         "evolution_aware": lambda: search.evolution(space, aware, masks, budgets, **effort),
@@ -232,7 +247,7 @@ def time_search(workspace: Workspace, base: Base) -> tuple[dict, Record]:
         for turn in range(turns):
             for name, method in batched.items():
                 method()  # warms up: the methods before have filled the caches
-                taken[name] += [seconds_of(method) for _ in range(REPEATS if name == "generator" else 1)]
+                taken[name] += [seconds_of(method) for _ in range(REPEATS if name.startswith("generator") else 1)]
             part = every.subset(torch.arange(turn, len(every), turns))
             for name, predictor in alone.items():
                 one = one_by_one(lambda m, b, p=predictor: search.ofa_evolution(space, p, m, b, **effort), part)

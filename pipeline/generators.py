@@ -1,18 +1,20 @@
-"""The steps `pools`, `predictors` and `gates`: archs are measured, predictors fitted, generators trained."""
+"""The steps `pools`, `predictors`, `gates` and `additive`: archs are measured, predictors and generators fitted."""
 
 from __future__ import annotations
 
 import time
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from eas import devices, search
+from eas.additive import AdditiveGenerator, fit_additive
 from eas.data import Dataset, Hierarchy
 from eas.evaluation import SharedStem, calibration_sample, own_superclass_correct, superclass_top1
-from eas.generator import GateSignal, Generator, PredictorSignal, Signal, train_generator
+from eas.generator import ArchGenerator, GateSignal, Generator, PredictorSignal, Signal, train_generator
 from eas.predictor import AccuracyPredictor, fit_predictor
 from eas.recipes import GeneratorTraining
 from eas.spaces import ChoiceSpace
@@ -28,6 +30,12 @@ GENERATORS = {  # of the predictors' step: the predictor that each is trained on
     "generator": "predictor_aware",
     "generator_blind": "predictor",
 }
+FITTED_BY = {  # the step that makes a generator
+    "generator": "predictors",
+    "generator_blind": "predictors",
+    "generator_gates": "gates",
+    "generator_additive": "additive",
+}
 
 
 # -------------------------------------------------------------------- the pool
@@ -37,8 +45,8 @@ def measure_pool(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], R
     """Measure random archs on the selection split: what predictors are fitted on.
 
     Tensors: archs [pool, decisions]; class_masks [s, classes], superclasses first, then unions that the comparison does
-    not use; accuracy [pool, s] in percent; correct [pool, images], whether each selection image is classified right
-    among its superclass; labels [images].
+    not use; accuracy [pool, s] in percent; correct, in bits, uint8 [pool, images / 8]: see `load_pool`; labels
+    [images].
     """
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, rng = load_supernet(workspace, dataset, base), torch.Generator().manual_seed(base.seed)
@@ -54,8 +62,16 @@ def measure_pool(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], R
         correct.append(own_superclass_correct(logits, labels, parent))
     seconds = time.perf_counter() - start
     tensors = {"archs": archs, "class_masks": class_masks, "accuracy": torch.stack(accuracy)}
-    tensors |= {"correct": torch.stack(correct), "labels": labels}
+    bits = np.packbits(torch.stack(correct).cpu().numpy(), axis=1)
+    tensors |= {"correct": torch.from_numpy(bits), "labels": labels}
     return tensors, {"supernet": base.name, "seed": base.seed, "seconds": seconds}
+
+
+def load_pool(workspace: Workspace, base: Base) -> dict[str, Tensor]:
+    """The pool of a supernet; `correct` as bool [pool, images]: is each image told from those of its superclass?"""
+    pool = steps.tensors_of(workspace, "pools", base=base)
+    bits = np.unpackbits(pool["correct"].numpy(), axis=1, count=len(pool["labels"]))
+    return pool | {"correct": torch.from_numpy(bits).bool()}
 
 
 def pool_archs(study: Study, space: ChoiceSpace, hierarchy: Hierarchy, rng: torch.Generator) -> Tensor:
@@ -82,7 +98,7 @@ def fit_predictors(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor],
     Tensors: the weights of predictor_aware, predictor (unaware of the scenario), and the generators of GENERATORS,
     under these names. The record has R^2 of the predictors and the losses of the generators.
     """
-    study, dataset, pool = workspace.study, workspace.dataset(), steps.tensors_of(workspace, "pools", base=base)
+    study, dataset, pool = workspace.study, workspace.dataset(), load_pool(workspace, base)
     space = new_space(study, dataset)
     torch.manual_seed(base.seed)
     content, seconds, tensors = {"supernet": base.name, "seed": base.seed}, {}, {}
@@ -118,6 +134,15 @@ def train_on_gates(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor],
     return with_prefix("generator_gates", generator), content | {"seconds": time.perf_counter() - start}
 
 
+def fit_additive_generator(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], Record]:
+    """Fit the generator `generator_additive` on the pool of one supernet, in closed form."""
+    dataset, pool = workspace.dataset(), load_pool(workspace, base)
+    space, parent, start = new_space(workspace.study, dataset), dataset.hierarchy.parent, time.perf_counter()
+    generator, told = fit_additive(space, pool["archs"], pool["correct"], pool["labels"], parent, seed=base.seed)
+    content = {"supernet": base.name, "seed": base.seed, "seconds": time.perf_counter() - start}
+    return with_prefix("generator_additive", generator), content | told
+
+
 def new_generator(study: Study, space: ChoiceSpace, hierarchy: Hierarchy, *, blind: bool = False) -> Generator:
     """The study's generator, untrained; its budgets are the anchors."""
     anchors = torch.tensor(study.scenarios.budgets) * MEGA
@@ -147,12 +172,14 @@ def with_prefix(name: str, module: nn.Module) -> dict[str, Tensor]:
 # -------------------------------------------------------------------- reading them back
 
 
-def load_generator(workspace: Workspace, dataset: Dataset, base: Base, name: str) -> Generator:
-    """A trained generator: generator, generator_blind or generator_gates."""
-    generator = new_generator(
-        workspace.study, new_space(workspace.study, dataset), dataset.hierarchy, blind=name == "generator_blind"
-    )
-    return load_part(workspace, generator, base, "gates" if name == "generator_gates" else "predictors", name)
+def load_generator(workspace: Workspace, dataset: Dataset, base: Base, name: str) -> ArchGenerator:
+    """A fitted generator, by its name in FITTED_BY."""
+    space, hierarchy = new_space(workspace.study, dataset), dataset.hierarchy
+    if name == "generator_additive":
+        generator = AdditiveGenerator(space, len(hierarchy.classes))
+    else:
+        generator = new_generator(workspace.study, space, hierarchy, blind=name == "generator_blind")
+    return load_part(workspace, generator, base, FITTED_BY[name], name)
 
 
 def load_predictor(workspace: Workspace, dataset: Dataset, base: Base, *, aware: bool) -> AccuracyPredictor:
@@ -170,6 +197,6 @@ def load_part(workspace: Workspace, module: Module, base: Base, step: str, name:
 
 
 def generator_records(workspace: Workspace) -> list[Record]:
-    """What training left behind for every supernet and seed: losses of the generators, R^2 of the predictors."""
-    both = zip(steps.records(workspace, "predictors"), steps.records(workspace, "gates"), strict=True)
-    return [{**predictors, **gates} for predictors, gates in both]
+    """What fitting left behind for every supernet and seed: losses of the generators, what predictors explain."""
+    fitted = (steps.records(workspace, step) for step in ("predictors", "gates", "additive"))
+    return [{**predictors, **gates, **additive} for predictors, gates, additive in zip(*fitted, strict=True)]

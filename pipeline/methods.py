@@ -46,6 +46,12 @@ METHODS = {  # in the order of legends and tables
             sees_classes=True,
         ),
         Method(
+            "generator_additive",
+            *("generator, closed form", "#c51bb4", "H", "-"),
+            "the same decoding of what choices add to the accuracy, fitted by ridge regression (ours)",
+            sees_classes=True,
+        ),
+        Method(
             "generator_blind",
             *("generator, blind", "#63b3e6", "P", "-."),
             "the same as the generator, but neither it nor its predictor sees the classes",

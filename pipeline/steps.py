@@ -97,6 +97,12 @@ STEPS = {
             inputs=("supernets",),
         ),
         Step(
+            *("additive", "03_generator", GENERATED + "/additive"),
+            *("pipeline.generators:fit_additive_generator", "pipeline.supernets:base_jobs"),
+            inputs=("pools",),
+            gpu=False,
+        ),
+        Step(
             *("proposals", "04_ablations", COMPARED + "/proposals"),
             *("pipeline.comparison:propose", "pipeline.supernets:base_jobs"),
             params=("search.evaluations", "search.population"),
@@ -118,6 +124,12 @@ STEPS = {
             *("measured_gates", "04_ablations", COMPARED + "/gates"),
             *("pipeline.comparison:measure_gates", "pipeline.supernets:base_jobs"),
             inputs=("gates",),
+        ),
+        Step(
+            *("measured_additive", "04_ablations", COMPARED + "/additive"),
+            *("pipeline.comparison:measure_additive", "pipeline.supernets:base_jobs"),
+            params=OTHER_SETS,
+            inputs=("additive",),
         ),
         Step(
             *("other_sets", "04_ablations", COMPARED + "/other_sets"),
@@ -168,7 +180,7 @@ STEPS = {
         Step(
             *("search_times", "04_ablations", "comparison/search_times-{base.seed}"),
             *("pipeline.comparison:time_search", "pipeline.comparison:time_jobs"),
-            inputs=("selected",),
+            inputs=("selected", "additive"),
             gpu=False,
         ),
         Step(

@@ -10,7 +10,8 @@ from torch import Tensor
 from pipeline import costly_baselines, steps
 from pipeline.branches import composes
 from pipeline.comparison import Archs, other_jobs, shared_archs
-from pipeline.report import stats
+from pipeline.generators import load_pool
+from pipeline.report import preferences
 from pipeline.scenarios import other_scenarios, scenarios
 from pipeline.store import Workspace
 from pipeline.supernets import Base, bases, new_space
@@ -43,10 +44,10 @@ def measured(workspace: Workspace, base: Base) -> Measured:
     archs, top1 = shared_archs(workspace, base), steps.tensors_of(workspace, "measured", base=base)
     seconds = steps.record_of(workspace, "proposals", base=base)["per_scenario"]
     seconds = seconds | steps.record_of(workspace, "selected", base=base)["per_scenario"]
-    gates = steps.tensors_of(workspace, "measured_gates", base=base)
-    archs["generator_gates"], top1["generator_gates"] = gates["archs"], gates["top1"]
-    seconds |= steps.record_of(workspace, "measured_gates", base=base)["per_scenario"]
-    add_branches(workspace, base, slice(None, len(archs["generator"])), (archs, top1, seconds))
+    rows = slice(None, len(archs["generator"]))
+    for step in ("measured_gates", "measured_additive"):
+        add_generator(workspace, base, step, rows, (archs, top1, seconds))
+    add_branches(workspace, base, rows, (archs, top1, seconds))
     for method, baseline in costly_baselines.measured(workspace, base, archs, seconds).items():
         archs[method], top1[method], seconds[method] = baseline
     return archs, top1, seconds
@@ -60,13 +61,22 @@ def measured_others(workspace: Workspace, base: Base) -> Measured:
     archs = {name: found[name] for name in ("generator", "ofa_evolution")}
     top1, record = {name: found[f"{name}.top1"] for name in archs}, steps.record_of(workspace, "other_sets", base=base)
     seconds |= record["per_scenario"]
-    add_branches(workspace, base, slice(-len(archs["generator"]), None), (archs, top1, seconds))
+    rows = slice(-len(archs["generator"]), None)
+    add_generator(workspace, base, "measured_additive", rows, (archs, top1, seconds))
+    add_branches(workspace, base, rows, (archs, top1, seconds))
     if {"base": base} in costly_baselines.other_tuned_jobs(workspace):
         archs["generator_finetuned"] = archs["generator"]
         top1["generator_finetuned"] = steps.tensors_of(workspace, "other_tuned", base=base)["top1"]
         each = steps.record_of(workspace, "other_tuned", base=base)["per_scenario"]
         seconds["generator_finetuned"] = [time + each for time in seconds["generator"]]
     return archs, top1, seconds
+
+
+def add_generator(workspace: Workspace, base: Base, step: str, rows: slice, measured: Measured) -> None:
+    """Add the one generator that a step has measured; `rows` are those of every_scenario."""
+    (archs, top1, seconds), (result, record) = measured, steps.find(workspace, step, base=base)
+    ((method, taken),), tensors = record["per_scenario"].items(), result.tensors()
+    archs[method], top1[method], seconds[method] = tensors["archs"][rows], tensors["top1"][rows], taken[rows]
 
 
 def add_branches(workspace: Workspace, base: Base, rows: slice, measured: Measured) -> None:
@@ -92,11 +102,11 @@ def swap_table(workspace: Workspace) -> pd.DataFrame:
 
 
 def split_half_table(workspace: Workspace) -> pd.DataFrame:
-    """The split-half test (stats.split_half) for all supernets and seeds, with columns supernet and seed."""
+    """The split-half test (preferences.split_half) for all supernets and seeds, with columns supernet and seed."""
     parent, tables = workspace.dataset().hierarchy.parent, []
     for base in bases(workspace):
-        pool = steps.tensors_of(workspace, "pools", base=base)
-        halves = stats.split_half(pool["correct"], pool["labels"], parent)
+        pool = load_pool(workspace, base)
+        halves = preferences.split_half(pool["correct"], pool["labels"], parent)
         tables.append(halves.assign(supernet=base.name, seed=base.seed))
     return pd.concat(tables, ignore_index=True)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.methods import KINDS, METHODS, OFAS_WAY
-from pipeline.report import kinds, stats
+from pipeline.report import kinds, preferences, stats
 from pipeline.report.figures import (
     MADDS,
     TOP1,
@@ -219,10 +219,10 @@ def step_shares(shares: Mapping[str, float]) -> Figure:
 def split_half_scatter(accuracy: Tensor) -> Figure:
     """Effects as estimated on two halves of the images: of the arch, and of arch and superclass together.
 
-    `accuracy` [2, archs, superclasses], one repeat of `stats.half_accuracy`: one split of one seed, which the titles
-    say, as a mean over splits and seeds differs. What is real lies on the diagonal.
+    `accuracy` [2, archs, superclasses], one repeat of `preferences.half_accuracy`: one split of one seed, which the
+    titles say, as a mean over splits and seeds differs. What is real lies on the diagonal.
     """
-    arch, _, interaction = stats.effects(accuracy)
+    arch, _, interaction = preferences.effects(accuracy)
     figure, (axes,) = panels(1, 2, height=4.2)
     for axis, name, effect in zip(axes, ("arch", "arch x superclass"), (arch, interaction), strict=True):
         first, second = effect.flatten(1).numpy()
@@ -245,7 +245,7 @@ def swap_matrix(swap: pd.DataFrame, supernet: str = "dropout") -> Figure:
     figure, ((axis,),) = panels(height=2.2 + 0.28 * len(loss))
     reach = max(1.0, loss.abs().max().max())  # zero is white, and noise of a fraction of a point stays pale
     draw_map(axis, loss, "loss of top-1 (points)", cmap="RdBu_r", vmin=-reach, vmax=reach, annot=False)
-    cost = stats.swap_cost(rows).iloc[0]["mean"]
+    cost = preferences.swap_cost(rows).iloc[0]["mean"]
     title = f"What another superclass's arch loses: {cost:+.2f} points on average (supernet {supernet})"
     axis.set(xlabel="used for", ylabel="arch of", title=title)
     plt.setp(axis.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")

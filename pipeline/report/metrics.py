@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from pipeline.report import Metrics, stats
+from pipeline.report import Metrics, preferences, stats
 from pipeline.report.costs import most_runs
 from pipeline.report.stats import Interval, over_seeds, paired_difference
 
@@ -34,8 +34,8 @@ def metrics(
     """The numbers of a study by name, four significant digits; without those that a single seed cannot tell.
 
     `records` of the supernets and the name of the chosen superclass dropout; `archs` int64 [scenarios, decisions]: the
-    generator's for every superclass and budget (first seed); `halves`: `stats.split_half` of every supernet and seed,
-    in columns supernet and seed beside its own; `costs` and `seeds` of `costs.cost_table` and `costs.seed_costs`;
+    generator's for every superclass and budget (first seed); `halves`: `preferences.split_half` of every supernet and
+    seed, in columns supernet and seed beside its own; `costs` and `seeds` of `costs.cost_table` and `costs.seed_costs`;
     `throughput` of training, as `throughput.measure_throughput` returns it. What is not given is left out.
     """
     numbers = accuracy_numbers(comparison) | generator_numbers(comparison)
@@ -47,7 +47,7 @@ def metrics(
     if halves is not None:
         numbers |= split_half_numbers(halves)
     if swap is not None:
-        numbers |= spread("swap_cost", stats.swap_cost(swap), "supernet")
+        numbers |= spread("swap_cost", preferences.swap_cost(swap), "supernet")
     if timing is not None:
         numbers |= timing_numbers(timing)
     if costs is not None:
@@ -103,22 +103,15 @@ def generator_numbers(comparison: pd.DataFrame) -> dict[str, float]:
 
 
 def opponent_differences(comparison: pd.DataFrame) -> dict[str, float]:
-    """The generator's top-1 minus that of every other method on the same supernet; EAS minus OFA's way as a whole.
+    """Generators' top-1 minus that of other methods on the same supernet; EAS minus OFA's way as a whole.
 
     With branches, the latter is `own_weight_differences`.
     """
     systems, numbers = stats.against_ofas_way(comparison), {}
-    for method in ("generator", "generator_gates"):
+    for method in ("generator", "generator_gates", "generator_additive"):
         numbers |= spread(f"{method}_minus_ofas_way", systems[systems.method == method], "kind")
-    for method in filter(stats.shares_weights, comparison.method.unique()):
-        if method != "generator":
-            supernets = comparison[comparison.method == method].supernet.unique()
-            rows = [
-                {"supernet": s} | paired_difference(comparison, ("generator", s), (method, s))._asdict()
-                for s in comparison.supernet.unique()
-                if s in supernets
-            ]
-            numbers |= spread(f"generator_minus_{method}", pd.DataFrame(rows), "supernet")
+    for (one, other), rows in stats.generators_minus_others(comparison).groupby(["method", "minus"], sort=False):
+        numbers |= spread(f"{one}_minus_{other}", rows, "supernet")
     return numbers
 
 
@@ -146,7 +139,7 @@ def split_half_numbers(halves: pd.DataFrame) -> dict[str, float]:
     numbers = {}
     for name in SPLIT_HALF:
         numbers |= spread(f"split_half_{name}", over_seeds(halves, ["supernet"], name), "supernet")
-    bounds = stats.interaction_sd_upper(halves)
+    bounds = preferences.interaction_sd_upper(halves)
     return numbers | {f"split_half_interaction_sd_upper_{row.supernet}": row.points for row in bounds.itertuples()}
 
 

@@ -12,7 +12,7 @@ from report_cases import SPACE, OtherSpace, make_comparison, make_records
 
 from eas import data
 from pipeline.methods import METHODS, OFAS_WAY
-from pipeline.report import comparison_figures, figures, stats
+from pipeline.report import comparison_figures, figures, preferences, stats
 
 matplotlib.use("Agg")  # before any figure: no window
 plt = figures.plt
@@ -58,7 +58,7 @@ def make_halves():
     rng = torch.Generator().manual_seed(0)
     labels, parent = torch.arange(2000) % 100, torch.arange(100) // 10
     own = torch.rand(100, 2000, generator=rng) < torch.linspace(0.5, 0.8, 100)[:, None]
-    return stats.half_accuracy(own, labels, parent, repeats=1)[0]
+    return preferences.half_accuracy(own, labels, parent, repeats=1)[0]
 
 
 def make_timing():
@@ -308,7 +308,7 @@ def test_swap_matrix_loses_nothing_on_its_diagonal_and_is_white_there():
     mesh = axis.collections[0]
     drawn = mesh.get_array().reshape(10, 10)
     assert np.abs(np.diag(drawn)).max() == 0 and drawn.mean() > 0.5
-    assert mesh.norm.vmin == -mesh.norm.vmax and f"{stats.swap_cost(make_swap('glyphs'))['mean'][0]:+.2f}" in (
+    assert mesh.norm.vmin == -mesh.norm.vmax and f"{preferences.swap_cost(make_swap('glyphs'))['mean'][0]:+.2f}" in (
         axis.get_title()
     )
 

@@ -7,6 +7,7 @@ import torch
 from study_cases import base, changed, hashes, one_line, same
 
 from eas import data
+from eas.additive import fit_additive
 from eas.evaluation import SharedStem, calibration_sample, superclass_top1
 from pipeline import generators, steps, supernets
 from pipeline.scenarios import scenarios
@@ -22,7 +23,7 @@ NAMES = ("dropout", "plain")
 def test_the_pool_is_measured_on_training_scenarios_and_spread_over_the_budgets(finished):
     study, dataset = finished.study, finished.dataset()
     hierarchy, space = dataset.hierarchy, supernets.new_space(study, dataset)
-    pool = steps.tensors_of(finished, "pools", base=supernets.base_of(finished, "dropout", 0))
+    pool = generators.load_pool(finished, supernets.base_of(finished, "dropout", 0))
     masks = scenarios(study, hierarchy).class_masks
     held_out = {tuple(row.tolist()) for row in masks[10 : len(masks) // len(study.scenarios.budgets)]}
     assert held_out and not held_out & {tuple(row.tolist()) for row in pool["class_masks"]}
@@ -40,7 +41,7 @@ def test_the_pool_is_measured_on_training_scenarios_and_spread_over_the_budgets(
 
 def test_the_pools_accuracies_are_those_of_the_supernets_calibrated_subnets(micro):
     dataset, wanted = micro.dataset(), supernets.base_of(micro, "plain", 1)
-    pool, supernet = steps.tensors_of(micro, "pools", base=wanted), supernets.load_supernet(micro, dataset, wanted)
+    pool, supernet = generators.load_pool(micro, wanted), supernets.load_supernet(micro, dataset, wanted)
     calibration = calibration_sample(dataset.calibration, micro.study.evaluation.calibration_images)
     for arch, accuracy in zip(pool["archs"], pool["accuracy"], strict=True):
         logits = SharedStem(supernet, arch[None], calibration, dataset.selection).logits(arch)
@@ -74,6 +75,19 @@ def test_records_of_fitting_hold_every_loss(finished):
     assert min(parts.values()) > 0
 
 
+def test_the_additive_generator_is_fitted_on_the_pool_and_read_back(finished):
+    dataset, wanted = finished.dataset(), supernets.base_of(finished, "plain", 1)
+    pool, every = generators.load_pool(finished, wanted), scenarios(finished.study, dataset.hierarchy)
+    made = generators.load_generator(finished, dataset, wanted, "generator_additive")
+    space, parent = supernets.new_space(finished.study, dataset), dataset.hierarchy.parent
+    again, told = fit_additive(space, pool["archs"], pool["correct"], pool["labels"], parent, seed=1)
+    assert same(made.state_dict(), again.state_dict())
+    record = steps.record_of(finished, "additive", base=wanted)
+    assert {name: record[name] for name in told} == told
+    archs = made.generate(every.class_masks, every.budgets)
+    assert (space.madds(archs, every.class_counts) <= every.budgets).all()
+
+
 @pytest.mark.parametrize("name", ["generator", "generator_blind", "generator_gates"])
 def test_a_generator_is_read_back_as_it_was_trained(name, finished):
     dataset, wanted = finished.dataset(), supernets.base_of(finished, "dropout", 0)
@@ -97,7 +111,7 @@ def test_a_predictor_that_is_aware_sees_the_classes_and_the_other_does_not(finis
         predictor = generators.load_predictor(finished, dataset, wanted, aware=aware)
         with torch.inference_mode():
             scores = predictor.score(predictor.space.largest.expand(10, -1), masks)
-        assert (len(scores.unique()) > 1) == aware and not predictor.training
+        assert bool(scores.max() - scores.min() > 1e-5) == aware and not predictor.training
 
 
 def test_a_generators_size_is_that_of_the_study(study, dataset):
@@ -136,13 +150,14 @@ def test_training_scenarios_of_the_gates_see_the_training_images_only(micro, mic
 def test_what_is_missing_names_the_notebook_that_makes_it(micro, tmp_path):
     dataset, wanted = micro.dataset(), base(epochs=2)
     empty = Workspace(micro.study, tmp_path)
-    for name, file in (("generator", "predictors"), ("generator_blind", "predictors"), ("generator_gates", "gates")):
+    for name, file in generators.FITTED_BY.items():
         with pytest.raises(
             FileNotFoundError, match=f"{file}.safetensors is missing: run notebooks/03_generator for the"
         ):
             generators.load_generator(empty, dataset, wanted, name)
     shutil.copy(micro.dataset_path, tmp_path)
-    for step, file in (("pools", "own-0.5-0"), ("gates", "own-0.5-0"), ("predictors", "pool")):
+    files = {"pools": "own-0.5-0", "gates": "own-0.5-0", "predictors": "pool", "additive": "pool"}
+    for step, file in files.items():
         with pytest.raises(FileNotFoundError, match=f"{file}.safetensors is missing: run notebooks/0[23]_") as caught:
             steps.make(empty, step, {"base": wanted})
         one_line(caught)

@@ -8,7 +8,7 @@ from pipeline.methods import METHODS, OFAS_WAY
 
 
 def test_methods_stand_under_their_names_and_are_told_in_a_line():
-    assert all(name == method.name for name, method in METHODS.items()) and len(METHODS) == 15
+    assert all(name == method.name for name, method in METHODS.items()) and len(METHODS) == 16
     assert OFAS_WAY[0] in METHODS
     labels = [method.label for method in METHODS.values()]
     assert len(set(labels)) == len(labels) and not any("_" in text for text in labels)

@@ -7,14 +7,17 @@ import re
 import pandas as pd
 import pytest
 import torch
-from test_stats import COMPARISON, RECORDS, rows, simulated
+from test_preferences import simulated
+from test_stats import COMPARISON, RECORDS, rows
 
-from pipeline.report import stats
+from pipeline.report import preferences
 from pipeline.report.metrics import metrics, read_metrics
 
 
 def test_metrics():
-    halves = [stats.split_half(*simulated(0, images=200), repeats=2).assign(supernet="dropout", seed=s) for s in (0, 1)]
+    halves = [
+        preferences.split_half(*simulated(0, images=200), repeats=2).assign(supernet="dropout", seed=s) for s in (0, 1)
+    ]
     timing = pd.DataFrame(
         [("generator", 1, 0.01, 0.01), ("generator", 50, 0.1, 0.002), ("ofa_evolution", 50, 25.0, 0.5)],
         columns=["method", "scenarios", "seconds_total", "seconds_per_scenario"],
@@ -101,7 +104,7 @@ def test_metrics_tell_how_fast_training_was():
 
 
 def test_metrics_of_one_seed_leave_out_what_is_unknown():
-    halves = stats.split_half(*simulated(0, images=200), repeats=2).assign(supernet="dropout", seed=0)
+    halves = preferences.split_half(*simulated(0, images=200), repeats=2).assign(supernet="dropout", seed=0)
     found = metrics(COMPARISON[COMPARISON.seed == 0], halves=halves)
     assert found["regret_mean_dropout"] == 0.25 and "regret_low_dropout" not in found
     assert "split_half_gain_mean_dropout" in found and "split_half_interaction_sd_upper_dropout" not in found

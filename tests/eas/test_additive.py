@@ -1,0 +1,87 @@
+"""The generator in closed form, on planted accuracies."""
+
+import pytest
+import torch
+from cases import GLYPHS, Additive, possible_budgets, seeded
+
+from eas.additive import PENALTIES, AdditiveGenerator, fit_additive, ridge
+from eas.decoding import decode
+
+CLASSES, GROUPS, IMAGES = 20, 4, 4000
+PARENT = torch.arange(CLASSES) // 5
+LABELS = torch.arange(IMAGES) % CLASSES
+
+
+def pool(worth, archs):
+    """Which images archs [n] get right, where the chance of it is 0.7 and what their choices are worth [n, groups]."""
+    chance = 0.7 + 0.04 * (worth - worth.mean(0)) / worth.std(0)
+    return torch.rand(len(archs), IMAGES, generator=seeded(1)) < chance[:, PARENT[LABELS]]
+
+
+def fitted(archs, correct):
+    return fit_additive(GLYPHS, archs, correct, LABELS, PARENT, seed=0)
+
+
+@pytest.fixture(scope="module")
+def archs():
+    return GLYPHS.sample(150, seeded())
+
+
+@pytest.fixture(scope="module")
+def masks():
+    return torch.arange(GROUPS)[:, None] == PARENT
+
+
+def test_what_all_superclasses_share_is_found_and_nothing_is_made_up_for_one(archs, masks):
+    truth = Additive(GLYPHS, CLASSES)
+    made, told = fitted(archs, pool(truth.score(archs[:, None], masks[:1]).expand(-1, GROUPS), archs))
+    assert told["r2_additive"] > 0.5 and told["r2_additive_classes"] < 0.02
+    assert made.of_class.std() < 0.1 * made.effects.std()
+    fresh = GLYPHS.sample(500, seeded(7))
+    features = GLYPHS.features(*GLYPHS.gates(fresh))
+    both = torch.stack([truth.score(fresh, masks[:1]), features @ made.effects])
+    assert torch.corrcoef(both)[0, 1] > 0.9
+
+
+def test_what_superclasses_have_of_their_own_is_found(archs, masks):
+    worth = torch.randn(GLYPHS.features(*GLYPHS.gates(archs)).shape[1], GROUPS, generator=seeded(5))
+    made, told = fitted(archs, pool(GLYPHS.features(*GLYPHS.gates(archs)) @ worth, archs))
+    assert told["r2_additive_classes"] > 0.3 and told["penalty_classes"] < PENALTIES[-1]
+    features = GLYPHS.features(*GLYPHS.gates(GLYPHS.sample(500, seeded(7))))
+    found = features @ (made.effects + made.of_class[::5]).T
+    own = [each - each.mean(1, keepdim=True) for each in (features @ worth, found)]
+    own = [(each - each.mean(0)).flatten() for each in own]
+    assert torch.corrcoef(torch.stack(own))[0, 1] > 0.8
+    budget = GLYPHS.madds(archs, 5).double().median().expand(GROUPS)
+    assert len(made.generate(masks, budget).unique(dim=0)) == GROUPS
+
+
+def test_a_union_has_the_mean_of_its_classes_and_the_scores_are_what_is_decoded(masks):
+    made = AdditiveGenerator(GLYPHS, CLASSES)
+    made.effects.copy_(torch.rand(made.effects.shape, generator=seeded()))
+    made.of_class.copy_(torch.rand(made.of_class.shape, generator=seeded(1)))
+    union, budgets = masks[:1] | masks[1:2], possible_budgets(GLYPHS, 10, 4)
+    scores = made(union, budgets[:1])
+    together = torch.cat([each.flatten(1) for each in scores], 1)[0]
+    torch.testing.assert_close(together, made.effects + made.of_class[:10].mean(0))
+    every = union.expand(len(budgets), -1)
+    archs = made.generate(every, budgets)
+    assert torch.equal(archs, decode(GLYPHS, *made(every, budgets), budgets, every.sum(1)))
+    assert (GLYPHS.madds(archs, 10) <= budgets).all()
+    with pytest.raises(ValueError, match="smallest"):
+        made.generate(union, torch.tensor([1.0]))
+
+
+def test_fitting_repeats_and_superclasses_with_few_images_are_fitted_on(archs):
+    correct = torch.rand(len(archs), 12, generator=seeded(2)) < 0.5
+    labels = torch.tensor([0, 0, 5, 5, 5, 10, 10, 15, 15, 15, 16, 16])
+    first, second = (fit_additive(GLYPHS, archs, correct, labels, PARENT, seed=3) for _ in range(2))
+    assert first[1] == second[1] and torch.equal(first[0].effects, second[0].effects)
+    assert first[0].effects.isfinite().all() and first[0].of_class.isfinite().all()
+
+
+def test_ridge_is_least_squares_without_a_penalty_and_nothing_with_a_large_one():
+    x, w = torch.randn(50, 6, dtype=torch.double, generator=seeded()), torch.arange(12.0).double().view(6, 2)
+    found = ridge(x, x @ w + 3)
+    torch.testing.assert_close(found(0.0), w)
+    assert found(1e12).abs().max() < 1e-6
