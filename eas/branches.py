@@ -204,12 +204,11 @@ def read_branch(supernet: Supernet, branches: Path | dict[str, Tensor], supercla
     prefix, where = f"{superclass}.", branches if isinstance(branches, Path) else "the branches"
     names, tensors = read_tensors(branches, prefix) if isinstance(branches, Path) else (branches, branches)
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    if set(state) != {name.partition(".")[2] for name in names}:  # of any superclass: all have the same part tuned
-        raise ValueError(f"{where}: not the branch of superclass {superclass}: it lacks parameters, or has others")
+    alike = set(state) == {name.partition(".")[2] for name in names}  # all superclasses have the same part tuned
     scales = {name: state.pop(name + SCALE, None) for name in [n for n in state if not n.endswith(SCALE)]}
     own = dict(supernet.named_parameters())
-    parts = [set(tuned_names(supernet, part)) for part in PARTS]
-    if set(state) not in parts or any((own[name].ndim > 1) == (scales[name] is None) for name in state):
+    whole = alike and any(set(state) == set(tuned_names(supernet, part)) for part in PARTS)
+    if not whole or any((own[name].ndim > 1) == (scales[name] is None) for name in state):
         raise ValueError(f"{where}: not the branch of superclass {superclass}: it lacks parameters, or has others")
     found = {}
     for name, tensor in state.items():

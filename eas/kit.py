@@ -144,7 +144,7 @@ class GeneratorSize(Section):
 class Contents(StoredSpace):
     """What kit.json holds."""
 
-    format: Literal["eas-kit-1"]
+    format: Literal["eas-kit-2"]
     generator: GeneratorSize
     calibration_images: Positive  # that shared weights are calibrated on
     largest_set: Annotated[int, Field(ge=0)] = 1  # see Kit
@@ -169,7 +169,7 @@ def write_kit(
     size = {"width": generator.layers[0].out_features, "embedding": embeddings.weight.shape[1]}
     parts = {n: StoredPart(path=p, sha256=sha256(folder / p), prefix=prefix) for n, (p, prefix) in files.items()}
     contents = Contents(
-        format="eas-kit-1",
+        format="eas-kit-2",
         space=space.recipe,
         image_size=space.image_size,
         in_channels=space.in_channels,

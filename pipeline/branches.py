@@ -110,7 +110,7 @@ def train_branches(
     branches = tune_branches(*given, seed=base.seed, checkpoint=checkpoint)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
-    content |= {"values": sum(tensor.numel() for tensor in branches.values())}
+    content |= {"bytes": sum(tensor.nbytes for tensor in branches.values())}
     return branches, content | measure(study, supernet, branches, dataset, composes(branch))
 
 
@@ -170,18 +170,18 @@ def own_images(dataset: Dataset, class_mask: Tensor) -> Split:
 def branch_table(workspace: Workspace) -> pd.DataFrame:
     """Top-1 on the selection split of the shared weights and of every candidate, on the seeds that have all of them.
 
-    Columns weights, stored (million values that a seed's branches add), largest, random, smallest. Empty without any.
+    Columns weights, megabytes (that a seed's branches add), largest, random, smallest. Empty without any.
     """
     jobs = first_jobs(workspace)
     if not jobs:
         return pd.DataFrame()
     records = [steps.record_of(workspace, "branches", **job) for job in jobs]
-    tables = [pd.DataFrame(record["shared"]).assign(weights="shared", stored=0.0) for record in records]
+    tables = [pd.DataFrame(record["shared"]).assign(weights="shared", megabytes=0.0) for record in records]
     for record in records:
         rows = pd.DataFrame(record["accuracy"])
-        tables.append(rows.assign(weights=record["branch"], stored=record["values"] / 1e6))
-    table = pd.concat(tables)[["weights", "stored", "subnet", "top1"]]
-    return table.pivot_table("top1", ["weights", "stored"], "subnet", sort=False).reset_index()
+        tables.append(rows.assign(weights=record["branch"], megabytes=record["bytes"] / 1e6))
+    table = pd.concat(tables)[["weights", "megabytes", "subnet", "top1"]]
+    return table.pivot_table("top1", ["weights", "megabytes"], "subnet", sort=False).reset_index()
 
 
 def gain_table(workspace: Workspace) -> pd.DataFrame:

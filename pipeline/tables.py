@@ -7,8 +7,9 @@ from itertools import product
 import pandas as pd
 from torch import Tensor
 
+from eas.recipes import Branch
 from pipeline import costly_baselines, steps
-from pipeline.branches import composes
+from pipeline.branches import compared_branch_jobs, composes
 from pipeline.comparison import Archs, other_jobs, shared_archs
 from pipeline.generators import load_pool
 from pipeline.report import preferences
@@ -33,7 +34,7 @@ def comparison_table(workspace: Workspace) -> pd.DataFrame:
         for method, each in archs.items():
             columns = {"method": method, "supernet": base.name, "seed": base.seed, "scenario": every.names}
             columns |= {"kind": every.kinds, "classes": every.class_counts, "budget_madds": every.budgets.long()}
-            columns |= {"madds": space.madds(each, every.class_counts)}
+            columns |= {what: getattr(space, what)(each, every.class_counts) for what in ("madds", "parameters")}
             columns |= {"top1": top1[method].double().round(decimals=4), "search_seconds": seconds[method]}
             rows.append(pd.DataFrame(columns).dropna())
     return pd.concat(rows, ignore_index=True)
@@ -84,9 +85,25 @@ def add_branches(workspace: Workspace, base: Base, rows: slice, measured: Measur
     archs, top1, seconds = measured
     for job in steps.STEPS["measured_branches"].all_jobs(workspace):
         if job["base"] == base:
-            method = "generator_composed" if composes(job["branch"]) else "generator_branch"
+            method = branch_method(job["branch"])
             archs[method], seconds[method] = archs["generator"], seconds["generator"]
             top1[method] = steps.tensors_of(workspace, "measured_branches", **job)["top1"][rows]
+
+
+def branch_method(branch: Branch) -> str:
+    """How comparison.csv names the generator with these branches."""
+    return "generator_composed" if composes(branch) else "generator_branch"
+
+
+def branch_costs(workspace: Workspace) -> pd.DataFrame:
+    """What a seed's branches cost before any set is served: columns method, seconds (NaN if unknown), megabytes."""
+    rows = []
+    for job in compared_branch_jobs(workspace):
+        record = steps.record_of(workspace, "branches", **job)
+        rows.append({"method": branch_method(job["branch"]), **{n: record[n] for n in ("seconds", "bytes")}})
+    table = pd.DataFrame(rows, columns=["method", "seconds", "bytes"])
+    means = table.astype({"seconds": float}).groupby("method", sort=False).mean()
+    return means.assign(megabytes=means.bytes / 1e6).drop(columns="bytes").reset_index()
 
 
 def swap_table(workspace: Workspace) -> pd.DataFrame:

@@ -165,7 +165,8 @@ def gain_by_kind(comparison: pd.DataFrame) -> Figure:
         axis.hlines(place, rows.low, rows.high, color=look["color"], linewidth=2, alpha=0.5)
         axis.plot(rows["mean"], place, look["marker"], color=look["color"], markersize=7, label=label(method))
     axis.axvline(0, color="0.3", linewidth=1)
-    told = [f"{KINDS[kind]}\n({table.sets[table.kind == kind].max()} sets)" for kind in shown]
+    counts = {kind: table.sets[table.kind == kind].max() for kind in shown}
+    told = [f"{KINDS[kind]}\n({counts[kind]} set{'s' if counts[kind] > 1 else ''})" for kind in shown]
     axis.set_yticks(range(len(shown)), told)
     axis.invert_yaxis()
     axis.set_xlabel("points of top-1 over the same archs with shared weights, test images")

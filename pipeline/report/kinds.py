@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
-from pipeline.methods import OFAS_WAY
+from pipeline.methods import METHODS, OFAS_WAY
 from pipeline.report.stats import Interval, Kind, Side, of_kind, paired_difference, scenarios_of
 
 SHARED: Side = ("generator", "dropout")  # what weights of one's own are held against
@@ -35,6 +35,27 @@ def gains_by_kind(comparison: pd.DataFrame, methods: Iterable[Side] = SET_METHOD
             names = {"kind": kind, "method": side[0], "supernet": side[1]}
             rows.append(names | counts | paired_difference(comparison, side, SHARED, kind)._asdict())
     return pd.DataFrame(rows, columns=["kind", "method", "supernet", "sets", "seeds", *Interval._fields])
+
+
+def prices(comparison: pd.DataFrame, branches: pd.DataFrame) -> pd.DataFrame:
+    """What each way to serve a set of classes costs, in time and bytes, beside the supernet.
+
+    Columns method, seconds_before and megabytes_before, once for all sets: what branches take, columns method, seconds
+    and megabytes of `branches`; seconds_a_set, the median of what a set takes after that; megabytes_a_set, of weights
+    of its own in float32.
+    """
+    before, rows = branches.set_index("method"), []
+    for method, supernet in (SHARED, *SET_METHODS):
+        some = comparison[(comparison.method == method) & (comparison.supernet == supernet)]
+        if some.empty:
+            continue
+        row = {"method": method, "seconds_before": 0.0, "megabytes_before": 0.0}
+        if method in before.index:
+            row |= {f"{what}_before": before.loc[method, what] for what in ("seconds", "megabytes")}
+        own = METHODS[method].weights == "scenario"
+        row |= {"seconds_a_set": some.search_seconds.median()}
+        rows.append(row | {"megabytes_a_set": some.parameters.mean() * 4 / 1e6 if own else 0.0})
+    return pd.DataFrame(rows)
 
 
 def expectation_errors(frame: pd.DataFrame) -> pd.DataFrame:

@@ -287,7 +287,7 @@ def test_a_folder_that_is_a_link_is_a_kit(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda c: c.update(format="eas-kit-0"), "format: Input should be 'eas-kit-1'; make it again"),
+        (lambda c: c.update(format="eas-kit-1"), "format: Input should be 'eas-kit-2'; make it again"),
         (lambda c: c.pop("format"), "format: Field required"),
         (lambda c: c.update(more=1), "more: Extra inputs"),
         (lambda c: c["space"].update(kind="resnet"), "space: unknown kind 'resnet'"),

@@ -34,12 +34,12 @@ def test_a_record_tells_what_the_branches_are_and_cost(micro, dataset):
     (result, record), stored = steps.find(micro, "branches", **job()), steps.tensors_of(micro, "branches", **job())
     assert result.path == micro.folder / "branches" / "all-0.1-0.safetensors"
     assert (record["branch"], record["seed"], record["images"]) == ("all-0.1", 0, len(micro.dataset().train))
-    assert record["values"] == sum(tensor.numel() for tensor in stored.values()) and record["seconds"] > 0
+    assert record["bytes"] == sum(tensor.nbytes for tensor in stored.values()) and record["seconds"] > 0
     supernet = supernets.load_supernet(micro, micro.dataset(), BASE)
     names = [name for name in stored if not name.endswith(".scale")]
     assert set(names) == {f"{index}.{name}" for index in range(3) for name, _ in supernet.named_parameters()}
     norms = steps.tensors_of(micro, "branches", **job(NORMS))
-    assert set(norms) < set(stored) and steps.record_of(micro, "branches", **job(NORMS))["values"] < record["values"]
+    assert set(norms) < set(stored) and steps.record_of(micro, "branches", **job(NORMS))["bytes"] < record["bytes"]
 
 
 def test_the_accuracy_of_branches_is_the_mean_over_superclasses_on_the_selection_split(micro):
@@ -128,7 +128,7 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, m
     result, record = steps.find(micro_copy, "branches", **job(other))
     better = {"gains": [row | {"gain": 100.0} for row in record["gains"]]}
     result.write(
-        result.tensors(), {name: record[name] for name in ("branch", "seed", "values", "accuracy", "shared")} | better
+        result.tensors(), {name: record[name] for name in ("branch", "seed", "bytes", "accuracy", "shared")} | better
     )
     assert branches.choose_branch(micro_copy) == other
     assert branches.branch_jobs(micro_copy) == [job(ALL, 0), job(NORMS, 0), job(other, 1)]
@@ -139,8 +139,8 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, m
 def test_the_table_compares_what_all_of_the_first_seeds_have(micro):
     table = branches.branch_table(micro)
     assert list(table.weights) == ["shared", "all-0.1", "norms-0.1"]
-    assert list(table.columns) == ["weights", "stored", "largest", "random", "smallest"]
-    assert table.stored[0] == 0 < table.stored[2] < table.stored[1] and table.notna().all(axis=None)
+    assert list(table.columns) == ["weights", "megabytes", "largest", "random", "smallest"]
+    assert table.megabytes[0] == 0 < table.megabytes[2] < table.megabytes[1] and table.notna().all(axis=None)
     shared = steps.record_of(micro, "branches", **job())["shared"]
     assert table.largest[0] == shared[0]["top1"]  # the second seed has one candidate only: not among the rows
     for row, branch in enumerate((ALL, NORMS), start=1):

@@ -28,6 +28,18 @@ def test_gains_are_over_shared_weights_on_the_sets_and_seeds_that_both_have():
     assert (table.xs("ofa_evolution", level="method")["mean"] == -1).all()
 
 
+def test_prices_tell_what_is_paid_once_and_what_for_every_set():
+    columns = ["method", "supernet", "search_seconds", "parameters"]
+    rows = [("generator", "dropout", 0.1, 5), ("generator", "dropout", 0.3, 5), ("ofa_evolution", "plain", 9.0, 5)]
+    rows += [("generator_composed", "dropout", 0.2, 5), ("generator_finetuned", "dropout", 60.0, 250_000)]
+    rows += [("generator_gates", "dropout", 0.2, 5), ("ofa_evolution", "dropout", 1.0, 5)]
+    branches = pd.DataFrame({"method": ["generator_composed"], "seconds": [1000.0], "megabytes": [4.0]})
+    table = kinds.prices(pd.DataFrame(rows, columns=columns), branches).set_index("method")
+    assert list(table.index) == ["generator", "ofa_evolution", "generator_composed", "generator_finetuned"]
+    assert table.seconds_a_set.tolist() == [0.2, 9, 0.2, 60] and table.megabytes_a_set.tolist() == [0, 0, 0, 1]
+    assert table.seconds_before.tolist() == [0, 0, 1000, 0] and table.megabytes_before.tolist() == [0, 0, 4, 0]
+
+
 def test_expectations_are_judged_by_error_slope_and_coverage():
     expected = np.array([50.0, 60.0, 70.0, 80.0])
     frame = pd.DataFrame({"kind": ["part", "part", "union", "union"], "expected": expected})

@@ -9,7 +9,7 @@ from pipeline.scenarios import every_scenario, other_scenarios, scenarios
 from pipeline.store import Workspace
 
 SCENARIO = ["method", "supernet", "seed", "scenario", "kind", "classes", "budget_madds"]
-COLUMNS = [*SCENARIO, "madds", "top1", "search_seconds"]
+COLUMNS = [*SCENARIO, "madds", "parameters", "top1", "search_seconds"]
 OTHER_WEIGHTS = [name for name, method in METHODS.items() if method.weights != "shared"]
 SHARED = [name for name in METHODS if name not in (*OTHER_WEIGHTS, "evolution_long")]
 
@@ -35,7 +35,8 @@ def test_the_table_has_one_row_for_every_method_supernet_seed_and_scenario(finis
     parts = [pair for pair, kind in zip(others, other_kinds, strict=True) if kind == "part"]
     expected |= {("generator_composed", "dropout", seed, *pair) for seed in study.seeds for pair in pairs + others}
     expected |= {("generator_branch", "dropout", seed, *pair) for seed in study.seeds for pair in singles + parts}
-    expected |= {(method, *run, *pair) for method in ("generator", "ofa_evolution") for run in runs for pair in others}
+    on_others = ("generator", "generator_additive", "ofa_evolution")
+    expected |= {(method, *run, *pair) for method in on_others for run in runs for pair in others}
     small = [pair for pair, kind in zip(others, other_kinds, strict=True) if kind in ("part", "across")]
     expected |= {("generator_finetuned", "dropout", first, *pair) for pair in small}
     expected |= {("evolution_long", *run, *pair) for run in runs if run[1] == first for pair in pairs}
@@ -60,8 +61,11 @@ def test_no_arch_exceeds_its_budget_and_costs_are_those_of_the_archs(finished, t
     for (method, name, seed), rows in compared.groupby(COLUMNS[:3]):
         base = supernets.base_of(finished, name, seed)
         archs = comparison.shared_archs(finished, base)
-        archs["generator_gates"] = steps.tensors_of(finished, "measured_gates", base=base)["archs"]
-        assert space.madds(archs[method], every.class_counts).tolist() == rows.madds.tolist()
+        for signal in ("gates", "additive"):
+            archs[f"generator_{signal}"] = steps.tensors_of(finished, f"measured_{signal}", base=base)["archs"]
+        found = archs[method][: len(every)]
+        assert space.madds(found, every.class_counts).tolist() == rows.madds.tolist()
+        assert space.parameters(found, every.class_counts).tolist() == rows.parameters.tolist()
 
 
 def test_weights_of_ones_own_change_no_arch(table):
@@ -82,6 +86,12 @@ def test_accuracies_and_times_are_plausible(table):
     assert rows["ofa_finetuned"] > rows["ofa_evolution"]  # it trains, too
     # A random guess is right once in as many times as there are classes: the supernets have begun to learn.
     assert (table.top1 - 100 / table.classes).mean() > 0.5
+
+
+def test_what_branches_cost_is_told_by_the_method_that_they_serve(finished):
+    table, (record, *_) = tables.branch_costs(finished), steps.records(finished, "branches")
+    assert set(table.method) == {"generator_branch", "generator_composed"} and (table.seconds > 0).all()
+    assert table.megabytes.tolist() == pytest.approx([record["bytes"] / 1e6] * 2, rel=0.9)
 
 
 def test_without_what_is_optional_the_table_has_the_other_methods(micro):
