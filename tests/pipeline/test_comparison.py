@@ -23,7 +23,9 @@ from pipeline.store import Workspace
 
 SHARED = ["generator", "generator_blind", "uniform", "random", "ofa_evolution", "evolution"]
 SHARED += ["ofa_evolution_aware", "evolution_aware"]
-MEASURED = r"measured|gates|branches|other_sets|tuned|long|from_scratch|search_times|throughput"  # in comparison/
+MEASURED = (
+    r"measured|gates|additive|branches|other_sets|tuned|long|from_scratch|search_times|throughput"  # in comparison/
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,8 @@ def archs_of(workspace, base, method):
     others = steps.tensors_of(workspace, "other_sets", base=base)
     if method == "evolution_long":
         return steps.tensors_of(workspace, "long", base=base)["archs"]
-    if method == "generator_gates":
-        return steps.tensors_of(workspace, "measured_gates", base=base)["archs"]
+    if method in ("generator_gates", "generator_additive"):
+        return steps.tensors_of(workspace, method.replace("generator", "measured"), base=base)["archs"]
     archs = comparison.shared_archs(workspace, base)[method]
     return torch.cat([archs, others[method]]) if method in others else archs
 
@@ -100,7 +102,8 @@ def test_a_budget_that_no_arch_fits_is_an_error_not_an_endless_search(micro):
 
 
 @pytest.mark.parametrize(
-    "method", [*SHARED, "generator_gates", "evolution_long", "generator_branch", "generator_composed"]
+    "method",
+    [*SHARED, "generator_gates", "generator_additive", "evolution_long", "generator_branch", "generator_composed"],
 )
 def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(method, finished, table):
     """A plain network made of the files' tensors, the test images, the share of right answers."""
@@ -156,7 +159,8 @@ def test_other_sets_are_measured_with_the_archs_of_the_generator_and_of_ofas_way
     generator = generators.load_generator(micro, micro.dataset(), base, "generator")
     assert torch.equal(archs["generator"], generator.generate(every.class_masks, every.budgets))
     mine = rows[(rows.supernet == "plain") & (rows.seed == 0)]
-    assert set(mine.method) == {"generator", "ofa_evolution"} and (rows.madds <= rows.budget_madds).all()
+    assert set(mine.method) == {"generator", "generator_additive", "ofa_evolution"}
+    assert (rows.madds <= rows.budget_madds).all()
     supernet, dataset = supernets.load_supernet(micro, micro.dataset(), base), micro.dataset()
     calibration = calibration_sample(dataset.calibration, micro.study.evaluation.calibration_images)
     for method, some in mine.groupby("method"):
@@ -224,7 +228,7 @@ def test_another_run_gives_the_same_and_no_choice_looks_at_the_test_images(micro
     )
     assert found == {name: digest for name, digest in expected.items() if name not in later}
     records = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.json")}
-    told = "history", "accuracy", "selection_top1", "r2_predictor", "loss_generator", "loss_generator_gates"
+    told = "history", "accuracy", "selection_top1", "r2_predictor", "loss_generator", "loss_generator_gates", "penalty"
     for path in records:
         first, second = (json.loads((folder / path).read_text()) for folder in (micro.folder, tmp_path))
         assert {name: first.get(name) for name in told} == {name: second.get(name) for name in told}
@@ -261,7 +265,8 @@ def test_times_of_all_methods_are_told_for_all_superclasses(finished):
     assert (job["base"].name, job["base"].seed) == ("dropout", 0)
     record = steps.record_of(finished, "search_times", **job)
     methods = {"generator", "uniform", "random", "evolution", "evolution_aware", "ofa_evolution", "ofa_evolution_aware"}
-    assert set(record["total"]) == methods and all(seconds > 0 for seconds in record["total"].values())
+    assert set(record["total"]) == methods | {"generator_additive"}
+    assert all(seconds > 0 for seconds in record["total"].values())
     assert record["scenarios"] == 10 * len(finished.study.scenarios.budgets) and record["sha256"] is None
     assert record["total"]["generator"] < record["total"]["ofa_evolution"]
 
@@ -279,5 +284,5 @@ def test_methods_that_are_timed_take_turns_and_serve_every_scenario_once(micro, 
     record = comparison.time_search(micro, supernets.base_of(micro, "dropout", 0))[1]
     assert len(served) == len(set(served)) == 2 * record["scenarios"] == 2 * 3 * 2
     turns = min(comparison.TURNS, record["scenarios"])
-    assert len(order) == turns * (comparison.REPEATS + 3)
+    assert len(order) == turns * (2 * comparison.REPEATS + 3)
     assert order[: len(order) // turns] == order[-len(order) // turns :]

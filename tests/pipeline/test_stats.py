@@ -161,7 +161,7 @@ def test_generators_are_compared_with_others_on_the_same_supernet():
     more = [rows(name, "dropout", seed, [70.0 + seed, 60.0]) for seed in (0, 1)
             for name in ("generator_additive", "evolution_long")]  # fmt: skip
     table = stats.generators_minus_others(pd.concat([COMPARISON, *more], ignore_index=True))
-    pairs = {("generator", name) for name in ("uniform", "generator_additive", "evolution_long")}
+    pairs = {("generator", name) for name in ("uniform", "random", "generator_additive", "evolution_long")}
     found = table.set_index(["method", "minus"])
     assert set(found.index) == pairs | {("generator_additive", "evolution_long")} and set(table.supernet) == {"dropout"}
     assert found.loc[("generator_additive", "evolution_long")][["mean", "low", "high"]].tolist() == [0, 0, 0]
