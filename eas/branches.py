@@ -4,7 +4,7 @@ Every superclass has a branch: how a part of its weights differs from the shared
 shared weights plus the mean of its superclasses' branches, each weighted by its share of the set's classes. Such a mean
 is better than the shared weights only where the branches were trained to be averaged: every step draws a set and trains
 the mean of its branches on images of that set. If all sets are single superclasses, each branch serves its own
-superclass alone.
+superclass alone. Branches decay to nothing, which is to the shared weights.
 
 The branches of all superclasses are one mapping of tensors, as it is stored: '<superclass's index>.<parameter's name>'
 to the differences. Those of a parameter with one dimension are bfloat16; of others they have four bits, two to a byte,
@@ -64,17 +64,21 @@ def tune_branches(
     recipe: Training,
     draw_sets: DrawSets,
     *,
+    common: float = 0.0,
     seed: int,
     checkpoint: Path | None = None,
 ) -> dict[str, Tensor]:
     """Tune all branches, from the shared weights on, in one training of `recipe.epochs` * len(split) images.
+
+    A set's gradient is shared out among its superclasses, so that what all branches have in common hardly moves: with
+    `common` it takes all of every gradient as well, at that many times the learning rate.
 
     The supernet is afterwards what it was, and frozen. Errors and `checkpoint` as eas.training.optimize.
     """
     shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     require_gradients(supernet, part)
     names = tuned_names(supernet, part)
-    branches = TunedBranches(supernet, names, len(hierarchy.superclasses))
+    branches = TunedBranches(supernet, names, len(hierarchy.superclasses), common)
     sets = SetBatches(branches, split, hierarchy, recipe, draw_sets)
     step_function, options = make_step(supernet, recipe), {"seed": seed, "checkpoint": checkpoint, "label": "branches"}
 
@@ -88,35 +92,54 @@ def tune_branches(
     supernet.load_state_dict(shared)
     supernet.requires_grad_(False)
     made: dict[str, Tensor] = {}
-    for index, branch in enumerate(branches.of_superclass):
-        for name, tensor in zip(names, branch, strict=True):
-            made |= stored(f"{index}.{name}", tensor.detach() - shared[name])
+    for index in range(len(hierarchy.superclasses)):
+        for name, difference in zip(names, branches.differences(index), strict=True):
+            made |= stored(f"{index}.{name}", difference)
     return made
 
 
 class TunedBranches(nn.Module):
     """The branches of all superclasses while they are trained, beside the supernet that computes with their mean."""
 
-    def __init__(self, supernet: Supernet, names: list[str], superclasses: int):
+    def __init__(self, supernet: Supernet, names: list[str], superclasses: int, common: float = 0.0):
         super().__init__()
-        # Not a part of this module: the mean is no weight of its own.
+        # Neither is a part of this module: the mean is no weight of its own, and the shared ones are not tuned.
         self.mean = [parameter for name, parameter in supernet.named_parameters() if name in set(names)]
-        copies = ([nn.Parameter(parameter.detach().clone()) for parameter in self.mean] for _ in range(superclasses))
-        self.of_superclass = nn.ModuleList(nn.ParameterList(branch) for branch in copies)
+        self.shared = [parameter.detach().clone() for parameter in self.mean]
+        # A parameter that counts by a factor learns by its square.
+        self.factor = common**0.5
+        self.common = self.zeros() if common else None
+        self.of_superclass = nn.ModuleList(self.zeros() for _ in range(superclasses))
+
+    def zeros(self) -> nn.ParameterList:
+        """No difference from the shared weights."""
+        return nn.ParameterList(nn.Parameter(torch.zeros_like(each)) for each in self.shared)
 
     @torch.no_grad()
     def compose(self, shares: Tensor) -> None:
         """Put the mean of the branches, weighted by `shares` [superclasses], into the supernet."""
         self.shares = {index: share for index, share in enumerate(shares.tolist()) if share}
-        torch._foreach_zero_(self.mean)
+        torch._foreach_copy_(self.mean, self.shared)
+        if self.common:
+            torch._foreach_add_(self.mean, list(self.common), alpha=self.factor)
         for index, share in self.shares.items():
             torch._foreach_add_(self.mean, list(self.of_superclass[index]), alpha=share)
 
     def take_gradients(self) -> None:
         """Give the branches that the mean was composed of their share of its gradient; the others take no step."""
-        for index, branch in enumerate(self.of_superclass):
+        weighted = [(self.common, self.factor)] if self.common else []
+        weighted += [(branch, self.shares.get(index)) for index, branch in enumerate(self.of_superclass)]
+        for branch, weight in weighted:
             for parameter, mean in zip(branch, self.mean, strict=True):
-                parameter.grad = mean.grad * self.shares[index] if index in self.shares else None
+                parameter.grad = mean.grad * weight if weight else None
+
+    @torch.no_grad()
+    def differences(self, superclass: int) -> list[Tensor]:
+        """How a superclass's weights differ from the shared ones."""
+        own = [parameter.detach().clone() for parameter in self.of_superclass[superclass]]
+        if self.common:
+            torch._foreach_add_(own, list(self.common), alpha=self.factor)
+        return own
 
 
 class SetBatches:

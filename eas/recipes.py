@@ -26,6 +26,7 @@ class Training(Section):
     batch_size: Positive
     learning_rate: Finite
     random_subnets: Annotated[int, Field(ge=0)]  # a step, beside the largest and the smallest
+    sandwich: bool = True  # false: without these two
     distinct_archs: Positive = 256  # that the random subnets are drawn from
     warmup: Rate = 0.15  # fraction of the steps
     momentum: Rate = 0.9
@@ -35,6 +36,12 @@ class Training(Section):
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the largest subnet in a smaller one's loss
     augment: Augment = Augment()
     mixed_precision: bool = True  # bfloat16 where the hardware has matrix units for it; false: float32 everywhere
+
+    @model_validator(mode="after")
+    def some_subnet(self) -> Training:
+        if not self.sandwich and not self.random_subnets:
+            raise one_line("a step trains no subnet: random_subnets must be above 0 where sandwich is false")
+        return self
 
 
 class Dropout(Section):
@@ -58,8 +65,12 @@ class Branch(Section):
 
     part: Literal["all", "norms", "classifier"]  # norms: scales, shifts and the classifier
     learning_rate: Finite
-    batch_size: Positive | None = None  # that of all branches, unless given
+    batch_size: Positive | None = None  # this and `epochs`: those of all branches, unless given
+    epochs: Positive | None = None
+    random_subnets: Positive | None = None  # a step, and no others; those of the supernet's training, unless given
     sets: Annotated[tuple[Frequency, ...], Field(min_length=1)] = (1.0,)  # how often those of 1, 2, ... superclasses
+    common: Rate = 0.0  # how fast what all branches have in common learns, in times of the learning rate
+    decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the differences from shared weights
 
     @model_validator(mode="after")
     def some_set(self) -> Branch:
@@ -69,9 +80,21 @@ class Branch(Section):
 
     @property
     def name(self) -> str:
-        batch = f"-batch-{self.batch_size}" if self.batch_size else ""
-        sets = f"-sets-{'-'.join(f'{each:g}' for each in self.sets)}" if len(self.sets) > 1 else ""
-        return f"{self.part}-{self.learning_rate:g}{batch}{sets}"
+        name = f"{self.part}-{self.learning_rate:g}"
+        told = {"batch": self.batch_size, "epochs": self.epochs, "random": self.random_subnets}
+        told |= {"common": self.common or None, "decay": self.decay}
+        told |= {"sets": "-".join(f"{each:g}" for each in self.sets) if len(self.sets) > 1 else None}
+        return "-".join([name, *(f"{what}-{value}" for what, value in told.items() if value is not None)])
+
+    def training(self, recipe: Training, epochs: int, batch_size: int) -> Training:
+        """How it is trained: as the supernet, but for what differs; `epochs` and `batch_size` are all branches'."""
+        update = {"epochs": self.epochs or epochs, "batch_size": self.batch_size or batch_size}
+        update |= {"learning_rate": self.learning_rate}
+        if self.random_subnets:
+            update |= {"random_subnets": self.random_subnets, "sandwich": False}
+        if self.decay is not None:
+            update |= {"weight_decay": self.decay}
+        return recipe.model_copy(update=update)
 
 
 class GeneratorTraining(Section):

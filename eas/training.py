@@ -68,8 +68,8 @@ def optimize(
 
     Every step trains the largest, the smallest and `recipe.random_subnets` of `recipe.distinct_archs` random subnets on
     the same images (sandwich rule, Yu & Huang 2019); the largest one's prediction, renormalised over the classes that
-    count, is the others' teacher [related code: superclass dropout with distillation]. With `arch`, that one is
-    trained alone.
+    count, is the others' teacher [related code: superclass dropout with distillation]. Without `recipe.sandwich`, the
+    random ones only, taught by the first; with `arch`, that one alone.
 
     With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
     the same result; use another name when the recipe changes.
@@ -91,7 +91,8 @@ def optimize(
             progress = (epoch * steps + step) / (recipe.epochs * steps)
             set_learning_rate(optimizer, recipe, progress)
             picked = sample[torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)]
-            archs = torch.stack([space.largest, *picked, space.smallest] if arch is None else [arch])
+            archs = torch.stack([space.largest, *picked, space.smallest]) if recipe.sandwich else picked
+            archs = archs if arch is None else arch[None]
             optimizer.zero_grad(set_to_none=False)
             class_mask, weight = classes(labels, generator, progress)
             targets = soft_targets(labels, class_mask, recipe.label_smoothing)

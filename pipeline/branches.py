@@ -103,11 +103,10 @@ def train_branches(
     """Tune the branches on sets of superclasses; the branches, and their accuracy."""
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, start = load_supernet(workspace, dataset, base), time.perf_counter()
-    recipe = {"epochs": study.branches.epochs, "batch_size": branch.batch_size or study.branches.batch_size}
-    recipe = study.training.model_copy(update=recipe | {"learning_rate": branch.learning_rate})
+    recipe = branch.training(study.training, study.branches.epochs, study.branches.batch_size)
     draw_sets = set_sampler(study, dataset.hierarchy, branch.sets)
     given = (supernet, dataset.train, dataset.hierarchy, branch.part, recipe, draw_sets)
-    branches = tune_branches(*given, seed=base.seed, checkpoint=checkpoint)
+    branches = tune_branches(*given, common=branch.common, seed=base.seed, checkpoint=checkpoint)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"bytes": sum(tensor.nbytes for tensor in branches.values())}

@@ -154,8 +154,9 @@ def test_shares_are_those_of_a_sets_classes(few):
     assert superclass_shares(hierarchy, hierarchy.class_mask(hierarchy.members[1][:1])).tolist() == [0, 1, 0]
 
 
-def test_a_step_is_plain_sgd_on_every_branch_of_the_set_by_its_share(new, few, monkeypatch):
-    """The slow twin: whole copies of the network, and the optimiser's formula written out."""
+@pytest.mark.parametrize("common", [0.0, 0.25])
+def test_a_step_is_plain_sgd_on_every_branch_of_the_set_by_its_share(common, new, few, monkeypatch):
+    """The slow twin: a network for every step, and the optimiser's formula written out; the last part is in common."""
     settings, hierarchy = RECIPE.model_copy(update={"warmup": 0.0, "batch_size": 8}), few.hierarchy
     sets, seen, make_step = [[0], [0, 2], [2], [2, 0]], [], branches.make_step
     masks = [hierarchy.class_mask([hierarchy.superclasses[i] for i in members]) for members in sets]
@@ -167,12 +168,15 @@ def test_a_step_is_plain_sgd_on_every_branch_of_the_set_by_its_share(new, few, m
 
     monkeypatch.setattr(branches, "make_step", watched)
     split = Split(few.train.images[rows], few.train.labels[rows])
-    made = tune_branches(new(), split, hierarchy, "all", settings, lambda count, rng: torch.stack(masks), seed=0)
+    given = (split, hierarchy, "all", settings, lambda count, rng: torch.stack(masks))
+    made = tune_branches(new(), *given, common=common, seed=0)
 
-    twin, copies, momentum = new(), [copy_of(new()) for _ in range(3)], [{}, {}, {}]
+    twin, shared, momentum = new(), copy_of(new()), [{}, {}, {}, {}]
+    own = [{name: torch.zeros_like(tensor) for name, tensor in shared.items()} for _ in range(4)]
     for number, (members, mask, (state, batch)) in enumerate(zip(sets, masks, seen, strict=True)):
         shares, rate = superclass_shares(hierarchy, mask), settings.learning_rate * (1 - number / 4)
-        mean = {name: sum(shares[i] * copies[i][name] for i in members) for name in state}
+        weights = {i: shares[i] for i in members} | ({3: common**0.5} if common else {})
+        mean = {name: shared[name] + sum(w * own[i][name] for i, w in weights.items()) for name in state}
         assert torch.equal(batch[2], mask.expand(8, -1))
         for name in tuned_names(twin, "all"):
             torch.testing.assert_close(state[name], mean[name])
@@ -180,17 +184,15 @@ def test_a_step_is_plain_sgd_on_every_branch_of_the_set_by_its_share(new, few, m
         twin.zero_grad()
         sliced_step(twin, settings, *batch)
         for name, parameter in twin.named_parameters():
-            for i in members:
-                gradient = shares[i] * parameter.grad + (
-                    settings.weight_decay * copies[i][name] if parameter.ndim > 1 else 0
-                )
+            for i, weight in weights.items():
+                gradient = weight * parameter.grad
+                if parameter.ndim > 1:
+                    gradient = gradient + settings.weight_decay * own[i][name]
                 momentum[i][name] = settings.momentum * momentum[i].get(name, 0) + gradient
-                copies[i][name] = copies[i][name] - rate * (gradient + settings.momentum * momentum[i][name])
+                own[i][name] = own[i][name] - rate * (gradient + settings.momentum * momentum[i][name])
     for name in tuned_names(twin, "all"):
-        shared = new().state_dict()[name]
-        assert not read_branch(twin, made, 1)[name].any()  # never drawn: the shared weights
-        for i in (0, 2):
-            difference = copies[i][name] - shared
+        for i in range(3):  # the second was never drawn: it has what is common
+            difference = own[i][name] + common**0.5 * own[3][name]
             error = (read_branch(twin, made, i)[name] - difference).abs().max()
             assert error <= difference.abs().max() / (13 if difference.ndim > 1 else 100) + 1e-4
 

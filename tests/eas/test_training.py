@@ -87,6 +87,17 @@ def failing_at(call, dropout, error):
 # -------------------------------------------------------------------- the loop
 
 
+def test_without_the_sandwich_a_step_trains_random_subnets_only(new, few, own, space):
+    seen, settings = [], recipe(sandwich=False, random_subnets=2, distinct_archs=4)
+    step = make_step(supernet := new(), settings)
+    train(supernet, few, own, settings, seed=5, step_function=lambda *batch: seen.append(batch[-1]) or step(*batch))
+    sample = space.sample(4, torch.Generator().manual_seed(5)).tolist()
+    assert {tuple(archs.shape) for archs in seen} == {(2, space.decisions)}
+    assert all(arch in sample for archs in seen for arch in archs.tolist())
+    with pytest.raises(ValueError, match="trains no subnet: random_subnets must be above 0"):
+        Training(epochs=1, batch_size=1, learning_rate=0.1, random_subnets=0, sandwich=False)
+
+
 @pytest.mark.parametrize("variant", ["none", "batch"])
 def test_the_loss_falls(variant, new, few, hierarchy):
     dropout = SuperclassDropout(hierarchy.parent, Dropout(variant=variant, rate=0.2))
