@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 
 from eas.registry import Finite, Positive, Rate, Section, one_line
 
-Frequency = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 
 class Augment(Section):
     """Random changes of training images, in pixels; 0 and false switch one off."""
@@ -68,23 +66,15 @@ class Branch(Section):
     batch_size: Positive | None = None  # this and `epochs`: those of all branches, unless given
     epochs: Positive | None = None
     random_subnets: Positive | None = None  # a step, and no others; those of the supernet's training, unless given
-    sets: Annotated[tuple[Frequency, ...], Field(min_length=1)] = (1.0,)  # how often those of 1, 2, ... superclasses
+    sets: Annotated[dict[Positive, Finite], Field(min_length=1)] = {1: 1.0}  # superclasses in a set: how often drawn
     common: Rate = 0.0  # how fast what all branches have in common learns, in times of the learning rate
     decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the differences from shared weights
-
-    @model_validator(mode="after")
-    def some_set(self) -> Branch:
-        if not self.sets[-1]:
-            raise one_line(f"the last of sets is how often the largest ones are drawn: above 0, got {list(self.sets)}")
-        return self
+    label: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] | None = None  # its name; else part, rate and batch size are
 
     @property
     def name(self) -> str:
-        name = f"{self.part}-{self.learning_rate:g}"
-        told = {"batch": self.batch_size, "epochs": self.epochs, "random": self.random_subnets}
-        told |= {"common": self.common or None, "decay": self.decay}
-        told |= {"sets": "-".join(f"{each:g}" for each in self.sets) if len(self.sets) > 1 else None}
-        return "-".join([name, *(f"{what}-{value}" for what, value in told.items() if value is not None)])
+        batch = f"-batch-{self.batch_size}" if self.batch_size else ""
+        return self.label or f"{self.part}-{self.learning_rate:g}{batch}"
 
     def training(self, recipe: Training, epochs: int, batch_size: int) -> Training:
         """How it is trained: as the supernet, but for what differs; `epochs` and `batch_size` are all branches'."""

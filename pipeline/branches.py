@@ -73,7 +73,7 @@ def choose_branch(workspace: Workspace, among: Callable[[Branch], bool] = lambda
 
 def composes(branch: Branch) -> bool:
     """Whether branches are trained on unions as well, so that their means serve sets of several superclasses."""
-    return len(branch.sets) > 1
+    return max(branch.sets) > 1
 
 
 def is_alone(branch: Branch) -> bool:

@@ -41,7 +41,7 @@ class Branches(Section):
     def different(self) -> Branches:
         names = [candidate.name for candidate in self.candidates]
         if len(set(names)) < len(names):
-            raise ValueError(f"candidates must differ, got {names}")
+            raise ValueError(f"candidates must differ, or have labels that do: got {names}")
         return self
 
 

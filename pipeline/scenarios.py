@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -139,16 +139,18 @@ def training_sets(study: Study, hierarchy: Hierarchy, sizes: Sequence[int]) -> t
     return member[:, hierarchy.parent], member.sum(1)
 
 
-def set_sampler(study: Study, hierarchy: Hierarchy, frequencies: Sequence[float]) -> DrawSets:
-    """Draws sets of 1, 2, ... superclasses with these frequencies; those of equal size in proportion to their classes.
+def set_sampler(study: Study, hierarchy: Hierarchy, frequencies: Mapping[int, float]) -> DrawSets:
+    """Draws sets of so many superclasses that often; those of equal size in proportion to their classes.
 
     As evenly as their number allows (systematic sampling), in random order: how often a branch is trained is not left
-    to chance.
+    to chance. ValueError where there are none of a size.
     """
-    masks, size = training_sets(study, hierarchy, [n for n, each in enumerate(frequencies, start=1) if each])
-    classes = masks.sum(1).double()
-    every = torch.zeros(len(frequencies) + 1, dtype=torch.double).index_add(0, size, classes)
-    upto = (torch.tensor([0.0, *frequencies], dtype=torch.double)[size] * classes / every[size]).cumsum(0)
+    masks, size = training_sets(study, hierarchy, list(frequencies))
+    if without := sorted(set(frequencies) - set(size.tolist())):
+        raise ValueError(f"no set of {without[0]} superclasses is there to train branches on: leave it out of `sets`")
+    classes, often = masks.sum(1).double(), torch.zeros(max(frequencies) + 1, dtype=torch.double)
+    often[list(frequencies)] = torch.tensor(list(frequencies.values()), dtype=torch.double)
+    upto = (often[size] * classes / torch.zeros_like(often).index_add(0, size, classes)[size]).cumsum(0)
 
     def draw(count: int, rng: torch.Generator) -> Tensor:
         points = (torch.arange(count) + torch.rand(1, generator=rng).double()) / count * upto[-1]

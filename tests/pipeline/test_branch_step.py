@@ -11,6 +11,7 @@ from study_cases import ALL, NORMS, OWN, base, one_line, same, with_study
 
 from eas.branches import compose_branches, superclass_shares
 from eas.evaluation import SharedStem, superclass_top1
+from eas.recipes import Branch
 from pipeline import branches, steps, supernets
 from pipeline.steps import STEPS
 from pipeline.store import Workspace
@@ -118,12 +119,26 @@ def test_branches_are_tuned_from_the_bases_weights_on_the_training_images_by_the
     assert [options["seed"] for *_, options in seen] == [0, 1]
 
 
+def test_a_recipe_changes_of_the_supernets_training_what_it_names(study):
+    plain, recipe = Branch(part="all", learning_rate=0.5), study.training
+    assert plain.name == "all-0.5" and plain.training(recipe, 3, 7) == recipe.model_copy(
+        update={"epochs": 3, "batch_size": 7, "learning_rate": 0.5}
+    )
+    other = {"batch_size": 9, "epochs": 2, "random_subnets": 1, "common": 0.25, "decay": 0.1, "sets": {3: 1.0, 1: 2.5}}
+    other = plain.model_copy(update=other)
+    assert other.name == "all-0.5-batch-9"
+    assert other.model_copy(update={"label": "short"}).name == "short"
+    made = other.training(recipe, 3, 7)
+    assert (made.epochs, made.batch_size, made.weight_decay) == (2, 9, 0.1)
+    assert (made.random_subnets, made.sandwich) == (1, False)
+
+
 def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, micro_copy):
     chosen, jobs = branches.choose_branch(micro), branches.branch_jobs(micro)
     assert jobs == [job(ALL, 0), job(NORMS, 0), job(chosen, 1)]
     assert branches.chosen_branch_jobs(micro) == [job(chosen, 0), job(chosen, 1)]
-    gains = {each: branches.mean_gain(steps.record_of(micro, "branches", **job(each))) for each in (ALL, NORMS)}
-    assert gains[chosen] == max(gains.values())
+    gains = {each.name: branches.mean_gain(steps.record_of(micro, "branches", **job(each))) for each in (ALL, NORMS)}
+    assert gains[chosen.name] == max(gains.values())
     other = NORMS if chosen == ALL else ALL
     result, record = steps.find(micro_copy, "branches", **job(other))
     better = {"gains": [row | {"gain": 100.0} for row in record["gains"]]}

@@ -141,7 +141,7 @@ def test_training_scenarios_are_one_to_three_superclasses_and_never_a_union_of_t
 
 
 def test_sets_to_train_branches_on_are_drawn_evenly_and_never_a_union_of_the_comparison(wide, hierarchy):
-    masks = set_sampler(wide, hierarchy, (1.0, 0.0, 3.0))(4000, seeded())
+    masks = set_sampler(wide, hierarchy, {3: 3.0, 1: 1.0})(4000, seeded())
     superclasses = torch.stack([hierarchy.class_mask([name]) for name in hierarchy.superclasses])
     member = (masks[:, None] & superclasses).any(2)
     held_out = [hierarchy.class_mask(names) for names in superclass_sets(wide, hierarchy) if len(names) == 3]
@@ -150,6 +150,12 @@ def test_sets_to_train_branches_on_are_drawn_evenly_and_never_a_union_of_the_com
     expected = single.sum() * superclasses.sum(1) / superclasses.sum()
     assert (single - expected).abs().max() <= 1  # in proportion to their classes, but for rounding
     assert set(member.sum(1).tolist()) == {1, 3} and 900 < single.sum() < 1100
+
+
+def test_sets_that_are_not_there_are_refused_in_one_line(wide, hierarchy):
+    with pytest.raises(ValueError, match="no set of 11 superclasses is there to train branches on") as caught:
+        set_sampler(wide, hierarchy, {1: 1.0, 11: 2.0})
+    assert "\n" not in str(caught.value)
 
 
 def test_training_scenarios_repeat_with_the_generators_seed(wide, hierarchy):
