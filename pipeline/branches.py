@@ -18,6 +18,7 @@ from eas.evaluation import SharedStem, calibration_sample, measure_archs, superc
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
+from pipeline.methods import METHODS, Method
 from pipeline.params import Study
 from pipeline.scenarios import set_sampler, whole_sets
 from pipeline.store import Job, Record, Workspace
@@ -79,6 +80,11 @@ def composes(branch: Branch) -> bool:
 def is_alone(branch: Branch) -> bool:
     """Whether each branch is trained on its own superclass only."""
     return not composes(branch)
+
+
+def branch_method(branch: Branch) -> Method:
+    """How the comparison names a generator with these branches."""
+    return METHODS["generator_composed" if composes(branch) else "generator_branch"]
 
 
 def largest_set(record: Record) -> int:

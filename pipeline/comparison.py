@@ -18,7 +18,7 @@ from eas.evaluation import SharedStem, calibration_sample, measure_archs, superc
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
-from pipeline.branches import composes, measure_composed, superclass_counts
+from pipeline.branches import branch_method, composes, measure_composed, superclass_counts
 from pipeline.generators import load_generator, load_predictor
 from pipeline.scenarios import Scenarios, every_scenario, other_scenarios, scenarios
 from pipeline.store import Job, Record, Workspace
@@ -163,18 +163,16 @@ def measure_generator(
 
 
 def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[dict[str, Tensor], Record]:
-    """Top-1 of the generated archs with branches, float [every scenario].
+    """Top-1 of a generator's archs with branches, float [every scenario].
 
     NaN for sets of several superclasses where each branch was trained on its superclass alone: their means are worse
     than shared weights.
     """
     dataset, supernet, _ = load_inputs(workspace, base)
     every = every_scenario(workspace.study, dataset.hierarchy)
-    archs = [steps.tensors_of(workspace, "proposals", base=base)["generator"]]
-    if workspace.study.other_sets:
-        archs.append(steps.tensors_of(workspace, "other_sets", base=base)["generator"])
+    generator = load_generator(workspace, dataset, base, branch_method(branch).archs)
+    archs, top1 = generator.generate(every.class_masks, every.budgets), torch.full((len(every),), float("nan"))
     branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
-    archs, top1 = torch.cat(archs), torch.full((len(every),), float("nan"))
     served = (superclass_counts(dataset.hierarchy, every.class_masks) == 1) | torch.tensor(composes(branch))
     pairs = archs[served], every.class_masks[served]
     top1[served] = measure_composed(supernet, branches, dataset, *pairs, dataset.test)

@@ -12,7 +12,8 @@ Weights = Literal["shared", "superclass", "scenario"]
 class Method:
     """A way to get a network for a scenario, as comparison.csv names it.
 
-    `weights`: whose they are; only methods with the supernet's shared weights are rivals in choosing archs.
+    `weights`: whose they are; only methods with the supernet's shared weights are rivals in choosing archs. `archs`:
+    the method whose archs one with other weights takes.
     `few`: measured on some of the scenarios only, so that its mean is none over all. `banded`: its interval over seeds
     is drawn; more than a few bands on top of each other show nothing. `told`: what it does, in a line.
     """
@@ -24,6 +25,7 @@ class Method:
     linestyle: str
     told: str
     weights: Weights = "shared"
+    archs: str | None = None
     sees_classes: bool = False
     few: bool = False
     banded: bool = False
@@ -61,14 +63,16 @@ METHODS = {  # in the order of legends and tables
             *("generator with branches", "#b5122b", ">", "-"),
             "the generator's arch with the weights of its superclass, whose branch was trained on it alone (ours)",
             weights="superclass",
+            archs="generator",
             sees_classes=True,
             banded=True,
         ),
         Method(
             "generator_composed",
             *("generator with composed branches", "#f2836b", "1", "-."),
-            "the same, for any set, with the mean of its superclasses' branches, trained to be averaged (ours)",
+            "the closed form's arch, for any set, with the mean of its superclasses' branches, trained for that (ours)",
             weights="superclass",
+            archs="generator_additive",
             sees_classes=True,
         ),
         Method(
@@ -76,6 +80,7 @@ METHODS = {  # in the order of legends and tables
             *("generator's arch tuned alone", "#f08db8", "d", ":"),
             "the generator's arch for a set of several superclasses, or of some classes, tuned on the set's images",
             weights="scenario",
+            archs="generator",
             sees_classes=True,
             few=True,
         ),
@@ -123,12 +128,14 @@ METHODS = {  # in the order of legends and tables
             *("OFA's arch tuned alone", "#d4a300", "*", "-"),
             "the arch of OFA's search, tuned on the images of its superclass",
             weights="scenario",
+            archs="ofa_evolution",
         ),
         Method(
             "from_scratch",
             *("generator's arch from scratch", "#8a9a1b", "8", "-."),
             "the generator's arch trained alone, on as many images as the supernet without dropout (a few scenarios)",
             weights="scenario",
+            archs="generator",
             sees_classes=True,
             few=True,
         ),

@@ -140,7 +140,8 @@ STEPS = {
         Step(
             *("measured_branches", "04_ablations", COMPARED + "/branches-{branch.name}"),
             *("pipeline.comparison:measure_branches", "pipeline.branches:compared_branch_jobs"),
-            inputs=("proposals", "other_sets", "branches"),
+            params=OTHER_SETS,
+            inputs=("predictors", "additive", "branches"),
         ),
         Step(
             *("expected", "04_ablations", COMPARED + "/expected"),

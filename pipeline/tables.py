@@ -7,9 +7,8 @@ from itertools import product
 import pandas as pd
 from torch import Tensor
 
-from eas.recipes import Branch
 from pipeline import costly_baselines, steps
-from pipeline.branches import compared_branch_jobs, composes
+from pipeline.branches import branch_method, compared_branch_jobs
 from pipeline.comparison import Archs, other_jobs, shared_archs
 from pipeline.generators import load_pool
 from pipeline.report import preferences
@@ -81,18 +80,13 @@ def add_generator(workspace: Workspace, base: Base, step: str, rows: slice, meas
 
 
 def add_branches(workspace: Workspace, base: Base, rows: slice, measured: Measured) -> None:
-    """Add the generator's archs with branches to what was measured; `rows` are those of every_scenario."""
+    """Add generators' archs with branches to what was measured; `rows` are those of every_scenario."""
     archs, top1, seconds = measured
     for job in steps.STEPS["measured_branches"].all_jobs(workspace):
         if job["base"] == base:
             method = branch_method(job["branch"])
-            archs[method], seconds[method] = archs["generator"], seconds["generator"]
-            top1[method] = steps.tensors_of(workspace, "measured_branches", **job)["top1"][rows]
-
-
-def branch_method(branch: Branch) -> str:
-    """How comparison.csv names the generator with these branches."""
-    return "generator_composed" if composes(branch) else "generator_branch"
+            archs[method.name], seconds[method.name] = archs[method.archs], seconds[method.archs]
+            top1[method.name] = steps.tensors_of(workspace, "measured_branches", **job)["top1"][rows]
 
 
 def branch_costs(workspace: Workspace) -> pd.DataFrame:
@@ -100,7 +94,7 @@ def branch_costs(workspace: Workspace) -> pd.DataFrame:
     rows = []
     for job in compared_branch_jobs(workspace):
         record = steps.record_of(workspace, "branches", **job)
-        rows.append({"method": branch_method(job["branch"]), **{n: record[n] for n in ("seconds", "bytes")}})
+        rows.append({"method": branch_method(job["branch"]).name, **{n: record[n] for n in ("seconds", "bytes")}})
     table = pd.DataFrame(rows, columns=["method", "seconds", "bytes"])
     means = table.astype({"seconds": float}).groupby("method", sort=False).mean()
     return means.assign(megabytes=means.bytes / 1e6).drop(columns="bytes").reset_index()

@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.methods import METHODS, OFAS_WAY
 from pipeline.report.stats import Interval, Kind, Side, of_kind, paired_difference, scenarios_of
 
-SHARED: Side = ("generator", "dropout")  # what weights of one's own are held against
+SHARED: Side = ("generator_additive", "dropout")  # what others are held against that have archs of their own
 SET_METHODS: tuple[Side, ...] = (  # what a set of classes can be served by, from the least work for it to the most
     OFAS_WAY,
     ("generator_composed", "dropout"),
@@ -22,18 +22,20 @@ SET_METHODS: tuple[Side, ...] = (  # what a set of classes can be served by, fro
 
 
 def gains_by_kind(comparison: pd.DataFrame, methods: Iterable[Side] = SET_METHODS) -> pd.DataFrame:
-    """What each kind of set gains over the generator's archs on shared weights: points of top-1 on test.
+    """What each kind of set gains over the same archs on shared weights, OFA's way over SHARED: points of test top-1.
 
     Columns kind, method, supernet, sets (a count), seeds, mean, low, high, over the scenarios and seeds that both were
     measured on; a row for every method that was measured on that kind.
     """
     rows = []
     for kind, side in product(get_args(Kind), methods):
-        shared, other = (scenarios_of(of_kind(comparison, kind), *each) for each in (SHARED, side))
+        same = METHODS[side[0]].archs
+        base = (same, side[1]) if same else SHARED
+        shared, other = (scenarios_of(of_kind(comparison, kind), *each) for each in (base, side))
         if len(both := shared.index.intersection(other.index)):
             counts = {"sets": both.unique("scenario").size, "seeds": both.unique("seed").size}
             names = {"kind": kind, "method": side[0], "supernet": side[1]}
-            rows.append(names | counts | paired_difference(comparison, side, SHARED, kind)._asdict())
+            rows.append(names | counts | paired_difference(comparison, side, base, kind)._asdict())
     return pd.DataFrame(rows, columns=["kind", "method", "supernet", "sets", "seeds", *Interval._fields])
 
 

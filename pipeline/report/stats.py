@@ -28,7 +28,7 @@ GENERATED = (
 RIVALS = {  # of methods with weights of their own
     ("generator_branch", "dropout"): [("generator", "dropout"), OFAS_WAY, ("ofa_finetuned", "plain")],
     ("generator_composed", "dropout"): [
-        ("generator", "dropout"),
+        ("generator_additive", "dropout"),
         OFAS_WAY,
         ("generator_branch", "dropout"),
         ("generator_finetuned", "dropout"),

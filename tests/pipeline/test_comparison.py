@@ -17,6 +17,7 @@ from eas.data import Split
 from eas.data.batches import as_input
 from eas.evaluation import calibrate, calibration_sample, measure_archs
 from pipeline import branches, comparison, costly_baselines, generators, steps, supernets, tables
+from pipeline.methods import METHODS
 from pipeline.scenarios import every_scenario, other_scenarios, scenarios
 from pipeline.steps import STEPS
 from pipeline.store import Workspace
@@ -127,7 +128,7 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(metho
             path = finished.folder / "branches" / f"{chosen.name}-{row.seed}.safetensors"
             supernet = compose_branches(supernet, path, superclass_shares(dataset.hierarchy, mask))
             calibration = branches.own_images(dataset, mask)
-        arch = archs_of(finished, base, "generator" if branch else method)[index]
+        arch = archs_of(finished, base, METHODS[method].archs or method)[index]
         network = supernet.extract(arch, classes.tolist(), calibrate(supernet, arch, calibration))
         inside = mask[dataset.test.labels]
         with torch.inference_mode():

@@ -72,7 +72,7 @@ def test_weights_of_ones_own_change_no_arch(table):
     indexed = table.set_index(["supernet", "seed", "scenario", "budget_madds"])
     for method in OTHER_WEIGHTS:
         rows = indexed[indexed.method == method].madds
-        shared = indexed[indexed.method == ("ofa_evolution" if method == "ofa_finetuned" else "generator")].madds
+        shared = indexed[indexed.method == METHODS[method].archs].madds
         assert len(rows) and rows.equals(shared.loc[rows.index])
 
 
