@@ -34,6 +34,7 @@ PARTS: dict[str, Callable[[str, Tensor], bool]] = {  # which parameters are tune
 }
 
 DrawSets = Callable[[int, torch.Generator], Tensor]  # so many sets of classes at random, bool [n, classes]
+Propose = Callable[[Tensor, torch.Generator], Tensor]  # an arch for each of these sets, int64 [n, decisions]
 
 
 def tuned_names(supernet: Supernet, part: str) -> list[str]:
@@ -64,11 +65,14 @@ def tune_branches(
     recipe: Training,
     draw_sets: DrawSets,
     *,
+    propose: Propose | None = None,
     common: float = 0.0,
     seed: int,
     checkpoint: Path | None = None,
 ) -> dict[str, Tensor]:
     """Tune all branches, from the shared weights on, in one training of `recipe.epochs` * len(split) images.
+
+    A step trains the sandwich of eas.training.optimize, or the one arch that `propose` has for the step's set.
 
     A set's gradient is shared out among its superclasses, so that what all branches have in common hardly moves: with
     `common` it takes all of every gradient as well, at that many times the learning rate.
@@ -79,8 +83,9 @@ def tune_branches(
     require_gradients(supernet, part)
     names = tuned_names(supernet, part)
     branches = TunedBranches(supernet, names, len(hierarchy.superclasses), common)
-    sets = SetBatches(branches, split, hierarchy, recipe, draw_sets)
+    sets = SetBatches(branches, split, hierarchy, recipe, draw_sets, propose)
     step_function, options = make_step(supernet, recipe), {"seed": seed, "checkpoint": checkpoint, "label": "branches"}
+    options["draw_archs"] = (lambda rng: sets.arch[None]) if propose else None
 
     def step(*arguments: Tensor) -> Tensor:
         torch._foreach_zero_([parameter.grad for parameter in supernet.parameters()])
@@ -146,10 +151,16 @@ class SetBatches:
     """Batches of images of random sets of classes; before each one its set's branches are composed."""
 
     def __init__(
-        self, branches: TunedBranches, split: Split, hierarchy: Hierarchy, recipe: Training, draw_sets: DrawSets
+        self,
+        branches: TunedBranches,
+        split: Split,
+        hierarchy: Hierarchy,
+        recipe: Training,
+        draw_sets: DrawSets,
+        propose: Propose | None = None,
     ):
         self.branches, self.split, self.hierarchy = branches, split, hierarchy
-        self.recipe, self.draw_sets = recipe, draw_sets
+        self.recipe, self.draw_sets, self.propose = recipe, draw_sets, propose
         self.steps = max(1, len(split) // recipe.batch_size)
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,7 +171,9 @@ class SetBatches:
         device, (images, labels) = self.split.labels.device, (self.split.images, self.split.labels)
         shown = torch.zeros(len(labels), device=device)
         rng = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator, device=device)))
-        for class_mask in self.draw_sets(self.steps, rng):
+        class_masks = self.draw_sets(self.steps, rng)
+        archs = self.propose(class_masks, rng) if self.propose else [None] * self.steps
+        for class_mask, self.arch in zip(class_masks, archs, strict=True):
             self.branches.compose(superclass_shares(self.hierarchy, class_mask))
             self.class_mask = class_mask.to(device)
             rows = self.class_mask[labels].nonzero()[:, 0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from eas.registry import Finite, Positive, Rate, Section, one_line
+from eas.registry import Finite, Positive, Rate, Section
 
 
 class Augment(Section):
@@ -24,7 +24,6 @@ class Training(Section):
     batch_size: Positive
     learning_rate: Finite
     random_subnets: Annotated[int, Field(ge=0)]  # a step, beside the largest and the smallest
-    sandwich: bool = True  # false: without these two
     distinct_archs: Positive = 256  # that the random subnets are drawn from
     warmup: Rate = 0.15  # fraction of the steps
     momentum: Rate = 0.9
@@ -34,12 +33,6 @@ class Training(Section):
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the largest subnet in a smaller one's loss
     augment: Augment = Augment()
     mixed_precision: bool = True  # bfloat16 where the hardware has matrix units for it; false: float32 everywhere
-
-    @model_validator(mode="after")
-    def some_subnet(self) -> Training:
-        if not self.sandwich and not self.random_subnets:
-            raise one_line("a step trains no subnet: random_subnets must be above 0 where sandwich is false")
-        return self
 
 
 class Dropout(Section):
@@ -65,7 +58,7 @@ class Branch(Section):
     learning_rate: Finite
     batch_size: Positive | None = None  # this and `epochs`: those of all branches, unless given
     epochs: Positive | None = None
-    random_subnets: Positive | None = None  # a step, and no others; those of the supernet's training, unless given
+    archs: Literal["sandwich", "generated"] = "sandwich"  # generated: one a step, the set's own at a random budget
     sets: Annotated[dict[Positive, Finite], Field(min_length=1)] = {1: 1.0}  # superclasses in a set: how often drawn
     common: Rate = 0.0  # how fast what all branches have in common learns, in times of the learning rate
     decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the differences from shared weights
@@ -80,8 +73,6 @@ class Branch(Section):
         """How it is trained: as the supernet, but for what differs; `epochs` and `batch_size` are all branches'."""
         update = {"epochs": self.epochs or epochs, "batch_size": self.batch_size or batch_size}
         update |= {"learning_rate": self.learning_rate}
-        if self.random_subnets:
-            update |= {"random_subnets": self.random_subnets, "sandwich": False}
         if self.decay is not None:
             update |= {"weight_decay": self.decay}
         return recipe.model_copy(update=update)

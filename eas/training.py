@@ -22,6 +22,7 @@ from eas.recipes import Training
 from eas.sandwich import sliced_step
 from eas.spaces import ChoiceSpace, Supernet
 
+DrawArchs = Callable[[torch.Generator], Tensor]  # a step's archs, int64 [subnets, decisions]; the first one teaches
 Feed = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]  # an epoch of images and labels; see batches
 ClassesThatCount = Callable[[Tensor, torch.Generator, float], tuple[Tensor, Tensor]]  # see SuperclassDropout.__call__
 StepFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # see sliced_step
@@ -62,14 +63,13 @@ def optimize(
     seed: int,
     checkpoint: Path | None = None,
     label: str = "supernet",
-    arch: Tensor | None = None,
+    draw_archs: DrawArchs | None = None,
 ) -> list[dict[str, float]]:
     """Train `weights` in place, whose gradients `step_function` computes, `steps` an epoch; returns one row an epoch.
 
-    Every step trains the largest, the smallest and `recipe.random_subnets` of `recipe.distinct_archs` random subnets on
-    the same images (sandwich rule, Yu & Huang 2019); the largest one's prediction, renormalised over the classes that
-    count, is the others' teacher [related code: superclass dropout with distillation]. Without `recipe.sandwich`, the
-    random ones only, taught by the first; with `arch`, that one alone.
+    Every step trains several subnets on the same images: those of `draw_archs`, or of the `sandwich`. The first one's
+    prediction, renormalised over the classes that count, is the others' teacher [related code: superclass dropout with
+    distillation].
 
     With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
     the same result; use another name when the recipe changes.
@@ -80,7 +80,7 @@ def optimize(
     device = next(weights.parameters()).device
     optimizer = make_optimizer(weights, recipe)
     history = load_checkpoint(checkpoint, weights, optimizer) if checkpoint else []
-    sample = space.sample(recipe.distinct_archs, torch.Generator().manual_seed(seed))
+    draw_archs = draw_archs or sandwich(space, recipe, seed)
     epochs = tqdm(range(len(history), recipe.epochs), label, recipe.epochs, initial=len(history), mininterval=1)
     for epoch in epochs:
         # Seeded per epoch, so that a resumed run draws what an uninterrupted one would have drawn.
@@ -90,9 +90,7 @@ def optimize(
         for step, (images, labels) in enumerate(feed(generator)):
             progress = (epoch * steps + step) / (recipe.epochs * steps)
             set_learning_rate(optimizer, recipe, progress)
-            picked = sample[torch.randint(len(sample), (recipe.random_subnets,), generator=arch_generator)]
-            archs = torch.stack([space.largest, *picked, space.smallest]) if recipe.sandwich else picked
-            archs = archs if arch is None else arch[None]
+            archs = draw_archs(arch_generator)
             optimizer.zero_grad(set_to_none=False)
             class_mask, weight = classes(labels, generator, progress)
             targets = soft_targets(labels, class_mask, recipe.label_smoothing)
@@ -107,6 +105,17 @@ def optimize(
         if checkpoint:
             save_checkpoint(checkpoint, weights, optimizer, history)
     return history
+
+
+def sandwich(space: ChoiceSpace, recipe: Training, seed: int) -> DrawArchs:
+    """The largest, `recipe.random_subnets` of `recipe.distinct_archs` random ones, the smallest (Yu & Huang 2019)."""
+    sample = space.sample(recipe.distinct_archs, torch.Generator().manual_seed(seed))
+
+    def draw(rng: torch.Generator) -> Tensor:
+        picked = sample[torch.randint(len(sample), (recipe.random_subnets,), generator=rng)]
+        return torch.stack([space.largest, *picked, space.smallest])
+
+    return draw
 
 
 def divergence(module: nn.Module, loss: float) -> str:

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from eas import devices
-from eas.branches import compose_branches, superclass_shares, tune_branches
+from eas.branches import Propose, compose_branches, superclass_shares, tune_branches
 from eas.data import Dataset, Hierarchy, Split
-from eas.evaluation import SharedStem, calibration_sample, measure_archs, superclass_top1
+from eas.evaluation import calibration_sample, measure_archs
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
+from pipeline.generators import load_generator
 from pipeline.methods import METHODS, Method
-from pipeline.params import Study
-from pipeline.scenarios import set_sampler, whole_sets
+from pipeline.scenarios import MEGA, set_sampler, whole_sets
 from pipeline.store import Job, Record, Workspace
-from pipeline.supernets import Base, base_of, load_supernet, measured_archs
+from pipeline.supernets import Base, base_of, load_supernet
 
 OWN_IMAGES = 1000  # of a set, that branches are calibrated on
 
@@ -112,39 +112,56 @@ def train_branches(
     recipe = branch.training(study.training, study.branches.epochs, study.branches.batch_size)
     draw_sets = set_sampler(study, dataset.hierarchy, branch.sets)
     given = (supernet, dataset.train, dataset.hierarchy, branch.part, recipe, draw_sets)
-    branches = tune_branches(*given, common=branch.common, seed=base.seed, checkpoint=checkpoint)
+    options = {"propose": proposer(workspace, dataset, base) if branch.archs == "generated" else None}
+    options |= {"common": branch.common, "seed": base.seed, "checkpoint": checkpoint}
+    branches = tune_branches(*given, **options)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"bytes": sum(tensor.nbytes for tensor in branches.values())}
-    return branches, content | measure(study, supernet, branches, dataset, composes(branch))
+    return branches, content | measure(workspace, base, supernet, branches, dataset, composes(branch))
 
 
-def measure(study: Study, supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, compose: bool) -> Record:
-    """Calibrated accuracy of the largest, the smallest and some random subnets with branches, on the selection split.
+def proposer(workspace: Workspace, dataset: Dataset, base: Base) -> Propose:
+    """The archs of the generator in closed form for sets of classes, each at a budget between the study's ends."""
+    generator = load_generator(workspace, dataset, base, "generator_additive")
+    low, high = min(workspace.study.scenarios.budgets) * MEGA, max(workspace.study.scenarios.budgets) * MEGA
 
-    `accuracy`, and `shared` for the shared weights: means over superclasses, by subnet. `gains`: for every `size`
-    of the study's sets, how many `sets` of so many superclasses there are, and how many points branches gain over
-    shared weights in the mean over sets and (of unions three) subnets; 0 for unions where they were not trained to
-    `compose`.
+    def propose(class_masks: Tensor, rng: torch.Generator) -> Tensor:
+        share = torch.rand(len(class_masks), dtype=torch.float64, generator=rng)
+        return generator.generate(class_masks, low + (high - low) * share)
+
+    return propose
+
+
+def measure(
+    workspace: Workspace, base: Base, supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, compose: bool
+) -> Record:
+    """What branches gain over shared weights on the selection split, with archs that are generated for the sets.
+
+    At the lowest, the middle and the highest budget. `singles`: for each `budget`, the means over superclasses with
+    `shared` weights and with branches (`top1`). `gains`: for every `size` of the study's sets, how many `sets` of so
+    many superclasses there are, and how many points branches gain in the mean over sets and budgets; 0 for unions
+    where they were not trained to `compose`.
     """
-    hierarchy, (names, archs) = dataset.hierarchy, measured_archs(supernet.space)
-    sets = whole_sets(study, hierarchy)
-    masks = torch.stack([hierarchy.class_mask(each) for each in sets])
+    study, every = workspace.study, sorted(workspace.study.scenarios.budgets)
+    sets, budgets = whole_sets(study, dataset.hierarchy), sorted({every[0], every[len(every) // 2], every[-1]})
+    masks = torch.stack([dataset.hierarchy.class_mask(each) for each in sets]).repeat(len(budgets), 1)
     sizes = torch.tensor([len(each) for each in sets])
+    asked = torch.tensor(budgets, dtype=torch.float64).repeat_interleave(len(sets)) * MEGA
+    archs = load_generator(workspace, dataset, base, "generator_additive").generate(masks, asked)
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
-    stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
-    shared = torch.stack([superclass_top1(stem.logits(arch), labels, masks) for arch in archs])
-    top1, subnets = shared.clone(), torch.ones_like(shared, dtype=torch.bool)
-    subnets[2:-1, sizes > 1] = False  # three are enough for unions
-    rows, columns = (subnets & ((sizes == 1) | torch.tensor(compose))).nonzero(as_tuple=True)
-    top1[rows, columns] = measure_composed(supernet, branches, dataset, archs[rows], masks[columns], dataset.selection)
-    gain, record = (top1 - shared).sum(0) / subnets.sum(0), {}
-    for name, each in (("accuracy", top1), ("shared", shared)):
-        means = each[:, sizes == 1].mean(1).tolist()
-        record[name] = [{"subnet": subnet, "top1": mean} for subnet, mean in zip(names, means, strict=True)]
+    shared = measure_archs(supernet, archs, masks, calibration, dataset.selection)
+    served, top1 = ((sizes == 1) | torch.tensor(compose)).repeat(len(budgets)), shared.clone()
+    top1[served] = measure_composed(supernet, branches, dataset, archs[served], masks[served], dataset.selection)
+    shared, top1 = (each.view(len(budgets), -1) for each in (shared, top1))
+    gain, of_one = (top1 - shared).mean(0), sizes == 1
+    singles = [
+        {"budget": budget, "shared": low.mean().item(), "top1": high.mean().item()}
+        for budget, low, high in zip(budgets, shared[:, of_one], top1[:, of_one], strict=True)
+    ]
     of_size = {size: gain[sizes == size] for size in sizes.unique().tolist()}
     gains = [{"size": size, "sets": len(some), "gain": some.mean().item()} for size, some in of_size.items()]
-    return record | {"gains": gains}
+    return {"singles": singles, "gains": gains}
 
 
 def measure_composed(
@@ -173,20 +190,21 @@ def own_images(dataset: Dataset, class_mask: Tensor) -> Split:
 
 
 def branch_table(workspace: Workspace) -> pd.DataFrame:
-    """Top-1 on the selection split of the shared weights and of every candidate, on the seeds that have all of them.
+    """Top-1 of superclasses on the selection split, with the shared weights and with every candidate.
 
-    Columns weights, megabytes (that a seed's branches add), largest, random, smallest. Empty without any.
+    On the seeds that have all of them. Columns weights, megabytes (that a seed's branches add), and for each measured
+    budget its million multiply-adds, such as '15M'. Empty without any.
     """
-    jobs = first_jobs(workspace)
-    if not jobs:
+    records = [steps.record_of(workspace, "branches", **job) for job in first_jobs(workspace)]
+    rows = [
+        {"weights": weights, "megabytes": size, "budget": f"{row['budget']:g}M", "top1": row[which]}
+        for record in records
+        for row in record["singles"]
+        for weights, size, which in (("shared", 0.0, "shared"), (record["branch"], record["bytes"] / 1e6, "top1"))
+    ]
+    if not rows:
         return pd.DataFrame()
-    records = [steps.record_of(workspace, "branches", **job) for job in jobs]
-    tables = [pd.DataFrame(record["shared"]).assign(weights="shared", megabytes=0.0) for record in records]
-    for record in records:
-        rows = pd.DataFrame(record["accuracy"])
-        tables.append(rows.assign(weights=record["branch"], megabytes=record["bytes"] / 1e6))
-    table = pd.concat(tables)[["weights", "megabytes", "subnet", "top1"]]
-    return table.pivot_table("top1", ["weights", "megabytes"], "subnet", sort=False).reset_index()
+    return pd.DataFrame(rows).pivot_table("top1", ["weights", "megabytes"], "budget", sort=False).reset_index()
 
 
 def gain_table(workspace: Workspace) -> pd.DataFrame:

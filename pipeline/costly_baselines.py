@@ -146,7 +146,8 @@ def tune_alone(workspace: Workspace, base: Base, archs: Tensor, class_masks: Ten
     for index, (arch, mask) in enumerate(zip(archs, class_masks, strict=True)):
         supernet.load_state_dict(shared)
         own, classes = dataset.train.only(mask), FixedClasses(mask.to(devices.device()))
-        options = {"seed": base.seed, "label": f"arch {index}", "step_function": step_function, "arch": arch}
+        options = {"seed": base.seed, "label": f"arch {index}", "step_function": step_function}
+        options["draw_archs"] = lambda rng, arch=arch: arch[None]
         train(supernet, own, classes, recipe, **options)
         top1[index] = measure_archs(supernet, arch[None], mask[None], own, dataset.test)[0]
     seconds = time.perf_counter() - start
@@ -179,7 +180,7 @@ def train_from_scratch(
     arch = steps.tensors_of(workspace, "proposals", base=base)["generator"][row]
     network, start = seeded_supernet(study, dataset, base.seed), time.perf_counter()
     recipe = study.training.model_copy(update={"epochs": plain_epochs(study)})
-    options = {"arch": arch, "label": f"from scratch, scenario {row}"}
+    options = {"draw_archs": lambda rng: arch[None], "label": f"from scratch, scenario {row}"}
     train_on_all(network, dataset, NO_DROPOUT, recipe, base.seed, checkpoint, **options)
     seconds, every = time.perf_counter() - start, scenarios(study, dataset.hierarchy)
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)

@@ -71,13 +71,6 @@ STEPS = {
             checkpoints=True,
         ),
         Step(
-            *("branches", "02_supernet", "branches/{branch.name}-{base.seed}"),
-            *("pipeline.branches:train_branches", "pipeline.branches:branch_jobs"),
-            params=("branches.epochs", "branches.batch_size", *UNIONS),
-            inputs=("supernets",),
-            checkpoints=True,
-        ),
-        Step(
             *("pools", "03_generator", GENERATED + "/pool"),
             *("pipeline.generators:measure_pool", "pipeline.supernets:base_jobs"),
             params=("scenarios", "search.pool"),
@@ -101,6 +94,13 @@ STEPS = {
             *("pipeline.generators:fit_additive_generator", "pipeline.supernets:base_jobs"),
             inputs=("pools",),
             gpu=False,
+        ),
+        Step(
+            *("branches", "03_generator", "branches/{branch.name}-{base.seed}"),
+            *("pipeline.branches:train_branches", "pipeline.branches:branch_jobs"),
+            params=("branches.epochs", "branches.batch_size", *UNIONS),
+            inputs=("additive",),
+            checkpoints=True,
         ),
         Step(
             *("proposals", "04_ablations", COMPARED + "/proposals"),

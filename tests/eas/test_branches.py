@@ -197,6 +197,22 @@ def test_a_step_is_plain_sgd_on_every_branch_of_the_set_by_its_share(common, new
             assert error <= difference.abs().max() / (13 if difference.ndim > 1 else 100) + 1e-4
 
 
+def test_a_step_trains_the_one_arch_that_is_proposed_for_its_set(new, few, monkeypatch):
+    asked, seen, make_step = [], [], branches.make_step
+    supernet = new()
+    archs = supernet.space.sample(len(few.train) // 16, torch.Generator().manual_seed(3))
+
+    def watched(supernet, recipe):
+        step = make_step(supernet, recipe)
+        return lambda *batch: seen.append(batch) or step(*batch)
+
+    monkeypatch.setattr(branches, "make_step", watched)
+    given = (supernet, few.train, few.hierarchy, "norms", RECIPE, draw_single(few))
+    tune_branches(*given, propose=lambda masks, rng: asked.append(masks) or archs, seed=0)
+    assert torch.equal(torch.cat([batch[-1] for batch in seen]), archs)
+    assert all(torch.equal(batch[2][0], mask) for batch, mask in zip(seen, asked[0], strict=True))
+
+
 def test_a_batch_shows_its_set_only_and_an_epoch_as_many_images_as_there_are(new, few):
     supernet, drawn = new(), draw_single(few)
     made = TunedBranches(supernet, tuned_names(supernet, "norms"), 3)

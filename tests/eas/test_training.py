@@ -87,15 +87,14 @@ def failing_at(call, dropout, error):
 # -------------------------------------------------------------------- the loop
 
 
-def test_without_the_sandwich_a_step_trains_random_subnets_only(new, few, own, space):
-    seen, settings = [], recipe(sandwich=False, random_subnets=2, distinct_archs=4)
-    step = make_step(supernet := new(), settings)
-    train(supernet, few, own, settings, seed=5, step_function=lambda *batch: seen.append(batch[-1]) or step(*batch))
-    sample = space.sample(4, torch.Generator().manual_seed(5)).tolist()
-    assert {tuple(archs.shape) for archs in seen} == {(2, space.decisions)}
-    assert all(arch in sample for archs in seen for arch in archs.tolist())
-    with pytest.raises(ValueError, match="trains no subnet: random_subnets must be above 0"):
-        Training(epochs=1, batch_size=1, learning_rate=0.1, random_subnets=0, sandwich=False)
+def test_a_step_trains_the_archs_that_are_drawn_for_it(new, few, own, space):
+    seen, step = [], make_step(supernet := new(), recipe())
+    archs = space.sample(2, torch.Generator().manual_seed(1))
+    options = {"draw_archs": lambda rng: archs[torch.randint(2, (1,), generator=rng)]}
+    options["step_function"] = lambda *batch: seen.append(batch[-1]) or step(*batch)
+    train(supernet, few, own, recipe(), seed=5, **options)
+    assert len(seen) == 9 and len(torch.cat(seen).unique(dim=0)) == 2
+    assert all(len(each) == 1 and (each == archs).all(1).any() for each in seen)
 
 
 @pytest.mark.parametrize("variant", ["none", "batch"])

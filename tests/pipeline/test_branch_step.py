@@ -12,7 +12,7 @@ from study_cases import ALL, NORMS, OWN, base, one_line, same, with_study
 from eas.branches import compose_branches, superclass_shares
 from eas.evaluation import SharedStem, superclass_top1
 from eas.recipes import Branch
-from pipeline import branches, steps, supernets
+from pipeline import branches, generators, steps, supernets
 from pipeline.steps import STEPS
 from pipeline.store import Workspace
 
@@ -25,8 +25,9 @@ def job(branch=ALL, seed=0):
 
 @pytest.fixture
 def fresh(micro, tmp_path):
-    """The study of six classes with supernets, but no branches."""
-    shutil.copytree(micro.folder / "supernets", tmp_path / "fresh" / "supernets")
+    """The study of six classes with supernets and generators, but no branches."""
+    for part in ("supernets", "generators"):
+        shutil.copytree(micro.folder / part, tmp_path / "fresh" / part)
     shutil.copy(micro.dataset_path, tmp_path / "fresh")
     return Workspace(micro.study, tmp_path / "fresh")
 
@@ -45,28 +46,30 @@ def test_a_record_tells_what_the_branches_are_and_cost(micro, dataset):
 
 def test_the_accuracy_of_branches_is_the_mean_over_superclasses_on_the_selection_split(micro):
     dataset, record = micro.dataset(), steps.record_of(micro, "branches", **job())
-    accuracy = record["accuracy"]
-    assert [row["subnet"] for row in accuracy] == ["largest", *["random"] * 8, "smallest"]
+    budgets = sorted(micro.study.scenarios.budgets)
+    assert [row["budget"] for row in record["singles"]] == budgets  # it has two
     supernet, stored, top1 = (
         supernets.load_supernet(micro, dataset, BASE),
         steps.tensors_of(micro, "branches", **job()),
         [],
     )
+    generator = generators.load_generator(micro, dataset, BASE, "generator_additive")
     for name in dataset.hierarchy.superclasses:
         mask = dataset.hierarchy.class_mask([name])
+        (arch,) = generator.generate(mask[None], torch.tensor([budgets[-1] * 1e6]))
         branch = compose_branches(supernet, stored, superclass_shares(dataset.hierarchy, mask))
-        images, own, largest = dataset.selection.only(mask), dataset.train.only(mask), supernet.space.largest
-        logits = SharedStem(branch, largest[None], own, images).logits(largest)
+        images, own = dataset.selection.only(mask), dataset.train.only(mask)
+        logits = SharedStem(branch, arch[None], own, images).logits(arch)
         top1.append(superclass_top1(logits, images.labels, mask[None]).item())
-    assert accuracy[0]["top1"] == pytest.approx(sum(top1) / 3, abs=1e-4)
+    assert record["singles"][-1]["top1"] == pytest.approx(sum(top1) / 3, abs=1e-4)
 
 
 def test_gains_are_over_shared_weights_by_the_size_of_a_set(micro):
     record = steps.record_of(micro, "branches", **job())
-    points = [each["top1"] - other["top1"] for each, other in zip(record["accuracy"], record["shared"], strict=True)]
+    points = [row["top1"] - row["shared"] for row in record["singles"]]
     single, pair, every = record["gains"]
     assert [(row["size"], row["sets"]) for row in record["gains"]] == [(1, 3), (2, 1), (3, 1)]
-    assert single["gain"] == pytest.approx(sum(points) / 10, abs=1e-3)
+    assert single["gain"] == pytest.approx(sum(points) / len(points), abs=1e-3)
     assert pair["gain"] == every["gain"] == 0  # trained on single superclasses only: shared weights serve
 
 
@@ -124,13 +127,29 @@ def test_a_recipe_changes_of_the_supernets_training_what_it_names(study):
     assert plain.name == "all-0.5" and plain.training(recipe, 3, 7) == recipe.model_copy(
         update={"epochs": 3, "batch_size": 7, "learning_rate": 0.5}
     )
-    other = {"batch_size": 9, "epochs": 2, "random_subnets": 1, "common": 0.25, "decay": 0.1, "sets": {3: 1.0, 1: 2.5}}
+    other = {"batch_size": 9, "epochs": 2, "common": 0.25, "decay": 0.1, "sets": {3: 1.0, 1: 2.5}}
     other = plain.model_copy(update=other)
     assert other.name == "all-0.5-batch-9"
     assert other.model_copy(update={"label": "short"}).name == "short"
     made = other.training(recipe, 3, 7)
     assert (made.epochs, made.batch_size, made.weight_decay) == (2, 9, 0.1)
-    assert (made.random_subnets, made.sandwich) == (1, False)
+
+
+def test_branches_may_be_tuned_with_the_archs_that_are_generated_for_the_sets(micro, monkeypatch):
+    seen, dataset = watched(monkeypatch), micro.dataset()
+    wanted = job(NORMS.model_copy(update={"archs": "generated", "common": 0.25}))
+    branches.train_branches(micro, **wanted)
+    ((_, _, _, draw_sets, _, options),) = seen
+    assert options["common"] == 0.25
+    masks = draw_sets(40, seeded())
+    archs = options["propose"](masks, seeded())
+    space, budgets = supernets.new_space(micro.study, dataset), micro.study.scenarios.budgets
+    madds = space.madds(archs, masks.sum(1)) / 1e6
+    assert (madds <= max(budgets)).all() and len(archs.unique(dim=0)) > 1
+    generator = generators.load_generator(micro, dataset, wanted["base"], "generator_additive")
+    possible = torch.linspace(min(budgets), max(budgets), 2000, dtype=torch.float64) * 1e6
+    known = generator.generate(masks[:1].expand(2000, -1), possible)
+    assert (known == archs[0]).all(1).any()
 
 
 def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, micro_copy):
@@ -142,9 +161,7 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, m
     other = NORMS if chosen == ALL else ALL
     result, record = steps.find(micro_copy, "branches", **job(other))
     better = {"gains": [row | {"gain": 100.0} for row in record["gains"]]}
-    result.write(
-        result.tensors(), {name: record[name] for name in ("branch", "seed", "bytes", "accuracy", "shared")} | better
-    )
+    result.write(result.tensors(), {name: record[name] for name in ("branch", "seed", "bytes", "singles")} | better)
     assert branches.choose_branch(micro_copy) == other
     assert branches.branch_jobs(micro_copy) == [job(ALL, 0), job(NORMS, 0), job(other, 1)]
     both = with_study(micro_copy, branches={"seeds": 2})
@@ -152,16 +169,14 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, m
 
 
 def test_the_table_compares_what_all_of_the_first_seeds_have(micro):
-    table = branches.branch_table(micro)
+    table, budgets = branches.branch_table(micro), [f"{each:g}M" for each in sorted(micro.study.scenarios.budgets)]
     assert list(table.weights) == ["shared", "all-0.1", "norms-0.1"]
-    assert list(table.columns) == ["weights", "megabytes", "largest", "random", "smallest"]
+    assert list(table.columns) == ["weights", "megabytes", *budgets]
     assert table.megabytes[0] == 0 < table.megabytes[2] < table.megabytes[1] and table.notna().all(axis=None)
-    shared = steps.record_of(micro, "branches", **job())["shared"]
-    assert table.largest[0] == shared[0]["top1"]  # the second seed has one candidate only: not among the rows
-    for row, branch in enumerate((ALL, NORMS), start=1):
-        accuracy = steps.record_of(micro, "branches", **job(branch))["accuracy"]
-        random = [each["top1"] for each in accuracy if each["subnet"] == "random"]
-        assert table.smallest[row] == accuracy[-1]["top1"] and table.random[row] == pytest.approx(sum(random) / 8)
+    for row, branch in enumerate((ALL, NORMS), start=1):  # the second seed has one candidate only: not among the rows
+        for single in steps.record_of(micro, "branches", **job(branch))["singles"]:
+            name = f"{single['budget']:g}M"
+            assert (table[name][0], table[name][row]) == (single["shared"], single["top1"])
 
 
 def test_a_study_without_branches_trains_none(micro, inline):
@@ -173,7 +188,7 @@ def test_a_study_without_branches_trains_none(micro, inline):
 
 def test_a_missing_record_of_a_branch_names_the_notebook_that_makes_it(fresh):
     for ask in (branches.choose_branch, branches.chosen_branch_jobs, branches.branch_table):
-        with pytest.raises(FileNotFoundError, match="all-0.1-0.safetensors is missing: run notebooks/02_supernet for"):
+        with pytest.raises(FileNotFoundError, match="all-0.1-0.safetensors is missing: run notebooks/03_generator for"):
             ask(fresh)
     nothing = Workspace(fresh.study, Path("nothing"))
     with pytest.raises(

@@ -171,7 +171,7 @@ def test_a_study_without_branches_has_a_kit(micro, tmp_path):
     [
         ("supernets/own-0.5-0.json", "02_supernet"),
         ("supernets/own-0.5-0.safetensors", "02_supernet"),
-        ("branches/norms-0.1-0.safetensors", "02_supernet"),
+        ("branches/norms-0.1-0.safetensors", "03_generator"),
         ("generators/dropout-0/predictors.json", "03_generator"),
     ],
 )
