@@ -24,8 +24,9 @@ FOLDS = 5
 class AdditiveGenerator(ArchGenerator):
     """Scores of choices: those for all classes, plus the mean of those of the set's classes; any budget alike."""
 
-    def __init__(self, space: ChoiceSpace, classes: int):
+    def __init__(self, space: ChoiceSpace, classes: int, budget_range: tuple[float, float] = (0.0, 0.0)):
         super().__init__(space)
+        self.register_buffer("budget_range", torch.tensor(budget_range, dtype=torch.float64))
         self.register_buffer("effects", torch.zeros(sum(self.outputs)))
         self.register_buffer("of_class", torch.zeros(classes, sum(self.outputs)))
 
@@ -36,9 +37,16 @@ class AdditiveGenerator(ArchGenerator):
 
 
 def fit_additive(
-    space: ChoiceSpace, archs: Tensor, correct: Tensor, labels: Tensor, parent: Tensor, *, seed: int
+    space: ChoiceSpace,
+    archs: Tensor,
+    correct: Tensor,
+    labels: Tensor,
+    parent: Tensor,
+    *,
+    budget_range: tuple[float, float],
+    seed: int,
 ) -> tuple[AdditiveGenerator, dict[str, float]]:
-    """The generator of measured archs, and what it explains.
+    """The generator of measured archs, whose costs spread over `budget_range`, and what it explains.
 
     `archs` int64 [n, decisions]; `correct` bool [n, images], whether an image of class `labels` [images] is told from
     those of its superclass (`parent` [classes]).
@@ -65,7 +73,7 @@ def fit_additive(
         chosen.append(PENALTIES[errors.argmin()])
         explained.append(1 - errors.min().item() / total if total else 0.0)
     whole = accuracy_parts(correct, superclass)
-    generator = AdditiveGenerator(space, len(parent))
+    generator = AdditiveGenerator(space, len(parent), budget_range)
     generator.effects.copy_(ridge(x, whole[0])(chosen[0])[:, 0])
     generator.of_class.copy_(ridge(x, whole[1])(chosen[1]).T[parent])
     names = "r2_additive", "r2_additive_classes", "penalty", "penalty_classes"

@@ -83,10 +83,10 @@ def list_kit(options: argparse.Namespace) -> None:
     kit = load_kit(options.kit)
     for superclass, members in zip(kit.hierarchy.superclasses, kit.hierarchy.members, strict=True):
         print(f"{superclass}: {', '.join(members)}")
-    space, anchors = kit.supernet.space, kit.generator.anchors
+    space = kit.supernet.space
     ends = space.madds(space.smallest, 1), space.madds(space.largest, len(kit.hierarchy.classes))
-    low, high, least, most = (f"{float(madds) / 1e6:.4g}M" for madds in (anchors[0], anchors[-1], *ends))
-    print(f"budgets: {low} to {high} multiply-adds are what it is trained for; its networks need {least} to {most}")
+    low, high, least, most = (f"{float(madds) / 1e6:.4g}M" for madds in (*kit.generator.budget_range, *ends))
+    print(f"budgets: {low} to {high} multiply-adds are what it was made for; its networks need {least} to {most}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -39,7 +39,12 @@ class ClassMean(nn.Module):
 
 
 class ArchGenerator(nn.Module):
-    """Reads (set of classes, budget), emits a score for every choice of every decision; decodes them to an arch."""
+    """Reads (set of classes, budget), emits a score for every choice of every decision; decodes them to an arch.
+
+    `budget_range`, float64 [2]: the least and the most multiply-adds that it was made for.
+    """
+
+    budget_range: Tensor
 
     def __init__(self, space: ChoiceSpace):
         super().__init__()
@@ -100,6 +105,10 @@ class Generator(ArchGenerator):
         """
         scores = self.layers(torch.cat([self.class_embedding(class_masks), self.embed_budget(budgets)], -1))
         return self.split(scores)
+
+    @property
+    def budget_range(self) -> Tensor:
+        return self.anchors[[0, -1]]
 
     def embed_budget(self, budgets: Tensor) -> Tensor:
         """Embeddings [scenarios, embedding] by linear interpolation; beyond the anchors the nearest one."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from eas import data, deploy
+from eas.additive import AdditiveGenerator
 from eas.branches import compose_branches, superclass_shares
 from eas.data import Dataset, Hierarchy, Split
 from eas.data.base import require_every_class
@@ -19,9 +20,9 @@ from eas.deploy import Card, StoredSpace
 from eas.evaluation import calibration_sample
 from eas.expected import ExpectedAccuracy
 from eas.files import sha256, write_text
-from eas.generator import Generator
+from eas.generator import ArchGenerator, Generator
 from eas.registry import Finite, Positive, Section
-from eas.spaces import Supernet
+from eas.spaces import ChoiceSpace, Supernet
 
 NAME = "kit.json"
 BUDGETS = 64  # that are tried to find the cheapest network for an accuracy
@@ -33,7 +34,7 @@ class Kit:
 
     hierarchy: Hierarchy
     supernet: Supernet
-    generator: Generator
+    generator: ArchGenerator
     branches: Path | None  # the file of the superclasses' branches, where there are any
     calibration: Split  # images of all classes, which the shared weights' statistics are taken from
     branch_images: Split  # those whose images of a set's superclasses branches' statistics are taken from
@@ -74,11 +75,10 @@ class Kit:
     def cheapest_budget(self, class_mask: Tensor, top1: float) -> float:
         """The smallest budget, in multiply-adds, whose network is expected to reach `top1` percent.
 
-        Of BUDGETS between those that the generator was trained for, in one pass. ValueError, which says what is
+        Of BUDGETS between those that the generator was made for, in one pass. ValueError, which says what is
         possible, where none is expected to.
         """
-        ends = self.generator.anchors[[0, -1]]
-        budgets = torch.linspace(*ends.tolist(), BUDGETS, dtype=torch.float64)
+        budgets = torch.linspace(*self.generator.budget_range.tolist(), BUDGETS, dtype=torch.float64)
         archs = self.generator.generate(class_mask.expand(BUDGETS, -1), budgets)
         madds = self.supernet.space.madds(archs, class_mask.sum())
         expected = self.expected_top1(class_mask, madds)[:, 0]
@@ -133,7 +133,7 @@ class StoredParts(Section):
 
 
 class GeneratorSize(Section):
-    """What a generator is made of, beside its weights."""
+    """What a trained generator is made of, beside its weights."""
 
     width: Positive
     embedding: Positive
@@ -145,7 +145,7 @@ class Contents(StoredSpace):
     """What kit.json holds."""
 
     format: Literal["eas-kit-2"]
-    generator: GeneratorSize
+    generator: GeneratorSize | None = None  # in closed form where there is none
     calibration_images: Positive  # that shared weights are calibrated on
     largest_set: Annotated[int, Field(ge=0)] = 1  # see Kit
     files: StoredParts
@@ -158,27 +158,37 @@ def write_images(dataset: Dataset, path: str | Path) -> None:
 
 
 def write_kit(
-    folder: Path, generator: Generator, calibration_images: int, files: dict[str, tuple[str, str]], largest_set: int = 1
+    folder: Path,
+    generator: ArchGenerator,
+    calibration_images: int,
+    files: dict[str, tuple[str, str]],
+    largest_set: int = 1,
 ) -> None:
     """Write kit.json beside the files that it lists, with their SHA-256; `largest_set` as in Kit.
 
     `files` says in which file of the folder supernet, generator, images and, where there are any, branches are, and
     what the names of their tensors begin with: {"supernet": ("supernet.safetensors", ""), ...}.
     """
-    space, embeddings = generator.space, generator.class_embedding
-    size = {"width": generator.layers[0].out_features, "embedding": embeddings.weight.shape[1]}
+    space = generator.space
     parts = {n: StoredPart(path=p, sha256=sha256(folder / p), prefix=prefix) for n, (p, prefix) in files.items()}
     contents = Contents(
         format="eas-kit-2",
         space=space.recipe,
         image_size=space.image_size,
         in_channels=space.in_channels,
-        generator=GeneratorSize(**size, blind=embeddings.blind, anchors=tuple(generator.anchors.tolist())),
+        generator=size_of(generator) if isinstance(generator, Generator) else None,
         calibration_images=calibration_images,
         largest_set=largest_set,
         files=StoredParts(**parts),
     )
     write_text(folder / NAME, contents.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+
+
+def size_of(generator: Generator) -> GeneratorSize:
+    """What kit.json tells of a trained generator."""
+    width, embeddings = generator.layers[0].out_features, generator.class_embedding
+    size = {"width": width, "embedding": embeddings.weight.shape[1], "blind": embeddings.blind}
+    return GeneratorSize(**size, anchors=tuple(generator.anchors.tolist()))
 
 
 def load_kit(kit: str | Path) -> Kit:
@@ -192,11 +202,11 @@ def load_kit(kit: str | Path) -> Kit:
     contents = deploy.read_section(Contents, folder / NAME, "the list of a kit")
     stored = {name: part for name, part in contents.files if part}
     paths = {name: check_file(folder, part) for name, part in stored.items()}
-    dataset, space, size = data.load(paths["images"]), contents.choice_space(), contents.generator.model_dump()
+    dataset, space = data.load(paths["images"]), contents.choice_space()
     if dataset.calibration.images.shape[1:] != (space.in_channels, space.image_size, space.image_size):
         raise ValueError(f"{paths['images']} does not fit {folder / NAME}: its images have another shape")
     require_every_class(dataset.calibration, dataset.hierarchy, "calibration")
-    classes, anchors = len(dataset.hierarchy.classes), torch.tensor(size.pop("anchors"), dtype=torch.float64)
+    classes = len(dataset.hierarchy.classes)
 
     def load_tensors(name: str) -> dict[str, Tensor]:
         return deploy.read_tensors(paths[name], stored[name].prefix)[0]
@@ -209,7 +219,7 @@ def load_kit(kit: str | Path) -> Kit:
     return Kit(
         hierarchy=dataset.hierarchy,
         supernet=load_part("supernet", lambda: space.supernet(classes, dataset.mean, dataset.std)),
-        generator=load_part("generator", lambda: Generator(space, classes, anchors, **size)),
+        generator=load_part("generator", lambda: new_generator(space, classes, contents.generator)),
         branches=paths.get("branches"),
         calibration=calibration_sample(dataset.calibration, contents.calibration_images),
         branch_images=dataset.calibration,
@@ -217,6 +227,14 @@ def load_kit(kit: str | Path) -> Kit:
         largest_set=contents.largest_set,
         expected=ExpectedAccuracy(**load_tensors("expected")) if "expected" in stored else None,
     )
+
+
+def new_generator(space: ChoiceSpace, classes: int, size: GeneratorSize | None) -> ArchGenerator:
+    """A generator without weights, as kit.json describes it."""
+    if size is None:
+        return AdditiveGenerator(space, classes)
+    shape = size.model_dump()
+    return Generator(space, classes, torch.tensor(shape.pop("anchors"), dtype=torch.float64), **shape)
 
 
 def find_kit(kit: str | Path) -> Path:

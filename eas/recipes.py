@@ -55,6 +55,7 @@ class Branch(Section):
     """A way to tune superclass branches: which weights, how fast, on sets of how many superclasses."""
 
     part: Literal["all", "norms", "classifier"]  # norms: scales, shifts and the classifier
+    supernet: Literal["dropout", "plain"] = "dropout"  # that of the comparison which it is tuned from
     learning_rate: Finite
     batch_size: Positive | None = None  # this and `epochs`: those of all branches, unless given
     epochs: Positive | None = None

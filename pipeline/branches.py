@@ -1,4 +1,4 @@
-"""The step `branches`: superclass branches of the supernet with dropout, and the choice among ways to tune them."""
+"""The step `branches`: superclass branches of a supernet, and the choice among ways to tune them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def first_jobs(workspace: Workspace) -> list[Job]:
 
 
 def branch_job(workspace: Workspace, branch: Branch, seed: int) -> Job:
-    return {"base": base_of(workspace, "dropout", seed), "branch": branch}
+    return {"base": base_of(workspace, branch.supernet, seed), "branch": branch}
 
 
 def chosen_branch_jobs(workspace: Workspace) -> list[Job]:
@@ -85,6 +85,11 @@ def is_alone(branch: Branch) -> bool:
 def branch_method(branch: Branch) -> Method:
     """How the comparison names a generator with these branches."""
     return METHODS["generator_composed" if composes(branch) else "generator_branch"]
+
+
+def generator_with(branch: Branch | None) -> str:
+    """The generator that a kit with these branches has."""
+    return (branch and branch_method(branch).archs) or "generator_additive"
 
 
 def largest_set(record: Record) -> int:

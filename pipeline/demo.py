@@ -11,10 +11,10 @@ from eas import search
 from eas.data import Dataset
 from eas.evaluation import measure_archs
 from eas.kit import Kit
-from pipeline.branches import choose_branch, composes
+from pipeline.branches import branch_method, generator_with
 from pipeline.comparison import search_effort
 from pipeline.generators import load_predictor
-from pipeline.publish import first_base
+from pipeline.publish import first_base, kit_branch
 from pipeline.scenarios import every_scenario
 from pipeline.store import Workspace
 
@@ -24,13 +24,14 @@ def compare(
 ) -> pd.DataFrame:
     """What to expect for a scenario, on the selection split: columns method, madds, top1.
 
-    The generator's arch has the weights that the kit serves, a branch where there is one (`generator_branch`); it and
-    the opponents' archs are measured with the shared weights as well.
+    The generator's arch has the weights that the kit serves, branches where there are any; it and the opponents' archs
+    are measured with the shared weights as well. Methods are named as in comparison.csv.
     """
+    own, shared = kit_methods(workspace)
     mask, budget = dataset.hierarchy.class_mask(names)[None], torch.tensor([budget_madds], dtype=torch.float64)
     space, base, effort = kit.supernet.space, first_base(workspace), search_effort(workspace, 0)
     predictor = load_predictor(workspace, dataset, base, aware=False)
-    archs = {"generator": kit.generator.generate(mask, budget), "uniform": search.uniform(space, budget, mask.sum(1))}
+    archs = {shared: kit.generator.generate(mask, budget), "uniform": search.uniform(space, budget, mask.sum(1))}
     with torch.inference_mode():
         archs["evolution"] = search.evolution(space, predictor, mask, budget, **effort)
     every = torch.cat(list(archs.values()))
@@ -38,10 +39,16 @@ def compare(
     table = pd.DataFrame({"method": archs.keys(), "madds": space.madds(every, mask.sum()), "top1": top1})
     if kit.branches_for(mask[0]):
         supernet, images = kit.weights(mask[0])
-        own = measure_archs(supernet, every[:1], mask, images, dataset.selection).item()
-        row = {"method": "generator_branch", "madds": table.madds[0], "top1": own}
+        reached = measure_archs(supernet, every[:1], mask, images, dataset.selection).item()
+        row = {"method": own, "madds": table.madds[0], "top1": reached}
         table = pd.concat([pd.DataFrame([row]), table], ignore_index=True)
     return table
+
+
+def kit_methods(workspace: Workspace) -> tuple[str | None, str]:
+    """How the comparison names the study's kit with branches, None without any, and with shared weights."""
+    branch = kit_branch(workspace)
+    return branch_method(branch).name if branch else None, generator_with(branch)
 
 
 def expected_and_measured(workspace: Workspace, kit: Kit, comparison: pd.DataFrame) -> pd.DataFrame:
@@ -52,12 +59,11 @@ def expected_and_measured(workspace: Workspace, kit: Kit, comparison: pd.DataFra
     """
     dataset, rows = workspace.dataset(), []
     every = every_scenario(workspace.study, dataset.hierarchy)
-    first = comparison[(comparison.supernet == "dropout") & (comparison.seed == workspace.study.seeds[0])]
+    base, (own, shared) = first_base(workspace), kit_methods(workspace)
+    first = comparison[(comparison.supernet == base.name) & (comparison.seed == base.seed)]
     measured = first.set_index(["method", "scenario", "budget_madds"])
-    branches = workspace.study.branches and choose_branch(workspace)
-    own = "generator_composed" if branches and composes(branches) else "generator_branch"
     for name, kind, mask, budget in zip(every.names, every.kinds, every.class_masks, every.budgets.long(), strict=True):
-        method = own if kit.branches_for(mask) else "generator"
+        method = own if kit.branches_for(mask) else shared
         found = measured.loc[(method, name, budget.item())]
         expected, low, high = kit.expected_top1(mask, torch.tensor([found.madds]))[0].tolist()
         names = {"scenario": name, "kind": kind, "budget_madds": budget.item()}

@@ -9,13 +9,14 @@ from eas import devices
 from eas.data import Dataset, Hierarchy
 from eas.evaluation import SharedStem, calibration_sample, measure_archs
 from eas.expected import ExpectedAccuracy, answers_of, log_odds
-from eas.generator import Generator
+from eas.generator import ArchGenerator
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
 from pipeline.branches import (
     chosen_branch_jobs,
     composes,
+    generator_with,
     measure_composed,
     superclass_counts,
 )
@@ -44,7 +45,7 @@ def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tup
     """
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, rng = load_supernet(workspace, dataset, base), torch.Generator().manual_seed(base.seed)
-    generator = load_generator(workspace, dataset, base, "generator")
+    generator = load_generator(workspace, dataset, base, generator_with(branch))
     model = ask_references(study, supernet, generator, dataset)
     # Branches that were each trained alone serve sets of one superclass: as many of those, too.
     largest = [len(dataset.hierarchy.superclasses)] + ([1] if branch and not composes(branch) else [])
@@ -84,7 +85,7 @@ def deviation(measured: Tensor, expected: Tensor) -> Tensor:
     return (measured - expected).square().mean().sqrt()
 
 
-def ask_references(study: Study, supernet: Supernet, generator: Generator, dataset: Dataset) -> ExpectedAccuracy:
+def ask_references(study: Study, supernet: Supernet, generator: ArchGenerator, dataset: Dataset) -> ExpectedAccuracy:
     """The answers to the selection images of the generator's archs for all classes, nothing fitted yet."""
     budgets = torch.tensor(study.scenarios.budgets, dtype=torch.float64)[[0, len(study.scenarios.budgets) // 2, -1]]
     everything = torch.ones(REFERENCES, len(dataset.hierarchy.classes), dtype=torch.bool)

@@ -138,7 +138,9 @@ def fit_additive_generator(workspace: Workspace, base: Base) -> tuple[dict[str, 
     """Fit the generator `generator_additive` on the pool of one supernet, in closed form."""
     dataset, pool = workspace.dataset(), load_pool(workspace, base)
     space, parent, start = new_space(workspace.study, dataset), dataset.hierarchy.parent, time.perf_counter()
-    generator, told = fit_additive(space, pool["archs"], pool["correct"], pool["labels"], parent, seed=base.seed)
+    budgets = workspace.study.scenarios.budgets
+    options = {"budget_range": (budgets[0] * MEGA, budgets[-1] * MEGA), "seed": base.seed}
+    generator, told = fit_additive(space, pool["archs"], pool["correct"], pool["labels"], parent, **options)
     content = {"supernet": base.name, "seed": base.seed, "seconds": time.perf_counter() - start}
     return with_prefix("generator_additive", generator), content | told
 

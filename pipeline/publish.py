@@ -14,12 +14,13 @@ from eas.data import Dataset
 from eas.evaluation import calibration_sample
 from eas.expected import ExpectedAccuracy
 from eas.files import write_text
-from eas.generator import Generator
+from eas.generator import ArchGenerator
 from eas.kit import Kit, write_images, write_kit
+from eas.recipes import Branch
 from pipeline import steps
-from pipeline.branches import chosen_branch_jobs, largest_set
+from pipeline.branches import choose_branch, chosen_branch_jobs, generator_with, largest_set
 from pipeline.expected import expected_jobs
-from pipeline.generators import load_generator
+from pipeline.generators import FITTED_BY, load_generator
 from pipeline.store import Result, Workspace, open_workspace
 from pipeline.supernets import Base, base_of, load_supernet
 
@@ -66,7 +67,8 @@ def kit_parts(workspace: Workspace) -> dict[str, tuple[Result, str]]:
     try:
         base = first_base(workspace)
         parts = {"supernet": (steps.find(workspace, "supernets", **base.job)[0], "")}
-        parts["generator"] = (steps.find(workspace, "predictors", base=base)[0], "generator.")
+        generator = generator_with(kit_branch(workspace))
+        parts["generator"] = (steps.find(workspace, FITTED_BY[generator], base=base)[0], f"{generator}.")
         for job in chosen_branch_jobs(workspace)[:1]:
             parts["branches"] = (steps.find(workspace, "branches", **job)[0], "")
     except FileNotFoundError:
@@ -95,9 +97,9 @@ def write_study_kit(workspace: Workspace, folder: Path) -> bool:
     return True
 
 
-def first_generator(workspace: Workspace) -> Generator:
+def first_generator(workspace: Workspace) -> ArchGenerator:
     """The generator that a kit is made of."""
-    return load_generator(workspace, workspace.dataset(), first_base(workspace), "generator")
+    return load_generator(workspace, workspace.dataset(), first_base(workspace), generator_with(kit_branch(workspace)))
 
 
 def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
@@ -120,8 +122,14 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
 
 
 def first_base(workspace: Workspace) -> Base:
-    """The supernet that a kit is made of."""
-    return base_of(workspace, "dropout", workspace.study.seeds[0])
+    """The supernet that a kit is made of: the one that its branches were tuned from."""
+    branch = kit_branch(workspace)
+    return base_of(workspace, branch.supernet if branch else "dropout", workspace.study.seeds[0])
+
+
+def kit_branch(workspace: Workspace) -> Branch | None:
+    """The way in which a kit's branches were tuned; None in a study without."""
+    return choose_branch(workspace) if workspace.study.branches else None
 
 
 def main(arguments: list[str] | None = None) -> int:

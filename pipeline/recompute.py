@@ -1,7 +1,7 @@
 """Recompute a study's accuracies from its published kit, on the test images.
 
-python -m pipeline.recompute cifar100                                the generator with branches, 100 scenarios
-python -m pipeline.recompute cifar100 --method generator --count 2   with the shared weights, two scenarios
+python -m pipeline.recompute cifar100                      with branches, for every superclass at every budget
+python -m pipeline.recompute cifar100 --shared --count 2   with the shared weights, two scenarios
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from torch import nn
 from tqdm import tqdm
 
 from eas import data, devices
+from eas.additive import AdditiveGenerator
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
 from eas.deploy import Card
 from eas.kit import load_kit
 from pipeline.params import Study, load_study
+from pipeline.report.stats import side_of
 from pipeline.scenarios import evenly_spaced
 
-METHODS = ("generator_branch", "generator")  # the former with the kit's branches, whether they compose or not
 LARGEST, MEAN = 1.5, 0.15  # points that one scenario, and their mean, may differ: machines round differently
 
 
-def recompute(study: Study, root: str | Path, method: str, count: int | None = None) -> pd.DataFrame:
+def recompute(study: Study, root: str | Path, *, shared: bool = False, count: int | None = None) -> pd.DataFrame:
     """Specialise scenarios anew and measure them: columns scenario, budget_madds, reported, recomputed.
 
     The weights are the kit under weights/<study>/ (the first seed), the reported numbers those of
-    reports/<study>/comparison.csv; `count` superclasses, spread over superclasses and budgets, or all.
+    reports/<study>/comparison.csv, with the kit's branches or, `shared`, without; `count` superclasses, spread over
+    superclasses and budgets, or all.
 
     Raises:
         FileNotFoundError: weights, report or test images are missing; the message says how to get them.
-        ValueError: the report has no such method.
+        ValueError: the report has no such rows.
     """
-    rows = reported(study, Path(root), method)
+    report = read_report(study, Path(root))
     kit, (dataset, _) = load_kit(Path(root) / "weights" / study.name), data.build(study.data, root)
-    if method == "generator_branch" and kit.largest_set > 1:
-        rows = reported(study, Path(root), "generator_composed")
+    composed = isinstance(kit.generator, AdditiveGenerator)  # see pipeline.branches.branch_method
+    own, same = ("generator_composed", "generator_additive") if composed else ("generator_branch", "generator")
+    rows = reported(report, own, same if shared else own)
     rows = rows if count is None else rows.iloc[evenly_spaced(count, len(rows))]
     # The few images that come with a kit do for a branch; the study has calibrated it on those that it was tuned on.
-    kit = dataclasses.replace(
-        kit, branches=None if method == "generator" else kit.branches, branch_images=dataset.train
-    )
+    kit = dataclasses.replace(kit, branches=None if shared else kit.branches, branch_images=dataset.train)
     top1 = []
-    for row in tqdm(rows.itertuples(), method, len(rows)):
+    for row in tqdm(rows.itertuples(), rows.method.iloc[0], len(rows)):
         network, card = kit.specialize([row.scenario], row.budget_madds)
         top1.append(superclass_top1(network, card, dataset.hierarchy, dataset.test))
     table = rows[["scenario", "budget_madds", "top1"]].rename(columns={"top1": "reported"})
@@ -64,16 +65,20 @@ def superclass_top1(network: nn.Module, card: Card, hierarchy: Hierarchy, split:
     return (answers == chosen.labels).double().mean().item() * 100
 
 
-def reported(study: Study, root: Path, method: str) -> pd.DataFrame:
-    """The rows of the report for one method on the supernet `dropout`, first seed, superclasses."""
+def read_report(study: Study, root: Path) -> pd.DataFrame:
+    """The report's rows of the first seed and superclasses; FileNotFoundError where there is none."""
     path = root / "reports" / study.name / "comparison.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the study {study.name} has no report")
     table = pd.read_csv(path)
-    table = table[(table.kind == "superclass") & (table.supernet == "dropout") & (table.seed == study.seeds[0])]
-    rows = table[table.method == method]
+    return table[(table.kind == "superclass") & (table.seed == study.seeds[0])]
+
+
+def reported(report: pd.DataFrame, own: str, method: str) -> pd.DataFrame:
+    """The rows of one method on the supernet that the method with branches, `own`, has; ValueError without any."""
+    rows = report[(report.method == method) & (report.supernet == side_of(report, own)[1])]
     if rows.empty:
-        raise ValueError(f"{path} has no method {method}; methods: {', '.join(table.method.unique())}")
+        raise ValueError(f"the report has no method {method}; methods: {', '.join(report.method.unique())}")
     return rows
 
 
@@ -81,12 +86,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; an error is one line, and numbers that are not the reported ones make it fail."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.recompute", description=__doc__.partition("\n")[0])
     parser.add_argument("study")
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
+    parser.add_argument("--shared", action="store_true", help="with the weights that all sets of classes share")
     parser.add_argument("--count", type=int, help="of scenarios; all by default")
     options = parser.parse_args(arguments)
     devices.keep_memory()
     try:
-        table = recompute(load_study(options.study), ".", options.method, options.count)
+        table = recompute(load_study(options.study), ".", shared=options.shared, count=options.count)
     except (OSError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

@@ -151,12 +151,12 @@ def specialized_comparison(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-# -------------------------------------------------------------------- time
+# -------------------------------------------------------------------- any set of classes
 
 
-def gain_by_kind(comparison: pd.DataFrame) -> Figure:
-    """Points over shared weights with their intervals, by the kind of the set of classes; one seed has no interval."""
-    table = kinds.gains_by_kind(comparison)
+def points_by_kind(comparison: pd.DataFrame) -> Figure:
+    """Points over OFA's way with their intervals, by the kind of the set of classes; one seed has no interval."""
+    table = kinds.points_by_kind(comparison)
     shown, drawn = list(table.kind.unique()), method_looks(table.method)
     figure, ((axis,),) = panels(height=1.4 + 0.75 * len(shown))
     for shift, (method, look) in zip(np.linspace(-0.27, 0.27, len(drawn)), drawn.items(), strict=True):
@@ -169,7 +169,7 @@ def gain_by_kind(comparison: pd.DataFrame) -> Figure:
     told = [f"{KINDS[kind]}\n({counts[kind]} set{'s' if counts[kind] > 1 else ''})" for kind in shown]
     axis.set_yticks(range(len(shown)), told)
     axis.invert_yaxis()
-    axis.set_xlabel("points of top-1 over the same archs with shared weights, test images")
+    axis.set_xlabel("points of top-1 over OFA's way, test images")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plain_names(axis)
     return figure
@@ -186,6 +186,9 @@ def expected_accuracy(frame: pd.DataFrame) -> Figure:
     axis.set(xlabel="expected top-1, %", ylabel="measured top-1, test images, %")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+# -------------------------------------------------------------------- time
 
 
 def search_time(timing: pd.DataFrame) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import product
 from typing import get_args
 
@@ -10,31 +9,30 @@ import numpy as np
 import pandas as pd
 
 from pipeline.methods import METHODS, OFAS_WAY
-from pipeline.report.stats import Interval, Kind, Side, of_kind, paired_difference, scenarios_of
+from pipeline.report.stats import Interval, Kind, of_kind, paired_difference, same_archs, scenarios_of, side_of
 
-SHARED: Side = ("generator_additive", "dropout")  # what others are held against that have archs of their own
-SET_METHODS: tuple[Side, ...] = (  # what a set of classes can be served by, from the least work for it to the most
-    OFAS_WAY,
-    ("generator_composed", "dropout"),
-    ("generator_branch", "dropout"),
-    ("generator_finetuned", "dropout"),
+SET_METHODS = (  # what a set of classes can be served by, from the least work for it to the most; OFA's way beside
+    "generator_additive",
+    "generator_composed",
+    "generator_branch",
+    "generator_finetuned",
 )
 
 
-def gains_by_kind(comparison: pd.DataFrame, methods: Iterable[Side] = SET_METHODS) -> pd.DataFrame:
-    """What each kind of set gains over the same archs on shared weights, OFA's way over SHARED: points of test top-1.
+def points_by_kind(comparison: pd.DataFrame, *, over_shared: bool = False) -> pd.DataFrame:
+    """What each kind of set reaches on test: points of top-1 over OFA's way, or over the same archs, weights shared.
 
     Columns kind, method, supernet, sets (a count), seeds, mean, low, high, over the scenarios and seeds that both were
     measured on; a row for every method that was measured on that kind.
     """
     rows = []
-    for kind, side in product(get_args(Kind), methods):
-        same = METHODS[side[0]].archs
-        base = (same, side[1]) if same else SHARED
+    for kind, method in product(get_args(Kind), SET_METHODS):
+        side = side_of(comparison, method)
+        base = same_archs(side) if over_shared else OFAS_WAY
         shared, other = (scenarios_of(of_kind(comparison, kind), *each) for each in (base, side))
-        if len(both := shared.index.intersection(other.index)):
+        if len(both := shared.index.intersection(other.index)) and base != side:
             counts = {"sets": both.unique("scenario").size, "seeds": both.unique("seed").size}
-            names = {"kind": kind, "method": side[0], "supernet": side[1]}
+            names = {"kind": kind, "method": method, "supernet": side[1]}
             rows.append(names | counts | paired_difference(comparison, side, base, kind)._asdict())
     return pd.DataFrame(rows, columns=["kind", "method", "supernet", "sets", "seeds", *Interval._fields])
 
@@ -47,7 +45,7 @@ def prices(comparison: pd.DataFrame, branches: pd.DataFrame) -> pd.DataFrame:
     of its own in float32.
     """
     before, rows = branches.set_index("method"), []
-    for method, supernet in (SHARED, *SET_METHODS):
+    for method, supernet in (OFAS_WAY, *(side_of(comparison, method) for method in SET_METHODS)):
         some = comparison[(comparison.method == method) & (comparison.supernet == supernet)]
         if some.empty:
             continue

@@ -25,17 +25,12 @@ GENERATED = (
     "generator_branch",
     "generator_composed",
 )  # what is held against OFA's way as a whole
-RIVALS = {  # of methods with weights of their own
-    ("generator_branch", "dropout"): [("generator", "dropout"), OFAS_WAY, ("ofa_finetuned", "plain")],
-    ("generator_composed", "dropout"): [
-        ("generator_additive", "dropout"),
-        OFAS_WAY,
-        ("generator_branch", "dropout"),
-        ("generator_finetuned", "dropout"),
-    ],
-    ("ofa_finetuned", "plain"): [OFAS_WAY],
-    ("generator_finetuned", "dropout"): [("generator", "dropout"), OFAS_WAY],
-    ("from_scratch", "dropout"): [("generator", "dropout"), ("generator_branch", "dropout")],
+RIVALS: dict[str, list[Side]] = {  # of methods with weights of their own, beside the same archs with shared weights
+    "generator_branch": [OFAS_WAY, ("ofa_finetuned", "plain")],
+    "generator_composed": [OFAS_WAY, ("generator_branch", "dropout"), ("generator_finetuned", "dropout")],
+    "ofa_finetuned": [],
+    "generator_finetuned": [OFAS_WAY],
+    "from_scratch": [("generator_branch", "dropout")],
 }
 
 
@@ -87,6 +82,17 @@ def of_kind(comparison: pd.DataFrame, kind: Kind | None) -> pd.DataFrame:
 def shares_weights(method: str) -> bool:
     """Whether a method uses the supernet's own weights, so that it competes in choosing archs only."""
     return method not in METHODS or METHODS[method].weights == "shared"
+
+
+def side_of(comparison: pd.DataFrame, method: str) -> Side:
+    """A method on the supernet `dropout`, or on the only one that it was applied to."""
+    supernets = comparison[comparison.method == method].supernet.unique()
+    return method, supernets[0] if len(supernets) == 1 else "dropout"
+
+
+def same_archs(side: Side) -> Side:
+    """The method whose archs one with weights of its own takes, on the same supernet."""
+    return METHODS[side[0]].archs or side[0], side[1]
 
 
 def measured_everywhere(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -179,12 +185,12 @@ def generators_minus_others(comparison: pd.DataFrame) -> pd.DataFrame:
 def against_ofas_way(comparison: pd.DataFrame) -> pd.DataFrame:
     """EAS as a whole against OFA's way: columns method, kind (of scenario), seeds, mean, low, high; in points.
 
-    Top-1 of the generators on the supernet `dropout`, and with branches where there are any, minus that of OFA's
-    search on the supernet `plain`.
+    Top-1 of the generators on the supernet `dropout`, and with branches (of `plain` where they were tuned from that)
+    where there are any, minus that of OFA's search on the supernet `plain`.
     """
     rows = []
     for method, kind in product(GENERATED, get_args(Kind)):
-        ours, some = (method, "dropout"), of_kind(comparison, kind)
+        ours, some = side_of(comparison, method), of_kind(comparison, kind)
         sides = [scenarios_of(some, *side) for side in (ours, OFAS_WAY)]
         if all(map(len, sides)):  # branches serve no unions
             seeds = len(sides[0].index.intersection(sides[1].index).unique("seed"))
@@ -196,18 +202,19 @@ def against_ofas_way(comparison: pd.DataFrame) -> pd.DataFrame:
 def own_weights(comparison: pd.DataFrame) -> pd.DataFrame:
     """What weights of one's own are worth: columns method, rival, kind, scenarios (a count), seeds, mean, low, high.
 
-    Points of top-1 of a method with weights of its own minus those of a rival (RIVALS), over the scenarios and seeds
-    of that kind that both were measured on.
+    Points of top-1 of a method with weights of its own minus those of a rival (the same archs with shared weights, or
+    of RIVALS), over the scenarios and seeds of that kind that both were measured on.
     """
     rows = []
     for method, opponents in RIVALS.items():
-        for rival, kind in product(opponents, get_args(Kind)):
-            sides = [scenarios_of(of_kind(comparison, kind), *side) for side in (method, rival)]
+        ours = side_of(comparison, method)
+        for rival, kind in product([same_archs(ours), *opponents], get_args(Kind)):
+            sides = [scenarios_of(of_kind(comparison, kind), *side) for side in (ours, rival)]
             both = sides[0].index.intersection(sides[1].index)
             if len(both):
                 counts = {"scenarios": len(both.droplevel("seed").unique()), "seeds": len(both.unique("seed"))}
-                names = {"method": method[0], "rival": rival[0], "kind": kind}
-                rows.append(names | counts | paired_difference(comparison, method, rival, kind)._asdict())
+                names = {"method": method, "rival": rival[0], "kind": kind}
+                rows.append(names | counts | paired_difference(comparison, ours, rival, kind)._asdict())
     return pd.DataFrame(rows, columns=["method", "rival", "kind", "scenarios", "seeds", *Interval._fields])
 
 

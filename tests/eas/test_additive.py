@@ -19,7 +19,7 @@ def pool(worth, archs):
 
 
 def fitted(archs, correct):
-    return fit_additive(GLYPHS, archs, correct, LABELS, PARENT, seed=0)
+    return fit_additive(GLYPHS, archs, correct, LABELS, PARENT, budget_range=(1e5, 1e6), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,7 @@ def test_what_all_superclasses_share_is_found_and_nothing_is_made_up_for_one(arc
     truth = Additive(GLYPHS, CLASSES)
     made, told = fitted(archs, pool(truth.score(archs[:, None], masks[:1]).expand(-1, GROUPS), archs))
     assert told["r2_additive"] > 0.5 and told["r2_additive_classes"] < 0.02
+    assert made.budget_range.tolist() == [1e5, 1e6]
     assert made.of_class.std() < 0.1 * made.effects.std()
     fresh = GLYPHS.sample(500, seeded(7))
     features = GLYPHS.features(*GLYPHS.gates(fresh))
@@ -75,7 +76,9 @@ def test_a_union_has_the_mean_of_its_classes_and_the_scores_are_what_is_decoded(
 def test_fitting_repeats_and_superclasses_with_few_images_are_fitted_on(archs):
     correct = torch.rand(len(archs), 12, generator=seeded(2)) < 0.5
     labels = torch.tensor([0, 0, 5, 5, 5, 10, 10, 15, 15, 15, 16, 16])
-    first, second = (fit_additive(GLYPHS, archs, correct, labels, PARENT, seed=3) for _ in range(2))
+    first, second = (
+        fit_additive(GLYPHS, archs, correct, labels, PARENT, budget_range=(1, 2), seed=3) for _ in range(2)
+    )
     assert first[1] == second[1] and torch.equal(first[0].effects, second[0].effects)
     assert first[0].effects.isfinite().all() and first[0].of_class.isfinite().all()
 

@@ -13,6 +13,7 @@ from tiny_kit import COUNT, FILES, make_kit, write_branches, write_tiny_kit
 
 from eas import data
 from eas import kit as kits
+from eas.additive import AdditiveGenerator
 from eas.branches import compose_branches, superclass_shares
 from eas.deploy import predict
 from eas.evaluation import calibrate, calibration_sample
@@ -180,6 +181,20 @@ def test_a_kit_without_branches_serves_superclasses_by_shared_weights(folder, sh
     network, _ = stored.specialize(["arrows"], 5e5)
     rows = shared.hierarchy.class_mask(["arrows"])
     assert torch.equal(network.classifier.weight, shared.supernet.classifier.weight[rows])
+
+
+def test_a_generator_in_closed_form_is_stored_and_serves(folder, shared, dataset):
+    made = AdditiveGenerator(shared.supernet.space, len(dataset.hierarchy.classes), (3e5, 6e5))
+    made.effects.copy_(torch.rand(made.effects.shape, generator=torch.Generator().manual_seed(0)))
+    tensors = load_file(folder / FILES["generator"][0])
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("generator.")}
+    write_tensors(tensors | {f"generator.{n}": t for n, t in made.state_dict().items()}, folder / FILES["generator"][0])
+    write_kit(folder, made, COUNT, FILES)
+    kit = load_kit(folder)
+    assert isinstance(kit.generator, AdditiveGenerator) and kit.generator.budget_range.tolist() == [3e5, 6e5]
+    _, card = kit.specialize("arrows", 5e5)
+    mask = dataset.hierarchy.class_mask(["arrows"])
+    assert list(card.arch) == made.generate(mask[None], torch.tensor([5e5]))[0].tolist()
 
 
 def test_a_blind_generator_stays_blind(folder, shared):

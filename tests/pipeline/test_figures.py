@@ -89,7 +89,7 @@ def draw(name, study="glyphs"):
         "expected_accuracy": lambda: (
             pd.DataFrame({"kind": ["superclass", "all"], "expected": [80.0, 50.0], "measured": [78.0, 51.0]}),
         ),
-        "gain_by_kind": lambda: (make_comparison(names),),
+        "points_by_kind": lambda: (make_comparison(names),),
         "search_time": lambda: (make_timing(),),
         "step_shares": lambda: ({"convolutions, backward": 38.0, "batch norm": 30.0, "rest": 28.0, "copies": 4.0},),
         "split_half_scatter": lambda: (make_halves(),),

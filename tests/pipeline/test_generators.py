@@ -80,7 +80,9 @@ def test_the_additive_generator_is_fitted_on_the_pool_and_read_back(finished):
     pool, every = generators.load_pool(finished, wanted), scenarios(finished.study, dataset.hierarchy)
     made = generators.load_generator(finished, dataset, wanted, "generator_additive")
     space, parent = supernets.new_space(finished.study, dataset), dataset.hierarchy.parent
-    again, told = fit_additive(space, pool["archs"], pool["correct"], pool["labels"], parent, seed=1)
+    budgets = finished.study.scenarios.budgets
+    options = {"budget_range": (budgets[0] * 1e6, budgets[-1] * 1e6), "seed": 1}
+    again, told = fit_additive(space, pool["archs"], pool["correct"], pool["labels"], parent, **options)
     assert same(made.state_dict(), again.state_dict())
     record = steps.record_of(finished, "additive", base=wanted)
     assert {name: record[name] for name in told} == told

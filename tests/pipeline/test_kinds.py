@@ -10,23 +10,30 @@ from pipeline.report import kinds
 COLUMNS = ["method", "supernet", "seed", "scenario", "kind", "budget_madds", "top1"]
 
 
-def test_gains_are_over_shared_weights_on_the_sets_and_seeds_that_both_have():
+def test_points_are_over_ofas_way_or_the_same_archs_on_the_sets_and_seeds_that_both_have():
     rows = []
     for seed, extra in ((0, 0.0), (1, 1.0)):
         for scenario, kind in (("a", "superclass"), ("a+b", "union"), ("x+y", "part")):
             rows.append(("generator", "dropout", seed, scenario, kind, 5, 68.0))
-            rows.append(("generator_additive", "dropout", seed, scenario, kind, 5, 70.0))
             rows.append(("ofa_evolution", "plain", seed, scenario, kind, 5, 69.0))
+            for supernet, top1 in (("dropout", 67.0), ("plain", 70.0)):
+                rows.append(("generator_additive", supernet, seed, scenario, kind, 5, top1))
             if kind != "part":
-                rows.append(("generator_composed", "dropout", seed, scenario, kind, 5, 72.0 + extra))
+                rows.append(("generator_composed", "plain", seed, scenario, kind, 5, 72.0 + extra))
     rows.append(("generator_finetuned", "dropout", 0, "a+b", "union", 5, 76.0))
-    table = kinds.gains_by_kind(pd.DataFrame(rows, columns=COLUMNS)).set_index(["kind", "method"])
-    assert set(table.loc["part"].index) == {"ofa_evolution"} and len(table) == 3 + 2 + 1
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    table = kinds.points_by_kind(frame).set_index(["kind", "method"])
+    assert set(table.loc["part"].index) == {"generator_additive"} and len(table) == 3 + 2 + 1
     composed = table.loc[("union", "generator_composed")]
-    assert (composed.sets, composed.seeds, composed["mean"]) == (1, 2, 2.5) and composed.low < 2 < 3 < composed.high
+    assert (composed.supernet, composed.sets, composed.seeds, composed["mean"]) == ("plain", 1, 2, 3.5)
+    assert composed.low < 3 < 4 < composed.high
     tuned = table.loc[("union", "generator_finetuned")]
-    assert (tuned["mean"], tuned.seeds) == (8, 1) and np.isnan(tuned.low)  # over its own archs
-    assert (table.xs("ofa_evolution", level="method")["mean"] == -1).all()
+    assert (tuned["mean"], tuned.seeds) == (7, 1) and np.isnan(tuned.low)
+    assert (table.xs("generator_additive", level="method")["mean"] == -2).all()
+    own = kinds.points_by_kind(frame, over_shared=True).set_index(["kind", "method"])
+    assert set(own.index.get_level_values("method")) == {"generator_composed", "generator_finetuned"}
+    assert own.loc[("union", "generator_composed"), "mean"] == 2.5  # over the same archs on its own supernet
+    assert own.loc[("union", "generator_finetuned"), "mean"] == 8
 
 
 def test_prices_tell_what_is_paid_once_and_what_for_every_set():
@@ -36,8 +43,8 @@ def test_prices_tell_what_is_paid_once_and_what_for_every_set():
     rows += [("generator_gates", "dropout", 0.2, 5), ("ofa_evolution", "dropout", 1.0, 5)]
     branches = pd.DataFrame({"method": ["generator_composed"], "seconds": [1000.0], "megabytes": [4.0]})
     table = kinds.prices(pd.DataFrame(rows, columns=columns), branches).set_index("method")
-    assert list(table.index) == ["generator_additive", "ofa_evolution", "generator_composed", "generator_finetuned"]
-    assert table.seconds_a_set.tolist() == [0.2, 9, 0.2, 60] and table.megabytes_a_set.tolist() == [0, 0, 0, 1]
+    assert list(table.index) == ["ofa_evolution", "generator_additive", "generator_composed", "generator_finetuned"]
+    assert table.seconds_a_set.tolist() == [9, 0.2, 0.2, 60] and table.megabytes_a_set.tolist() == [0, 0, 0, 1]
     assert table.seconds_before.tolist() == [0, 0, 1000, 0] and table.megabytes_before.tolist() == [0, 0, 4, 0]
 
 
