@@ -127,8 +127,10 @@ def test_a_superclass_gets_its_own_weights_and_a_union_the_shared_ones(finished,
     dataset, table = finished.dataset(), tables.comparison_table(finished)
     budget, seed = finished.study.scenarios.budgets[1] * 1e6, finished.study.seeds[0]
     rows = table[(table.supernet == "dropout") & (table.seed == seed) & (table.budget_madds == budget)]
-    singles = rows[rows.method == "generator_branch"].iloc[:3]
-    unions = rows[(rows.method == "generator") & (rows.kind == "union")].iloc[:3]
+    own, shared = demo.kit_methods(finished)
+    singles = rows[(rows.method == own) & (rows.kind == "superclass")].iloc[:3]
+    served = kit.largest_set > 1
+    unions = rows[(rows.method == (own if served else shared)) & (rows.kind == "union")].iloc[:2]  # of two
     before = {name: tensor.clone() for name, tensor in kit.supernet.state_dict().items()}
     for row in [*singles.itertuples(), *unions.itertuples()]:
         network, card = kit.specialize(row.scenario.split("+"), budget)
@@ -193,7 +195,8 @@ def test_the_comparison_with_opponents_is_within_budget_and_on_the_selection_spl
     table = demo.compare(finished, dataset, kit, names, budget)
     assert list(table.columns) == ["method", "madds", "top1"] and (table.madds <= budget).all()
     branches = bool(kit.branches_for(dataset.hierarchy.class_mask(names)))
-    assert list(table.method) == ["generator_branch"] * branches + ["generator", "uniform", "evolution"]
+    own, shared = demo.kit_methods(finished)
+    assert list(table.method) == [own] * branches + [shared, "uniform", "evolution"]
     network, card = kit.specialize(names, budget)
     assert table.madds[0] == card.madds
     top1 = recompute.superclass_top1(network, card, dataset.hierarchy, dataset.selection)

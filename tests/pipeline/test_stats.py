@@ -177,6 +177,20 @@ def test_weights_of_ones_own_are_compared_with_their_rivals_where_both_were_meas
     assert stats.own_weights(COMPARISON[COMPARISON.method == "generator"]).empty
 
 
+def test_weights_of_ones_own_are_held_against_the_same_archs_on_their_own_supernet():
+    found = [rows("generator_additive", name, 0, [top1, top1]) for name, top1 in (("dropout", 60.0), ("plain", 65.0))]
+    found += [rows("generator_composed", "plain", 0, [70.0, 66.0]), rows("ofa_evolution", "plain", 0, [64.0, 64.0])]
+    table = stats.own_weights(pd.concat(found, ignore_index=True)).set_index(["rival", "kind"])["mean"].to_dict()
+    assert table == {
+        ("generator_additive", "superclass"): 5,
+        ("generator_additive", "union"): 1,
+        ("ofa_evolution", "superclass"): 6,
+        ("ofa_evolution", "union"): 2,
+    }
+    systems = stats.against_ofas_way(pd.concat(found, ignore_index=True)).set_index(["method", "kind"])["mean"]
+    assert systems[("generator_composed", "superclass")] == 6 and systems[("generator_additive", "superclass")] == -4
+
+
 # -------------------------------------------------------------------- supernets
 
 RECORDS = [

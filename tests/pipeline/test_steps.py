@@ -106,7 +106,6 @@ def downstream(*names):
 
 EVERYTHING = set(STEPS)
 TUNED = {"tuned", "other_tuned"}
-ADDITIVE = {"additive", "measured_additive"}
 PREDICTORS, TRAINED = downstream("predictors"), downstream("pools", "gates")
 LEAVES = {  # every parameter of a study: another value, and the steps whose results depend on it
     "seeds": ((0, 1, 2), set()),
@@ -146,8 +145,8 @@ LEAVES = {  # every parameter of a study: another value, and the steps whose res
     "finetune.learning_rate": (0.3, TUNED),
     "finetune.seeds": (2, set()),
     "from_scratch": (3, set()),
-    "generator.width": (32, TRAINED - {"pools", *ADDITIVE}),
-    "generator.embedding": (16, TRAINED - {"pools", *ADDITIVE}),
+    "generator.width": (32, downstream("predictors", "gates")),
+    "generator.embedding": (16, downstream("predictors", "gates")),
     "generator.predictor.steps": (4, PREDICTORS),
     "generator.predictor.scenarios": (9, PREDICTORS),
     "generator.predictor.learning_rate": (0.1, PREDICTORS),
@@ -169,11 +168,11 @@ LEAVES = {  # every parameter of a study: another value, and the steps whose res
     "scenarios.budgets": ((0.3, 0.5), TRAINED),
     "scenarios.unions_of_two": (2, TRAINED | downstream("branches")),
     "scenarios.unions_of_three": (1, TRAINED | downstream("branches")),
-    "other_sets.budget": (0.35, downstream("other_sets", "expected", "measured_additive")),
+    "other_sets.budget": (0.35, downstream("other_sets", "expected", "measured_additive", "measured_branches")),
     "other_sets.unions_of_five": (2, downstream("other_sets", "branches", "measured_additive")),
     "other_sets.unions_of_ten": (2, downstream("other_sets", "branches", "measured_additive")),
-    "other_sets.parts": (2, downstream("other_sets", "expected", "measured_additive")),
-    "other_sets.across": (2, downstream("other_sets", "expected", "measured_additive")),
+    "other_sets.parts": (2, downstream("other_sets", "expected", "measured_additive", "measured_branches")),
+    "other_sets.across": (2, downstream("other_sets", "expected", "measured_additive", "measured_branches")),
     "other_sets.tuned": (2, set()),
     "evaluation.calibration_images": (7, EVERYTHING - {"throughput"}),
 }
@@ -598,6 +597,6 @@ def test_published_tensors_that_are_damaged_stop_the_step_in_one_line(micro_copy
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} is damaged: its SHA-256 is not the one in its record") as caught:
-        steps.run(published, "02_supernet")
+        steps.run(published, "03_generator")
     one_line(caught)
     assert hashes(micro_copy.folder)["branches/norms-0.1-0.safetensors"]  # left as it is
