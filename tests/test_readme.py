@@ -16,6 +16,10 @@ ROWS = {  # the row's first words: its accuracy, and its points over OFA's way
         "top1_generator_gates_dropout",
         "generator_gates_minus_ofas_way_{}_superclass",
     ),
+    "EAS, a generator in closed form": (
+        "top1_generator_additive_dropout",
+        "generator_additive_minus_ofas_way_{}_superclass",
+    ),
     "EAS with superclass branches": ("top1_generator_branch_dropout", "generator_branch_minus_{}_ofa_evolution"),
     "OFA's archs, each tuned alone": ("top1_ofa_finetuned_plain", "ofa_finetuned_minus_{}_ofa_evolution"),
 }
@@ -44,6 +48,10 @@ def test_the_findings_say_what_was_measured():
     assert told(swap) == pytest.approx(
         [METRICS[f"swap_cost_{end}_dropout"] for end in ("mean", "low", "high")], abs=0.0051
     )
+    (closed,) = re.findall(r"a search with 50,000 evaluations: (.*?points \[.*?\])", README)
+    ends = ("mean", "low", "high")
+    measured = [METRICS[f"generator_additive_minus_evolution_long_{end}_dropout"] for end in ends]
+    assert told(closed) == pytest.approx(measured, abs=0.0051)
     assert f"{METRICS['distinct_archs']:.0f} archs serve" in README
     assert f"would gain {METRICS['generator_finetuned_minus_mean_generator_union']:.1f}" in README
 
