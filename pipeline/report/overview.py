@@ -97,9 +97,9 @@ def verdict(metrics: Metrics, name: str, above: str, below: str, unclear: str) -
 
 
 def findings(metrics: Metrics) -> list[str]:
-    """At most five lines on a study, the most important first; a line stands where its numbers were measured."""
-    lines = (branches(metrics), system(metrics), dependence(metrics), speed(metrics), paper_signal(metrics))
-    return [line for line in lines if line]
+    """At most six lines on a study, the most important first; a line stands where its numbers were measured."""
+    told = (branches, system, dependence, speed, paper_signal, closed_form)
+    return [line for line in (tell(metrics) for tell in told) if line]
 
 
 def branches(metrics: Metrics) -> str:
@@ -111,7 +111,7 @@ def branches(metrics: Metrics) -> str:
     text = f"**Weights of a superclass's own {claim}**: with branches {points(metrics, name)} points"
     if (tuned := "ofa_finetuned_minus_mean_ofa_evolution") in metrics:
         text += f"; each of OFA's archs tuned alone, which trains for every scenario, {points(metrics, tuned)}"
-    if (union := "generator_composed_minus_mean_generator_union") in metrics:
+    if (union := "generator_composed_minus_mean_generator_additive_union") in metrics:
         text += f". On unions never trained on, the branches' mean gains {points(metrics, union)} over shared weights"
     if (tuned := "generator_finetuned_minus_mean_generator_union") in metrics:
         text += f"; tuned alone, a union gains {points(metrics, tuned)}"
@@ -156,6 +156,19 @@ def paper_signal(metrics: Metrics) -> str:
         return ""
     claim = verdict(metrics, name, "does worse than the predictor's", "does better", "is not told apart from it")
     return f"**The paper's signal {claim}**: the predictor's minus the paper's, {points(metrics, name)} points."
+
+
+def closed_form(metrics: Metrics) -> str:
+    """The generator that is not trained, against the trained one and a long search."""
+    name = "generator_minus_generator_additive_mean_dropout"
+    if name not in metrics:
+        return ""
+    better, worse = "finds worse archs than the trained one", "finds better archs than the trained one"
+    claim = verdict(metrics, name, better, worse, "is not told apart from the trained one")
+    text = f"**A generator in closed form {claim}**: the trained one's minus its, {points(metrics, name)} points"
+    if (long := "generator_additive_minus_evolution_long_mean_dropout") in metrics:
+        text += f"; its minus those of a search with many evaluations, {points(metrics, long, 2)}"
+    return f"{text}."
 
 
 BENCHMARKS = (
