@@ -43,7 +43,7 @@ def test_a_study_of_stripes_runs_from_images_to_networks(tmp_path, in_workers_fi
     source = {"kind": "stripes", "image_size": 16, "selection": 0.25, "calibration": 0.1, "seed": 0, "contrast": 0.4}
     workspace, table = run_small_study(tmp_path, data=source)
     loaded = data.load(workspace.dataset_path)
-    assert set(table.scenario[table.kind == "superclass"]) == set(DIRECTIONS) and table.method.nunique() == 14
+    assert set(table.scenario[table.kind == "superclass"]) == set(DIRECTIONS) and table.method.nunique() == 15
     assert loaded.about == "*Stripes.*" and loaded.train.images.shape[1:] == (3, 16, 16)
     network, card = study_kit(workspace, loaded).specialize(["upright"], 5e5)
     assert len(card.classes) == 4 and network(torch.zeros(1, 3, 16, 16)).shape == (1, 4)

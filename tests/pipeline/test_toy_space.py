@@ -57,4 +57,4 @@ class KernelNet(Supernet):
 
 def test_a_study_of_kernels_runs_from_images_to_networks(tmp_path, in_workers_first):
     check_space(KernelSpace(15, 3), 30)
-    assert run_small_study(tmp_path, space={"kind": "kernels"})[1].method.nunique() == 14
+    assert run_small_study(tmp_path, space={"kind": "kernels"})[1].method.nunique() == 15
