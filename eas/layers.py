@@ -6,6 +6,8 @@ between calls: widths, gates and statistics are arguments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,17 +37,71 @@ class ElasticConv2d(nn.Conv2d):
         return F.conv2d(x, weight, None, stride, self.padding)
 
 
+class ElasticDepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution of the leading channels, with one of several kernels.
+
+    A smaller kernel is a linear map of the centre of the next larger one, the identity at first. Source: OFA.
+    """
+
+    def __init__(self, channels: int, kernels: Sequence[int], stride: int = 1):
+        super().__init__(channels, channels, kernels[-1], stride, groups=channels, bias=False)
+        self.kernels = tuple(kernels)
+        self.transforms = nn.ParameterList(nn.Parameter(torch.eye(kernel**2)) for kernel in kernels[:-1])
+
+    def filters(self, kernel: int, channels: int | None = None) -> Tensor:
+        """The `kernel`th kernel of the leading channels, [channels, 1, side, side]."""
+        weight = self.weight[:channels]
+        for index in range(len(self.kernels) - 2, kernel - 1, -1):
+            side = self.kernels[index]
+            start = (weight.shape[-1] - side) // 2
+            centre = weight[..., start : start + side, start : start + side].flatten(1)
+            weight = F.linear(centre, self.transforms[index]).view(-1, 1, side, side)
+        return weight
+
+    def forward(self, x: Tensor, kernel: int | Tensor) -> Tensor:
+        """With the `kernel`th kernel, or a mixture of all of them, [kernels]."""
+        weight = self.mixture(kernel, x.shape[1]) if isinstance(kernel, Tensor) else self.filters(kernel, x.shape[1])
+        return F.conv2d(x, weight, None, self.stride, weight.shape[-1] // 2, groups=x.shape[1])
+
+    def mixture(self, share: Tensor, channels: int) -> Tensor:
+        """The kernels' mean, weighted by `share` [kernels], at the size of the largest."""
+        margins = [(self.kernels[-1] - side) // 2 for side in self.kernels]
+        return sum(share[i] * F.pad(self.filters(i, channels), [margin] * 4) for i, margin in enumerate(margins))
+
+
+class ElasticSqueezeExcite(nn.Module):
+    """Squeeze-excite on the leading channels, of which so many are left between."""
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.reduce, self.expand = nn.Linear(channels, squeezed), nn.Linear(squeezed, channels)
+
+    def forward(self, x: Tensor, squeezed: int, gate: Tensor | None = None, squeezed_gate: Tensor | None = None):
+        """Gates are of the channels, [channels], and of the squeezed ones, [squeezed]."""
+        channels, mean = x.shape[1], x.mean((2, 3))
+        mean = mean if gate is None else mean * gate
+        h = F.relu(F.linear(mean, self.reduce.weight[:squeezed, :channels], self.reduce.bias[:squeezed]))
+        h = h if squeezed_gate is None else h * squeezed_gate
+        scale = F.linear(h, self.expand.weight[:channels, :squeezed], self.expand.bias[:channels])
+        return x * F.hardsigmoid(scale)[:, :, None, None]
+
+
 class ElasticNorm(nn.Module):
-    """Scale and shift of a batch norm; where its mean and variance come from is said by each call."""
+    """Scale and shift of a batch norm; where its mean and variance come from is said by each call.
+
+    A `gate` (a number in [0, 1]) scales what it gives.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, statistics: Statistics) -> Tensor:
-        channels = x.shape[1]
-        return statistics.normalize(self, x, self.weight[:channels], self.bias[:channels])
+    def forward(self, x: Tensor, statistics: Statistics, gate: Tensor | None = None) -> Tensor:
+        weight, bias = self.weight[: x.shape[1]], self.bias[: x.shape[1]]
+        if gate is not None:
+            weight, bias = weight * gate, bias * gate
+        return statistics.normalize(self, x, weight, bias)
 
 
 class Statistics:

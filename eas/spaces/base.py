@@ -278,7 +278,7 @@ class Supernet(nn.Module, ABC):
 
         Every tensor is a part of the supernet's tensor of the same name; `statistics` must have seen this arch.
         """
-        network, source = self.space.network(arch, len(classes)).to(self.mean.device), self.state_dict()
+        network, source = self.space.network(arch, len(classes)).to(self.mean.device), self.weights_of(arch)
         source |= {name: source[name][list(classes)] for name in ("classifier.weight", "classifier.bias")}
         for name, norm in self.named_modules():
             if norm in statistics.recorded:
@@ -288,6 +288,10 @@ class Supernet(nn.Module, ABC):
             if not name.endswith("num_batches_tracked"):
                 target.copy_(self.part(source[name], target.shape))
         return network.eval()
+
+    def weights_of(self, arch: Tensor) -> dict[str, Tensor]:
+        """The tensors that an arch's extracted network takes a part of, by their names; by default the supernet's."""
+        return self.state_dict()
 
     def part(self, tensor: Tensor, shape: torch.Size) -> Tensor:
         """What an extracted network has of one of the supernet's tensors; by default the leading part."""

@@ -1,0 +1,301 @@
+"""The networks of a MobileNetV3Space: elastic, and plain.
+
+Every kernel is a linear map of the centre of the next larger one; channels beyond an expansion are not computed.
+Source: Cai et al. 2020 (once-for-all), Howard et al. 2019 (MobileNetV3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eas.layers import EPSILON, ElasticConv2d, ElasticDepthwiseConv2d, ElasticNorm, ElasticSqueezeExcite, Statistics
+from eas.spaces.base import Supernet
+
+if TYPE_CHECKING:
+    from eas.spaces.mobilenetv3 import MobileNetV3Space
+
+DIVISOR, REDUCTION = 8, 4  # of numbers of channels; squeeze-excite has that many times fewer
+Gates = tuple[Tensor, Tensor, Tensor]  # of a block's hidden channels, of its squeezed ones, and of all that it adds
+
+
+def make_divisible(channels: float) -> int:
+    """The multiple of 8 nearest to a number of channels, at least 8 and at most a tenth below (Sandler et al. 2018)."""
+    nearest = max(DIVISOR, int(channels + DIVISOR / 2) // DIVISOR * DIVISOR)
+    return nearest + DIVISOR * (nearest < 0.9 * channels)
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """What does not change of an inverted residual block."""
+
+    inputs: int
+    outputs: int
+    stride: int
+    swish: bool
+    squeezed: bool
+    expands: bool = True
+
+    @property
+    def residual(self) -> bool:
+        """Whether there is a shortcut around it."""
+        return self.stride == 1 and self.inputs == self.outputs
+
+    def madds(self, kernel: int, hidden: int, before: int, after: int) -> int:
+        """Multiply-adds, for feature maps of so many pixels a side before and after the depthwise convolution."""
+        squeeze = 2 * hidden * make_divisible(hidden // REDUCTION) * self.squeezed
+        expand = self.inputs * hidden * self.expands * before**2
+        return expand + (kernel**2 + self.outputs) * hidden * after**2 + squeeze
+
+    def parameters(self, kernel: int, hidden: int) -> int:
+        """Trainable parameters."""
+        squeezed = make_divisible(hidden // REDUCTION)
+        squeeze = (2 * hidden * squeezed + squeezed + hidden) * self.squeezed
+        expand = (self.inputs + 2) * hidden * self.expands
+        return expand + (kernel**2 + 2) * hidden + squeeze + (hidden + 2) * self.outputs
+
+
+# -------------------------------------------------------------------- the elastic network
+
+
+def activation(swish: bool, x: Tensor) -> Tensor:
+    """h-swish, or ReLU; in place."""
+    return F.hardswish(x, inplace=True) if swish else F.relu(x, inplace=True)
+
+
+class ElasticInvertedResidual(nn.Module):
+    """An inverted residual block with an elastic kernel and an elastic number of hidden channels."""
+
+    def __init__(self, shape: BlockShape, hidden: int, kernels: Sequence[int]):
+        super().__init__()
+        self.shape = shape
+        self.expand = ElasticConv2d(shape.inputs, hidden, 1) if shape.expands else None
+        self.expand_norm = ElasticNorm(hidden) if shape.expands else None
+        self.depthwise = ElasticDepthwiseConv2d(hidden, kernels, shape.stride)
+        self.depthwise_norm = ElasticNorm(hidden)
+        self.squeeze = ElasticSqueezeExcite(hidden, make_divisible(hidden // REDUCTION)) if shape.squeezed else None
+        self.project = ElasticConv2d(hidden, shape.outputs, 1)
+        self.project_norm = ElasticNorm(shape.outputs)
+
+    def open(self, x: Tensor, statistics: Statistics, hidden: int | None = None) -> Tensor:
+        """The leading `hidden` channels behind the expansion; those of fewer are a part of those of more."""
+        if self.expand is None:
+            return x
+        return activation(self.shape.swish, self.expand_norm(self.expand(x, hidden), statistics))
+
+    def close(self, x: Tensor, h: Tensor, statistics: Statistics, kernel: int | Tensor, gates: Gates | None = None):
+        """The block's output, from its input x and the hidden channels h; see `forward`."""
+        h = activation(self.shape.swish, self.depthwise_norm(self.depthwise(h, kernel), statistics))
+        channels, squeezed, keep = gates or (None, None, None)
+        if self.squeeze is not None:
+            h = self.squeeze(h, make_divisible(h.shape[1] // REDUCTION), channels, squeezed)
+        y = self.project_norm(self.project(h, gate=channels), statistics, keep)
+        return x + y if self.shape.residual else y
+
+    def forward(
+        self,
+        x: Tensor,
+        statistics: Statistics,
+        kernel: int | Tensor,
+        hidden: int | None = None,
+        gates: Gates | None = None,
+    ) -> Tensor:
+        """One block on x [n, inputs, h, w], sliced: with the `kernel`th kernel and so many hidden channels.
+
+        Or gated: the kernel is a mixture [kernels]; `gates` are those of the hidden channels, of the squeezed ones,
+        and of all that the block adds to its shortcut.
+        """
+        return self.close(x, self.open(x, statistics, hidden), statistics, kernel, gates)
+
+
+class ElasticMobileNetV3(Supernet):
+    """The weight-sharing network of a MobileNetV3Space."""
+
+    space: MobileNetV3Space
+
+    def __init__(self, space: MobileNetV3Space, classes: int, mean: Sequence[float], std: Sequence[float]):
+        super().__init__(space, mean, std)
+        first, last, features = space.ends
+        self.stem = ElasticConv2d(space.in_channels, first, 3, space.strides[0])
+        self.stem_norm = ElasticNorm(first)
+        self.first = ElasticInvertedResidual(space.first, first, [3])
+        hidden = iter(space.hidden_channels[:, -1].tolist())
+        self.stages = nn.ModuleList(
+            nn.ModuleList(ElasticInvertedResidual(shape, next(hidden), space.kernels) for shape in stage)
+            for stage in space.layout
+        )
+        self.expand = ElasticConv2d(space.layout[-1][-1].outputs, last, 1)
+        self.expand_norm = ElasticNorm(last)
+        self.mix = nn.Linear(last, features, bias=False)
+        self.classifier = nn.Linear(features, classes)
+        self.apply(initialize)
+        self.to(memory_format=torch.channels_last)
+
+    def run_stem(self, images: Tensor, archs: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """What the first elastic block reads, and its hidden channels for the widest of the archs (ours)."""
+        x = self.first_layers(images, statistics)
+        return x, self.stages[0][0].open(x, statistics, max(map(self.first_hidden, archs)))
+
+    def stem_part(self, stem: tuple[Tensor, Tensor], arch: Tensor) -> tuple[Tensor, Tensor]:
+        return stem[0], stem[1][:, : self.first_hidden(arch)]
+
+    def first_hidden(self, arch: Tensor) -> int:
+        """Hidden channels of an arch's first elastic block, which every arch keeps."""
+        return int(self.space.hidden_channels[0, self.space.pairs[arch[self.space.stages], 1]])
+
+    def run_rest(self, stem: tuple[Tensor, Tensor], arch: Tensor, statistics: Statistics) -> Tensor:
+        (first, *others), *stages = self.space.describe(arch)
+        x = self.stages[0][0].close(*stem, statistics, first[0])
+        for blocks, forms in zip((self.stages[0][1:], *self.stages[1:]), (others, *stages), strict=True):
+            for block, (kernel, hidden) in zip(blocks, forms, strict=False):
+                x = block(x, statistics, kernel, hidden)
+        return self.head(x, statistics)
+
+    def forward_gated(self, images: Tensor, depth: Tensor, form: Tensor, statistics: Statistics) -> Tensor:
+        """See Supernet. Kernels are averaged; gates of channels scale weights, a block's own its last norm."""
+        x = self.first_layers(images, statistics)
+        keep, space = self.space.keep_probability(depth), self.space
+        pairs = form.unflatten(-1, (len(space.kernels), len(space.expansions)))
+        hidden = space.hidden_channels.to(form.device)
+        blocks = (block for stage in self.stages for block in stage)
+        for index, block in enumerate(blocks):
+            widths, share = hidden[index], pairs[index].sum(0)
+            squeezed = torch.tensor([make_divisible(width // REDUCTION) for width in widths.tolist()])
+            gates = included(share, widths), included(share, squeezed.to(form.device)), keep[index]
+            x = block(x, statistics, pairs[index].sum(1), gates=gates)
+        return self.head(x, statistics)
+
+    def first_layers(self, images: Tensor, statistics: Statistics) -> Tensor:
+        x = self.stem((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.first(activation(True, self.stem_norm(x, statistics)), statistics, 0)
+
+    def head(self, x: Tensor, statistics: Statistics) -> Tensor:
+        x = F.hardswish(self.expand_norm(self.expand(x), statistics)).mean((2, 3))
+        return self.classifier(F.hardswish(self.mix(x))).float()
+
+    def weights_of(self, arch: Tensor) -> dict[str, Tensor]:
+        state = self.state_dict()
+        for stage, forms in enumerate(self.space.describe(arch)):
+            for block, (kernel, _) in enumerate(forms):
+                name = f"stages.{stage}.{block}.depthwise"
+                state[f"{name}.weight"] = self.get_submodule(name).filters(kernel)
+        return state
+
+    @torch.no_grad()
+    def sort_channels(self) -> None:
+        """Put hidden channels in the order of their importance, the largest first; the largest arch stays what it is.
+
+        A channel's importance is the sum of the projection's absolute weights. Source: OFA, before widths are elastic.
+        """
+        for block in (block for stage in self.stages for block in stage):
+            order = block.project.weight.abs().sum((0, 2, 3)).argsort(descending=True)
+            block.project.weight.copy_(block.project.weight[:, order])
+            rows = [block.expand.weight, block.depthwise.weight]
+            rows += [each for norm in (block.expand_norm, block.depthwise_norm) for each in (norm.weight, norm.bias)]
+            if block.squeeze is not None:
+                reduce, expand = block.squeeze.reduce, block.squeeze.expand
+                reduce.weight.copy_(reduce.weight[:, order])
+                rows += [expand.weight, expand.bias]
+            for parameter in rows:
+                parameter.copy_(parameter[order])
+            if block.squeeze is not None:
+                order = expand.weight.abs().sum(0).argsort(descending=True)
+                expand.weight.copy_(expand.weight[:, order])
+                for parameter in (reduce.weight, reduce.bias):
+                    parameter.copy_(parameter[order])
+
+    @torch.no_grad()
+    def begin_as_identity(self) -> None:
+        for block in (block for stage in self.stages for block in stage):
+            if block.shape.residual:
+                block.project_norm.weight.zero_()
+
+
+def included(share: Tensor, widths: Tensor) -> Tensor:
+    """Gates of channels, [channels]: of the forms of so many channels (int64 [forms]) the share that includes each."""
+    channel = torch.arange(int(widths[-1]), device=share.device)
+    return (share[:, None] * (channel < widths[:, None])).sum(0)
+
+
+def initialize(module: nn.Module) -> None:
+    """He initialisation for convolutions, by their own fan out; linear layers keep their own."""
+    if isinstance(module, nn.Conv2d):
+        fan = module.weight.shape[2] * module.weight.shape[3] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0, (2 / fan) ** 0.5)
+
+
+# -------------------------------------------------------------------- the plain network
+
+
+class SqueezeExcite(nn.Module):
+    """Scales channels by what a small network says of their means."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.reduce = nn.Linear(channels, make_divisible(channels // REDUCTION))
+        self.expand = nn.Linear(make_divisible(channels // REDUCTION), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.hardsigmoid(self.expand(F.relu(self.reduce(x.mean((2, 3))))))[:, :, None, None]
+
+
+class InvertedResidual(nn.Module):
+    """A plain inverted residual block."""
+
+    def __init__(self, shape: BlockShape, kernel: int, hidden: int):
+        super().__init__()
+        self.shape = shape
+        self.expand = nn.Conv2d(shape.inputs, hidden, 1, bias=False) if shape.expands else None
+        self.expand_norm = nn.BatchNorm2d(hidden, EPSILON) if shape.expands else None
+        around = {"stride": shape.stride, "padding": kernel // 2, "groups": hidden, "bias": False}
+        self.depthwise = nn.Conv2d(hidden, hidden, kernel, **around)
+        self.depthwise_norm = nn.BatchNorm2d(hidden, EPSILON)
+        self.squeeze = SqueezeExcite(hidden) if shape.squeezed else None
+        self.project = nn.Conv2d(hidden, shape.outputs, 1, bias=False)
+        self.project_norm = nn.BatchNorm2d(shape.outputs, EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x if self.expand is None else activation(self.shape.swish, self.expand_norm(self.expand(x)))
+        h = activation(self.shape.swish, self.depthwise_norm(self.depthwise(h)))
+        h = h if self.squeeze is None else self.squeeze(h)
+        y = self.project_norm(self.project(h))
+        return x + y if self.shape.residual else y
+
+
+class MobileNetV3(nn.Module):
+    """A plain network of a MobileNetV3Space: images [n, channels, size, size] in [0, 1] to logits [n, classes].
+
+    `forms` holds kernel, as an index, and hidden channels of every block, one sequence a stage.
+    """
+
+    def __init__(self, space: MobileNetV3Space, forms: Sequence[Sequence[tuple[int, int]]], classes: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, space.in_channels, 1, 1))
+        self.register_buffer("std", torch.ones(1, space.in_channels, 1, 1))
+        first, last, features = space.ends
+        self.stem = nn.Conv2d(space.in_channels, first, 3, space.strides[0], 1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(first, EPSILON)
+        self.first = InvertedResidual(space.first, 3, first)
+        self.stages = nn.ModuleList(
+            # A stage keeps its first blocks.
+            nn.Sequential(*(InvertedResidual(s, space.kernels[k], h) for s, (k, h) in zip(shapes, kept, strict=False)))
+            for shapes, kept in zip(space.layout, forms, strict=True)
+        )
+        self.expand = nn.Conv2d(space.layout[-1][-1].outputs, last, 1, bias=False)
+        self.expand_norm = nn.BatchNorm2d(last, EPSILON)
+        self.mix = nn.Linear(last, features, bias=False)
+        self.classifier = nn.Linear(features, classes)
+        self.apply(initialize)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.hardswish(self.stem_norm(self.stem((images - self.mean) / self.std)))
+        x = self.first(x)
+        for stage in self.stages:
+            x = stage(x)
+        x = F.hardswish(self.expand_norm(self.expand(x))).mean((2, 3))
+        return self.classifier(F.hardswish(self.mix(x)))
