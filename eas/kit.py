@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,16 +40,20 @@ class Kit:
     branch_images: Split  # those whose images of a set's superclasses branches' statistics are taken from
     synthetic: bool
     largest_set: int = 1  # the most superclasses of a set that branches serve
+    mixed_sets: bool = True  # whether they serve some of the classes of several superclasses
     expected: ExpectedAccuracy | None = None  # what networks reach, where that was measured
 
     def branches_for(self, class_mask: Tensor) -> list[str]:
         """The superclasses whose branches serve a set of classes; none where the weights do that all classes share.
 
-        Those of all superclasses that the set has classes of, all or some, unless there are more than `largest_set`.
+        Those of all superclasses that the set has classes of, unless there are more than `largest_set`, or the kit has
+        no `mixed_sets` and this one is.
         """
         shares = superclass_shares(self.hierarchy, class_mask)
         names = [self.hierarchy.superclasses[index] for index in shares.nonzero()[:, 0].tolist()]
-        return names if self.branches and len(names) <= self.largest_set else []
+        mixed = len(names) > 1 and not torch.equal(class_mask, self.hierarchy.class_mask(names))
+        served = len(names) <= self.largest_set and (self.mixed_sets or not mixed)
+        return names if self.branches and served else []
 
     def weights(self, class_mask: Tensor) -> tuple[Supernet, Split]:
         """The supernet that serves a set of classes, and the images that its statistics are taken from.
@@ -147,7 +151,8 @@ class Contents(StoredSpace):
     format: Literal["eas-kit-2"]
     generator: GeneratorSize | None = None  # in closed form where there is none
     calibration_images: Positive  # that shared weights are calibrated on
-    largest_set: Annotated[int, Field(ge=0)] = 1  # see Kit
+    largest_set: Annotated[int, Field(ge=0)] = 1  # this and `mixed_sets`: see Kit
+    mixed_sets: bool = True
     files: StoredParts
 
 
@@ -162,9 +167,9 @@ def write_kit(
     generator: ArchGenerator,
     calibration_images: int,
     files: dict[str, tuple[str, str]],
-    largest_set: int = 1,
+    served: Mapping[str, int | bool] = {},
 ) -> None:
-    """Write kit.json beside the files that it lists, with their SHA-256; `largest_set` as in Kit.
+    """Write kit.json beside the files that it lists, with their SHA-256; `served`: which sets branches do, as in Kit.
 
     `files` says in which file of the folder supernet, generator, images and, where there are any, branches are, and
     what the names of their tensors begin with: {"supernet": ("supernet.safetensors", ""), ...}.
@@ -178,8 +183,8 @@ def write_kit(
         in_channels=space.in_channels,
         generator=size_of(generator) if isinstance(generator, Generator) else None,
         calibration_images=calibration_images,
-        largest_set=largest_set,
         files=StoredParts(**parts),
+        **served,
     )
     write_text(folder / NAME, contents.model_dump_json(indent=1, exclude_defaults=True) + "\n")
 
@@ -225,6 +230,7 @@ def load_kit(kit: str | Path) -> Kit:
         branch_images=dataset.calibration,
         synthetic=dataset.synthetic,
         largest_set=contents.largest_set,
+        mixed_sets=contents.mixed_sets,
         expected=ExpectedAccuracy(**load_tensors("expected")) if "expected" in stored else None,
     )
 

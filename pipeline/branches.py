@@ -20,11 +20,12 @@ from eas.spaces import Supernet
 from pipeline import steps
 from pipeline.generators import load_generator
 from pipeline.methods import METHODS, Method
-from pipeline.scenarios import MEGA, set_sampler, whole_sets
+from pipeline.scenarios import MEGA, mixed_sets, set_sampler, whole_sets
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, base_of, load_supernet
 
 OWN_IMAGES = 1000  # of a set, that branches are calibrated on
+NOT_WHOLE = 0  # in the place of a number of whole superclasses
 
 
 def branch_jobs(workspace: Workspace) -> list[Job]:
@@ -59,15 +60,15 @@ def compared_branch_jobs(workspace: Workspace) -> list[Job]:
 
 
 def choose_branch(workspace: Workspace, among: Callable[[Branch], bool] = lambda branch: True) -> Branch | None:
-    """The candidate that gains most over shared weights on the selection split, in the mean over the first seeds.
+    """The candidate with which sets of superclasses reach most on the selection split, in the mean over first seeds.
 
-    `among` some of them; None where that is none.
+    `among` some of them; None where that is none. Gains alone would not do: candidates have supernets of their own.
 
     Raises:
         FileNotFoundError: branches that the choice needs are missing; the message says which notebook makes them.
     """
     records = [steps.record_of(workspace, "branches", **job) for job in first_jobs(workspace)]
-    mean = pd.DataFrame([{"branch": r["branch"], "gain": mean_gain(r)} for r in records]).groupby("branch").gain.mean()
+    mean = pd.DataFrame([{"branch": r["branch"], "top1": mean_top1(r)} for r in records]).groupby("branch").top1.mean()
     candidates = filter(among, workspace.study.branches.candidates)
     return max(candidates, key=lambda branch: mean[branch.name], default=None)
 
@@ -95,17 +96,25 @@ def generator_with(branch: Branch | None) -> str:
 def largest_set(record: Record) -> int:
     """How many superclasses a set may have that branches serve; 0 where even a single one has better shared weights.
 
-    The rule of the study's kit; the comparison has what they reach either way. Branches are for sets of as many
-    superclasses as they gain with, and with fewer, on the selection split, on unions never trained on.
+    As many as they gain with, and with fewer, on the selection split, on unions never trained on.
     """
     served = takewhile(lambda row: row["gain"] > 0, record["gains"])
     return max((row["size"] for row in served), default=0)
 
 
-def mean_gain(record: Record) -> float:
-    """Points over shared weights, mean over all of the study's sets; none for sets that shared weights serve."""
-    rows, largest = record["gains"], largest_set(record)
-    return sum(row["sets"] * row["gain"] for row in rows if row["size"] <= largest) / sum(row["sets"] for row in rows)
+def served_sets(record: Record) -> dict[str, int | bool]:
+    """Which sets the study's kit serves with these branches: see the fields of eas.kit.Kit of these names.
+
+    The selection images decide, for the study; the comparison has what branches reach either way.
+    """
+    return {"largest_set": largest_set(record), "mixed_sets": record["mixed"]["gain"] > 0}
+
+
+def mean_top1(record: Record) -> float:
+    """Of all of the study's sets of superclasses, each with the weights that serve it."""
+    largest, sets = largest_set(record), sum(row["sets"] for row in record["gains"])
+    reached = (row["sets"] * (row["shared"] + row["gain"] * (row["size"] <= largest)) for row in record["gains"])
+    return sum(reached) / sets
 
 
 def train_branches(
@@ -145,28 +154,31 @@ def measure(
 
     At the lowest, the middle and the highest budget. `singles`: for each `budget`, the means over superclasses with
     `shared` weights and with branches (`top1`). `gains`: for every `size` of the study's sets, how many `sets` of so
-    many superclasses there are, and how many points branches gain in the mean over sets and budgets; 0 for unions
-    where they were not trained to `compose`.
+    many superclasses there are, and in the mean over sets and budgets the top-1 of `shared` weights and the points
+    that branches `gain`; 0 for unions where they were not trained to `compose`. `mixed`: the same for mixed_sets.
     """
     study, every = workspace.study, sorted(workspace.study.scenarios.budgets)
-    sets, budgets = whole_sets(study, dataset.hierarchy), sorted({every[0], every[len(every) // 2], every[-1]})
-    masks = torch.stack([dataset.hierarchy.class_mask(each) for each in sets]).repeat(len(budgets), 1)
-    sizes = torch.tensor([len(each) for each in sets])
-    asked = torch.tensor(budgets, dtype=torch.float64).repeat_interleave(len(sets)) * MEGA
+    whole, mixed = whole_sets(study, dataset.hierarchy), mixed_sets(study, dataset.hierarchy)
+    budgets = sorted({every[0], every[len(every) // 2], every[-1]})
+    masks = torch.stack([dataset.hierarchy.class_mask(each) for each in whole + mixed]).repeat(len(budgets), 1)
+    sizes = torch.tensor([len(each) for each in whole] + [NOT_WHOLE] * len(mixed))
+    asked = torch.tensor(budgets, dtype=torch.float64).repeat_interleave(len(sizes)) * MEGA
     archs = load_generator(workspace, dataset, base, "generator_additive").generate(masks, asked)
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     shared = measure_archs(supernet, archs, masks, calibration, dataset.selection)
     served, top1 = ((sizes == 1) | torch.tensor(compose)).repeat(len(budgets)), shared.clone()
     top1[served] = measure_composed(supernet, branches, dataset, archs[served], masks[served], dataset.selection)
     shared, top1 = (each.view(len(budgets), -1) for each in (shared, top1))
-    gain, of_one = (top1 - shared).mean(0), sizes == 1
     singles = [
         {"budget": budget, "shared": low.mean().item(), "top1": high.mean().item()}
-        for budget, low, high in zip(budgets, shared[:, of_one], top1[:, of_one], strict=True)
+        for budget, low, high in zip(budgets, shared[:, sizes == 1], top1[:, sizes == 1], strict=True)
     ]
-    of_size = {size: gain[sizes == size] for size in sizes.unique().tolist()}
-    gains = [{"size": size, "sets": len(some), "gain": some.mean().item()} for size, some in of_size.items()]
-    return {"singles": singles, "gains": gains}
+    means = {}
+    for size in sizes.unique().tolist():
+        low, high = (each[:, sizes == size] for each in (shared, top1))
+        means[size] = {"sets": low.shape[1], "shared": low.mean().item(), "gain": (high - low).mean().item()}
+    record = {"singles": singles, "mixed": means.pop(NOT_WHOLE, {"sets": 0, "gain": 0.0})}
+    return record | {"gains": [{"size": size} | row for size, row in means.items()]}
 
 
 def measure_composed(
@@ -215,11 +227,12 @@ def branch_table(workspace: Workspace) -> pd.DataFrame:
 def gain_table(workspace: Workspace) -> pd.DataFrame:
     """Points of every candidate over shared weights on the selection split, on the seeds that have all of them.
 
-    Columns weights, superclasses (in a set), sets, gain (mean over sets, subnets and seeds). Empty without any.
+    Columns weights, superclasses (in a set), sets, shared (their top-1 with shared weights), gain; means over sets,
+    subnets and seeds. Empty without any.
     """
     records = [steps.record_of(workspace, "branches", **job) for job in first_jobs(workspace)]
     rows = [{"weights": record["branch"], **row} for record in records for row in record["gains"] if row["gain"]]
     if not rows:
         return pd.DataFrame()
     table = pd.DataFrame(rows).rename(columns={"size": "superclasses"})
-    return table.groupby(["weights", "superclasses", "sets"], sort=False).gain.mean().reset_index()
+    return table.groupby(["weights", "superclasses", "sets"], sort=False)[["shared", "gain"]].mean().reset_index()

@@ -18,7 +18,7 @@ from eas.generator import ArchGenerator
 from eas.kit import Kit, write_images, write_kit
 from eas.recipes import Branch
 from pipeline import steps
-from pipeline.branches import choose_branch, chosen_branch_jobs, generator_with, largest_set
+from pipeline.branches import choose_branch, chosen_branch_jobs, generator_with, served_sets
 from pipeline.expected import expected_jobs
 from pipeline.generators import FITTED_BY, load_generator
 from pipeline.store import Result, Workspace, open_workspace
@@ -91,9 +91,9 @@ def write_study_kit(workspace: Workspace, folder: Path) -> bool:
         return False
     write_images(dataset, folder / IMAGES)
     files = {name: (f"{result.name}.safetensors", prefix) for name, (result, prefix) in parts.items()}
-    largest = largest_set(parts["branches"][0].find()) if "branches" in parts else 0
+    served = served_sets(parts["branches"][0].find()) if "branches" in parts else {}
     generator, count = first_generator(workspace), workspace.study.evaluation.calibration_images
-    write_kit(folder, generator, count, files | {"images": (IMAGES, "")}, largest)
+    write_kit(folder, generator, count, files | {"images": (IMAGES, "")}, served)
     return True
 
 
@@ -116,8 +116,8 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
         calibration=calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images),
         branch_images=dataset.train,
         synthetic=dataset.synthetic,
-        largest_set=largest_set(steps.record_of(workspace, "branches", **jobs[0])) if jobs else 0,
         expected=ExpectedAccuracy(**expected.tensors()) if expected else None,
+        **(served_sets(steps.record_of(workspace, "branches", **jobs[0])) if jobs else {}),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from eas.generator import ScenarioSampler
 from pipeline.params import Study
 
 MEGA = 1e6  # params.yaml gives budgets in million multiply-adds
+MIXED_SETS = 12  # that branches are judged on
 PART, ACROSS = (2, 3, 4), 7  # classes of a part, in turn; superclasses that a set across takes a class of
 Names = tuple[str, ...]  # of superclasses and classes
 
@@ -121,6 +122,19 @@ def whole_sets(study: Study, hierarchy: Hierarchy) -> list[Names]:
     """All of the study's sets of whole superclasses."""
     every = [hierarchy.superclasses] if study.other_sets else []
     return superclass_sets(study, hierarchy) + large_unions(study, hierarchy) + every
+
+
+def mixed_sets(study: Study, hierarchy: Hierarchy) -> list[Names]:
+    """Seeded sets of some of the classes of two superclasses up to ACROSS, none of the comparison's."""
+    rng, superclasses = torch.Generator().manual_seed(study.data.seed + 1), hierarchy.superclasses
+    members = dict(zip(superclasses, hierarchy.members, strict=True))
+    known, found = {each for _, each in other_sets(study, hierarchy)}, []
+    for index in range(MIXED_SETS):
+        touched = some(superclasses, 2 + index % (ACROSS - 1), rng)
+        most = max(1, min(len(members[name]) for name in touched) - 1)
+        count = 1 + int(torch.randint(most, (1,), generator=rng))
+        found.append(tuple(chain.from_iterable(some(members[name], count, rng) for name in touched)))
+    return [each for each in dict.fromkeys(found) if each not in known]
 
 
 def training_sets(study: Study, hierarchy: Hierarchy, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:

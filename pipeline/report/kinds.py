@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.methods import METHODS, OFAS_WAY
-from pipeline.report.stats import Interval, Kind, of_kind, paired_difference, same_archs, scenarios_of, side_of
+from pipeline.report.stats import Interval, Kind, Side, of_kind, paired_difference, same_archs, scenarios_of, side_of
 
 SET_METHODS = (  # what a set of classes can be served by, from the least work for it to the most; OFA's way beside
     "generator_additive",
@@ -23,18 +23,24 @@ def points_by_kind(comparison: pd.DataFrame, *, over_shared: bool = False) -> pd
     """What each kind of set reaches on test: points of top-1 over OFA's way, or over the same archs, weights shared.
 
     Columns kind, method, supernet, sets (a count), seeds, mean, low, high, over the scenarios and seeds that both were
-    measured on; a row for every method that was measured on that kind.
+    measured on; a row for every method that was measured on that kind. Shared weights are those that composed branches
+    differ from, where there are any.
     """
     rows = []
-    for kind, method in product(get_args(Kind), SET_METHODS):
-        side = side_of(comparison, method)
+    for kind, side in product(get_args(Kind), sides(comparison)):
         base = same_archs(side) if over_shared else OFAS_WAY
         shared, other = (scenarios_of(of_kind(comparison, kind), *each) for each in (base, side))
         if len(both := shared.index.intersection(other.index)) and base != side:
             counts = {"sets": both.unique("scenario").size, "seeds": both.unique("seed").size}
-            names = {"kind": kind, "method": method, "supernet": side[1]}
+            names = {"kind": kind, "method": side[0], "supernet": side[1]}
             rows.append(names | counts | paired_difference(comparison, side, base, kind)._asdict())
     return pd.DataFrame(rows, columns=["kind", "method", "supernet", "sets", "seeds", *Interval._fields])
+
+
+def sides(comparison: pd.DataFrame) -> list[Side]:
+    """SET_METHODS with the supernets that they are compared on."""
+    shared, *own = (side_of(comparison, method) for method in SET_METHODS)
+    return [(shared[0], own[0][1]), *own]
 
 
 def prices(comparison: pd.DataFrame, branches: pd.DataFrame) -> pd.DataFrame:
@@ -45,7 +51,7 @@ def prices(comparison: pd.DataFrame, branches: pd.DataFrame) -> pd.DataFrame:
     of its own in float32.
     """
     before, rows = branches.set_index("method"), []
-    for method, supernet in (OFAS_WAY, *(side_of(comparison, method) for method in SET_METHODS)):
+    for method, supernet in (OFAS_WAY, *sides(comparison)):
         some = comparison[(comparison.method == method) & (comparison.supernet == supernet)]
         if some.empty:
             continue

@@ -71,6 +71,10 @@ def test_sets_of_more_superclasses_than_branches_were_trained_for_are_served_by_
     assert not kit.branches_for(two) and not shared.branches_for(hierarchy.class_mask(["arrows"]))
     kit = dataclasses.replace(kit, largest_set=2)
     assert kit.branches_for(two) == ["digits", "arrows"] and not kit.branches_for(three)
+    whole, arrows = hierarchy.class_mask(["arrows", "digits"]), hierarchy.class_mask(list(hierarchy.members[7][:2]))
+    strict = dataclasses.replace(kit, mixed_sets=False)
+    assert strict.branches_for(whole) == ["digits", "arrows"] and strict.branches_for(arrows) == ["arrows"]
+    assert not strict.branches_for(two)
     branch = kit.weights(two)[0].state_dict()
     assert torch.equal(kit.weights(three)[0].norm.bias, kit.supernet.norm.bias)
     count = len(hierarchy.members[7])

@@ -70,7 +70,12 @@ def test_gains_are_over_shared_weights_by_the_size_of_a_set(micro):
     single, pair, every = record["gains"]
     assert [(row["size"], row["sets"]) for row in record["gains"]] == [(1, 3), (2, 1), (3, 1)]
     assert single["gain"] == pytest.approx(sum(points) / len(points), abs=1e-3)
-    assert pair["gain"] == every["gain"] == 0  # trained on single superclasses only: shared weights serve
+    shared = [row["shared"] for row in record["singles"]]
+    assert single["shared"] == pytest.approx(sum(shared) / len(shared), abs=1e-3) and 0 < every["shared"] < 100
+    assert record["mixed"]["sets"] > 0 and 0 < record["mixed"]["shared"] < 100
+    assert (
+        pair["gain"] == every["gain"] == record["mixed"]["gain"] == 0
+    )  # trained on single superclasses only: shared weights serve
 
 
 @pytest.mark.parametrize(
@@ -85,8 +90,10 @@ def test_gains_are_over_shared_weights_by_the_size_of_a_set(micro):
     ],
 )
 def test_branches_serve_sets_as_large_as_they_gain_on(gains, largest, mean):
-    record = {"gains": [{"size": n, "sets": 4 // n, "gain": gain} for n, gain in enumerate(gains, start=1)]}
-    assert branches.largest_set(record) == largest and branches.mean_gain(record) == pytest.approx(mean)
+    rows = [{"size": n, "sets": 4 // n, "shared": 50.0, "gain": gain} for n, gain in enumerate(gains, start=1)]
+    record = {"gains": rows, "mixed": {"gain": mean}}
+    assert branches.served_sets(record) == {"largest_set": largest, "mixed_sets": mean > 0}
+    assert branches.mean_top1(record) == pytest.approx(50 + mean)
 
 
 def watched(monkeypatch):
@@ -156,13 +163,17 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, m
     chosen, jobs = branches.choose_branch(micro), branches.branch_jobs(micro)
     assert jobs == [job(ALL, 0), job(NORMS, 0), job(chosen, 1)]
     assert branches.chosen_branch_jobs(micro) == [job(chosen, 0), job(chosen, 1)]
-    gains = {each.name: branches.mean_gain(steps.record_of(micro, "branches", **job(each))) for each in (ALL, NORMS)}
-    assert gains[chosen.name] == max(gains.values())
+    reached = {each.name: branches.mean_top1(steps.record_of(micro, "branches", **job(each))) for each in (ALL, NORMS)}
+    assert reached[chosen.name] == max(reached.values())
     other = NORMS if chosen == ALL else ALL
     result, record = steps.find(micro_copy, "branches", **job(other))
     better = {"gains": [row | {"gain": 100.0} for row in record["gains"]]}
     result.write(result.tensors(), {name: record[name] for name in ("branch", "seed", "bytes", "singles")} | better)
     assert branches.choose_branch(micro_copy) == other
+    worse = {"gains": [row | {"shared": row["shared"] - 100.0} for row in better["gains"]]}
+    result.write(result.tensors(), {name: record[name] for name in ("branch", "seed", "bytes", "singles")} | worse)
+    assert branches.choose_branch(micro_copy) == chosen  # what is reached counts, not what is gained over how little
+    result.write(result.tensors(), {name: record[name] for name in ("branch", "seed", "bytes", "singles")} | better)
     assert branches.branch_jobs(micro_copy) == [job(ALL, 0), job(NORMS, 0), job(other, 1)]
     both = with_study(micro_copy, branches={"seeds": 2})
     assert branches.branch_jobs(both) == [job(ALL, 0), job(NORMS, 0), job(ALL, 1), job(NORMS, 1)]

@@ -15,6 +15,7 @@ from pipeline.scenarios import (
     evenly_spaced,
     every_scenario,
     large_unions,
+    mixed_sets,
     other_scenarios,
     other_sets,
     scenario_sampler,
@@ -124,6 +125,15 @@ def drawn(study, hierarchy, count, seed=0):
     touched, whole = (masks[:, None] & superclasses).any(2), (masks[:, None] | ~superclasses).all(2)
     assert torch.equal(touched, whole)
     return [frozenset(row.nonzero()[:, 0].tolist()) for row in whole], budgets
+
+
+def test_mixed_sets_have_some_classes_of_several_superclasses_and_are_none_of_the_comparison(wide, hierarchy):
+    sets, known = mixed_sets(wide, hierarchy), {each for _, each in other_sets(wide, hierarchy)}
+    assert len(sets) == 12 and known.isdisjoint(sets) and sets == mixed_sets(wide, hierarchy)
+    parents = [hierarchy.parent[hierarchy.class_mask(each)] for each in sets]
+    assert [len(each.unique()) for each in parents] == [2, 3, 4, 5, 6, 7] * 2
+    sizes = torch.tensor([len(names) for names in hierarchy.members])
+    assert all((classes.bincount(minlength=len(sizes)) < sizes).all() for classes in parents)  # some, but not all
 
 
 def test_training_scenarios_are_one_to_three_superclasses_and_never_a_union_of_the_comparison(wide, hierarchy):
