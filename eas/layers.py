@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eas.depthwise import depthwise_conv2d
+
 EPSILON = 1e-5
 SAFE_CHANNELS = 16
 
@@ -61,7 +63,7 @@ class ElasticDepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor, kernel: int | Tensor) -> Tensor:
         """With the `kernel`th kernel, or a mixture of all of them, [kernels]."""
         weight = self.mixture(kernel, x.shape[1]) if isinstance(kernel, Tensor) else self.filters(kernel, x.shape[1])
-        return F.conv2d(x, weight, None, self.stride, weight.shape[-1] // 2, groups=x.shape[1])
+        return depthwise_conv2d(x, weight, self.stride[0])
 
     def mixture(self, share: Tensor, channels: int) -> Tensor:
         """The kernels' mean, weighted by `share` [kernels], at the size of the largest."""

@@ -69,7 +69,7 @@ METHODS = {  # in the order of legends and tables
         ),
         Method(
             "generator_composed",
-            *("generator with composed branches", "#f2836b", "1", "-."),
+            *("generator with composed branches", "#e0603f", "v", "-."),
             "the closed form's arch, for any set, with the mean of its superclasses' branches, trained for that (ours)",
             weights="superclass",
             archs="generator_additive",
@@ -91,7 +91,7 @@ METHODS = {  # in the order of legends and tables
         ),
         Method(
             "random",
-            *("best random arch", "#8c564b", "v", ":"),
+            *("best random arch", "#8c564b", "1", ":"),
             "the best of a few random archs, each measured on the selection split",
             sees_classes=True,
         ),

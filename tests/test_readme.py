@@ -20,6 +20,7 @@ ROWS = {  # the row's first words: its accuracy, and its points over OFA's way
         "top1_generator_additive_dropout",
         "generator_additive_minus_ofas_way_{}_superclass",
     ),
+    "EAS with branches for any set": ("top1_generator_composed_plain", "generator_composed_minus_{}_ofa_evolution"),
     "EAS with superclass branches": ("top1_generator_branch_dropout", "generator_branch_minus_{}_ofa_evolution"),
     "OFA's archs, each tuned alone": ("top1_ofa_finetuned_plain", "ofa_finetuned_minus_{}_ofa_evolution"),
 }
@@ -52,6 +53,9 @@ def test_the_findings_say_what_was_measured():
     ends = ("mean", "low", "high")
     measured = [METRICS[f"generator_additive_minus_evolution_long_{end}_dropout"] for end in ends]
     assert told(closed) == pytest.approx(measured, abs=0.0051)
+    (union,) = re.findall(r"none of which was trained on, (.*?points \[.*?\])", README)
+    measured = [METRICS[f"generator_composed_minus_{end}_ofa_evolution_union"] for end in ends]
+    assert told(union) == pytest.approx(measured, abs=0.051)
     assert f"{METRICS['distinct_archs']:.0f} archs serve" in README
     assert f"would gain {METRICS['generator_finetuned_minus_mean_generator_union']:.1f}" in README
 

@@ -136,21 +136,24 @@ class ElasticMobileNetV3(Supernet):
         self.apply(initialize)
         self.to(memory_format=torch.channels_last)
 
-    def run_stem(self, images: Tensor, archs: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
-        """What the first elastic block reads, and its hidden channels for the widest of the archs (ours)."""
-        x = self.first_layers(images, statistics)
-        return x, self.stages[0][0].open(x, statistics, max(map(self.first_hidden, archs)))
+    def run_stem(self, images: Tensor, archs: Tensor, statistics: Statistics) -> tuple[Tensor, ...]:
+        """The hidden channels of the first elastic block, for the widest of the archs (ours); before them its input,
+        where it has a shortcut.
+        """
+        x, block = self.first_layers(images, statistics), self.stages[0][0]
+        hidden = block.open(x, statistics, max(map(self.first_hidden, archs)))
+        return (x, hidden) if block.shape.residual else (hidden,)
 
-    def stem_part(self, stem: tuple[Tensor, Tensor], arch: Tensor) -> tuple[Tensor, Tensor]:
-        return stem[0], stem[1][:, : self.first_hidden(arch)]
+    def stem_part(self, stem: tuple[Tensor, ...], arch: Tensor) -> tuple[Tensor, ...]:
+        return *stem[:-1], stem[-1][:, : self.first_hidden(arch)]
 
     def first_hidden(self, arch: Tensor) -> int:
         """Hidden channels of an arch's first elastic block, which every arch keeps."""
         return int(self.space.hidden_channels[0, self.space.pairs[arch[self.space.stages], 1]])
 
-    def run_rest(self, stem: tuple[Tensor, Tensor], arch: Tensor, statistics: Statistics) -> Tensor:
+    def run_rest(self, stem: tuple[Tensor, ...], arch: Tensor, statistics: Statistics) -> Tensor:
         (first, *others), *stages = self.space.describe(arch)
-        x = self.stages[0][0].close(*stem, statistics, first[0])
+        x = self.stages[0][0].close(stem[0], stem[-1], statistics, first[0])
         for blocks, forms in zip((self.stages[0][1:], *self.stages[1:]), (others, *stages), strict=True):
             for block, (kernel, hidden) in zip(blocks, forms, strict=False):
                 x = block(x, statistics, kernel, hidden)
