@@ -125,16 +125,16 @@ def whole_sets(study: Study, hierarchy: Hierarchy) -> list[Names]:
 
 
 def mixed_sets(study: Study, hierarchy: Hierarchy) -> list[Names]:
-    """Seeded sets of some of the classes of two superclasses up to ACROSS, none of the comparison's."""
+    """Seeded sets of some of the classes of two superclasses up to ACROSS (a test: none is the comparison's)."""
     rng, superclasses = torch.Generator().manual_seed(study.data.seed + 1), hierarchy.superclasses
     members = dict(zip(superclasses, hierarchy.members, strict=True))
-    known, found = {each for _, each in other_sets(study, hierarchy)}, []
+    found: list[Names] = []
     for index in range(MIXED_SETS):
         touched = some(superclasses, 2 + index % (ACROSS - 1), rng)
         most = max(1, min(len(members[name]) for name in touched) - 1)
         count = 1 + int(torch.randint(most, (1,), generator=rng))
         found.append(tuple(chain.from_iterable(some(members[name], count, rng) for name in touched)))
-    return [each for each in dict.fromkeys(found) if each not in known]
+    return [*dict.fromkeys(found)]
 
 
 def training_sets(study: Study, hierarchy: Hierarchy, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:

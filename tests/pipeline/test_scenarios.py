@@ -127,9 +127,12 @@ def drawn(study, hierarchy, count, seed=0):
     return [frozenset(row.nonzero()[:, 0].tolist()) for row in whole], budgets
 
 
-def test_mixed_sets_have_some_classes_of_several_superclasses_and_are_none_of_the_comparison(wide, hierarchy):
-    sets, known = mixed_sets(wide, hierarchy), {each for _, each in other_sets(wide, hierarchy)}
-    assert len(sets) == 12 and known.isdisjoint(sets) and sets == mixed_sets(wide, hierarchy)
+@pytest.mark.parametrize("name", STUDIES)
+def test_mixed_sets_have_some_classes_of_several_superclasses_and_are_none_of_the_comparison(name):
+    study = load_study(name, ROOT)
+    hierarchy = study.data.hierarchy()
+    sets, known = mixed_sets(study, hierarchy), {each for _, each in other_sets(study, hierarchy)}
+    assert len(sets) == 12 and known.isdisjoint(sets) and sets == mixed_sets(study, hierarchy)
     parents = [hierarchy.parent[hierarchy.class_mask(each)] for each in sets]
     assert [len(each.unique()) for each in parents] == [2, 3, 4, 5, 6, 7] * 2
     sizes = torch.tensor([len(names) for names in hierarchy.members])
