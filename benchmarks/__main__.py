@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import growth, report, search_cost, study_minutes, timing, to_network, training_step
+from benchmarks import growth, mobilenetv3_step, report, search_cost, study_minutes, timing, to_network, training_step
 from eas import devices
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +45,10 @@ def training() -> Tables:
     return tables
 
 
+def mobilenetv3() -> Tables:
+    return {"mobilenetv3": mobilenetv3_step.measure()}
+
+
 def network() -> Tables:
     table = to_network.measure(root=ROOT)
     ratios = pd.DataFrame(to_network.ratios(table).items(), columns=["step", "times"])
@@ -64,6 +68,7 @@ def study() -> Tables:
 PARTS: dict[str, Callable[[], Tables]] = {
     "search": search,
     "training": training,
+    "mobilenetv3": mobilenetv3,
     "network": network,
     "growth": growth_tables,
     "study": study,

@@ -11,19 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eas.spaces import PreResNetSpace
+from eas.spaces import MobileNetV3Space, PreResNetSpace
 from eas.spaces.preresnet import KERNEL, layout
 
 try:
     import thop  # noqa: F401 (what OFA counts the FLOPs of its table with)
     from ofa.imagenet_classification.elastic_nn.modules.dynamic_op import DynamicBatchNorm2d, DynamicConv2d
+    from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
     from ofa.tutorial import AccuracyPredictor as OfaPredictor
     from ofa.tutorial import EvolutionFinder, FLOPsTable
     from ofa.utils import accuracy, cross_entropy_loss_with_soft_target, cross_entropy_with_label_smoothing
 except ImportError as error:
     raise ImportError(f"the peer `ofa` cannot be used ({error}): pip install -e '.[bench]'") from error
 
-__all__ = ["EvolutionFinder", "FLOPsTable", "OfaPreResNet", "OfaPredictor", "flops_table", "ofa_step"]
+__all__ = ["EvolutionFinder", "FLOPsTable", "OfaMobileNetV3", "OfaPreResNet", "OfaPredictor", "flops_table", "ofa_step"]
 
 
 def flops_table(folder: Path, side: int = 224) -> FLOPsTable:
@@ -97,8 +98,32 @@ class OfaPreResNet(nn.Module):
         self.load_state_dict(state)
 
 
+class OfaMobileNetV3(nn.Module):
+    """OFA's own MobileNetV3, unmodified, whose subnets are named by our archs; without its classifier's dropout."""
+
+    def __init__(self, space: MobileNetV3Space, classes: int):
+        super().__init__()
+        choices = {"ks_list": space.kernels, "expand_ratio_list": space.expansions, "depth_list": space.depths}
+        self.space = space
+        self.network = OFAMobileNetV3(
+            classes, dropout_rate=0, width_mult=space.width, **{name: list(each) for name, each in choices.items()}
+        )
+
+    def set_active_subnet(self, arch: Tensor) -> None:
+        """Choose what the next forward pass runs; `arch` int64 [decisions]."""
+        kernel, expansion = self.space.pairs[arch[self.space.stages :]].unbind(1)
+        kernels, expansions = (
+            [values[i] for i in each.tolist()]
+            for values, each in ((self.space.kernels, kernel), (self.space.expansions, expansion))
+        )
+        self.network.set_active_subnet(ks=kernels, e=expansions, d=self.space.depth(arch).tolist())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
 def ofa_step(
-    network: OfaPreResNet,
+    network: OfaPreResNet | OfaMobileNetV3,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,

@@ -31,6 +31,8 @@ AIMS = {  # what was set before anything was measured: number of metrics.json, a
     "training_times_cifar100": 1.5,
     "training_times_float32_cifar100": 1.5,
     "training_times_gpu_cifar100": 3,
+    "training_times_mobilenetv3_64": 1.5,
+    "training_times_mobilenetv3_112": 1.5,
 }
 
 
@@ -89,7 +91,7 @@ def metrics(folder: Path) -> Metrics:
         numbers[f"training_matrix_share_{study}"] = float(training.matrix_share[study][EAS])
         share = numbers[f"training_convolutions_{study}"] = float(convolutions[study][plain])
         numbers[f"training_times_most_{study}"] = numbers[f"training_times_float32_{study}"] * 100 / share
-    numbers |= gpu_metrics(folder)
+    numbers |= gpu_metrics(folder) | mobilenetv3_metrics(folder)
     ratios = read_table(folder, "network_ratios").set_index("step").times
     numbers["calibration_times_equal"] = float(ratios["calibrate, equal batches"])
     numbers["calibration_times_own"] = float(ratios["calibrate, each in its own batches"])
@@ -114,6 +116,17 @@ def gpu_metrics(folder: Path) -> Metrics:
         numbers[f"training_times_float32_gpu_{study}"] = float(plain.images_per_second / ofa.images_per_second)
         numbers[f"training_matrix_share_gpu_{study}"] = float(eas.matrix_share)
         numbers[f"training_bandwidth_share_gpu_{study}"] = float(eas.bandwidth_share)
+    return numbers
+
+
+def mobilenetv3_metrics(folder: Path) -> Metrics:
+    """Of a training step of OFA's own network at each image size: times as fast as the peer's, in float32 too."""
+    numbers: Metrics = {}
+    for size, table in read_table(folder, "mobilenetv3").groupby("image_size"):
+        rate = table.set_index("side").images_per_second
+        numbers[f"training_times_mobilenetv3_{size}"] = float(rate[EAS] / rate[OFA])
+        plain = FLOAT32 if FLOAT32 in rate else EAS
+        numbers[f"training_times_float32_mobilenetv3_{size}"] = float(rate[plain] / rate[OFA])
     return numbers
 
 

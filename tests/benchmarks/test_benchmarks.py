@@ -14,12 +14,24 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import growth, peers, report, search_cost, study_minutes, timing, to_network, training_step
+from benchmarks import (
+    growth,
+    mobilenetv3_step,
+    peers,
+    report,
+    search_cost,
+    study_minutes,
+    timing,
+    to_network,
+    training_step,
+)
 from benchmarks.mobilenet import SIDE, SharedPredictor, scenario_sampler
 from benchmarks.peers import OfaPreResNet, ofa_step
 from eas import devices
 from eas.decoding import decode
 from eas.layers import Statistics
+from eas.spaces import MobileNetV3Space
+from eas.spaces.ofa_weights import renamed
 from eas.training import make_optimizer
 from pipeline import throughput
 from pipeline.params import load_study
@@ -142,6 +154,25 @@ def test_a_training_step_stays_faster_than_the_peers(quick):
     assert (table.matrix_share > 0).all() and (table.peak_mb == 1).all()
     case = training_step.TrainingCase.of("cifar100", "cpu", root=ROOT)
     assert pickle.loads(pickle.dumps(case)) == case  # it goes to the process that measures memory
+
+
+def test_a_training_step_of_ofas_own_network_stays_faster_than_its_own(quick, monkeypatch):
+    """A floor well below what was measured."""
+    monkeypatch.setattr(mobilenetv3_step, "BATCHES", {48: 16})
+    table = mobilenetv3_step.measure().set_index("side")
+    assert (table.image_size == 48).all() and table.images_per_second["eas"] / table.images_per_second["ofa"] > 1.3
+
+
+def test_both_sides_of_ofas_own_network_have_the_same_weights_and_archs():
+    space = MobileNetV3Space(48, 3)
+    torch.manual_seed(0)
+    peer, supernet = peers.OfaMobileNetV3(space, 5).train(), space.supernet(5, [0.0] * 3, [1.0] * 3)
+    supernet.load_state_dict(renamed(peer.network.state_dict(), space), strict=False)
+    images = torch.rand(8, 3, 48, 48)
+    with torch.no_grad():
+        for arch in (space.largest, space.smallest, *space.sample(2, torch.Generator().manual_seed(0))):
+            peer.set_active_subnet(arch)
+            torch.testing.assert_close(supernet(images, arch, Statistics()), peer(images), rtol=1e-4, atol=1e-4)
 
 
 def test_calibration_stays_faster_than_the_peers(quick):
