@@ -11,9 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
+from eas.data.images import MODES, read_pixels
 from eas.evaluation import calibrate
 from eas.files import sha256, write_bytes, write_tensors, write_text
 from eas.generator import Generator
@@ -254,26 +253,10 @@ def classify(network: nn.Module, card: Card, paths: Sequence[str | Path]) -> lis
 
 
 def read_image(path: str | Path, card: Card) -> Tensor:
-    """An image file as the network wants it, uint8 [1, channels, size, size].
+    """An image file as the network wants it, uint8 [1, channels, size, size]; raises as `read_pixels`.
 
-    Upright (EXIF), in colour or grey, its shorter side scaled to the network's size (bicubic), the centre cut out.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or the network reads another number of channels than 1 or 3; one line.
+    ValueError also where the network reads another number of channels than 1 or 3.
     """
-    mode = {1: "L", 3: "RGB"}.get(card.in_channels)
-    if mode is None:
+    if card.in_channels not in MODES:
         raise ValueError(f"image files have 1 or 3 channels, but the network reads {card.in_channels}")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-            image = image.point(lambda value: value / 256)
-        size = (card.image_size, card.image_size)
-        pixels = np.array(ImageOps.fit(image.convert(mode), size, Image.Resampling.BICUBIC))
-    except Exception as err:  # damage makes Pillow's readers raise all kinds
-        raise ValueError(f"{path} is no image that can be read: {err}") from None
-    return torch.from_numpy(pixels).view(1, *size, card.in_channels).permute(0, 3, 1, 2)
+    return read_pixels(path, card.image_size, card.in_channels)[None]

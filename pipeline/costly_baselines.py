@@ -163,7 +163,7 @@ def from_scratch_jobs(workspace: Workspace) -> list[Job]:
     study = workspace.study
     if not study.from_scratch:
         return []
-    hierarchy, count = study.data.hierarchy(), study.from_scratch
+    hierarchy, count = study.data.hierarchy(workspace.root), study.from_scratch
     base, size = base_of(workspace, "dropout", study.seeds[0]), len(superclass_sets(study, hierarchy))
     budgets, singles = (evenly_spaced(count, n) for n in (len(study.scenarios.budgets), len(hierarchy.superclasses)))
     return [{"base": base, "row": b * size + s} for b, s in zip(budgets, singles, strict=True)]

@@ -41,6 +41,11 @@ class Workspace:
     published: Path | None = None
 
     @property
+    def root(self) -> Path:
+        """The repository, which paths in params.yaml are relative to."""
+        return self.folder.parent.parent
+
+    @property
     def dataset_path(self) -> Path:
         return self.folder / "dataset.safetensors"
 

@@ -5,6 +5,7 @@ A source that comes with the package is imported here, so that it is registered.
 
 from eas.data.base import SOURCES, SPLITS, Dataset, Hierarchy, Source, Split, build, divide, load, save, split_columns
 from eas.data.cifar100 import Cifar100
+from eas.data.folder import Folder
 from eas.data.glyphs import Glyphs
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "SPLITS",
     "Cifar100",
     "Dataset",
+    "Folder",
     "Glyphs",
     "Hierarchy",
     "Source",

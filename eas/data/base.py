@@ -155,8 +155,8 @@ class Source(Section):
         return self
 
     @abstractmethod
-    def hierarchy(self) -> Hierarchy:
-        """The classes and their superclasses."""
+    def hierarchy(self, root: str | Path = ".") -> Hierarchy:
+        """The classes and their superclasses. Errors: those of `build`."""
 
     @abstractmethod
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:
@@ -189,7 +189,7 @@ def build(source: Source, root: str | Path = ".") -> tuple[Dataset, dict[str, Te
         FileNotFoundError: the published images are not there; the message says how to get them.
         ValueError: they are damaged, of another size than the source says, or too few of a class; one line.
     """
-    hierarchy, (known, test) = source.hierarchy(), source.load(root)
+    hierarchy, (known, test) = source.hierarchy(root), source.load(root)
     if wrong := {*known.images.shape[2:], *test.images.shape[2:]} - {source.image_size}:
         raise ValueError(f"{source.kind} has {wrong.pop()} pixels, not {source.image_size}")
     fractions = {"selection": source.selection, "calibration": source.calibration}

@@ -66,7 +66,7 @@ class Cifar100(Source):
         "superclasses of 5.*"
     )
 
-    def hierarchy(self) -> Hierarchy:
+    def hierarchy(self, root: str | Path = ".") -> Hierarchy:
         return Hierarchy.from_groups({name: classes.split() for name, classes in SUPERCLASSES.items()})
 
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:

@@ -73,7 +73,7 @@ class Glyphs(Source):
     )
     synthetic = True
 
-    def hierarchy(self) -> Hierarchy:
+    def hierarchy(self, root: str | Path = ".") -> Hierarchy:
         return Hierarchy.from_groups(SUPERCLASSES)
 
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from eas import data
-from eas.data import SOURCES, SPLITS, Cifar100, Dataset, Glyphs, Hierarchy, Source, Split
+from eas.data import SOURCES, SPLITS, Cifar100, Dataset, Folder, Glyphs, Hierarchy, Source, Split
 from eas.data.base import checksum
 from eas.data.glyphs import SUPERCLASSES
 
@@ -275,7 +275,7 @@ def pets():
         about = "*Images: noise.*"
         synthetic = True
 
-        def hierarchy(self):
+        def hierarchy(self, root="."):
             return UNEQUAL
 
         def load(self, root="."):
@@ -291,10 +291,11 @@ PETS = {"kind": "pets", "image_size": 16, "selection": 0.2, "calibration": 0.2, 
 
 
 def test_the_sources_of_the_package_are_registered():
-    assert {"glyphs": Glyphs, "cifar100": Cifar100}.items() <= SOURCES.items()
+    assert {"glyphs": Glyphs, "cifar100": Cifar100, "folder": Folder}.items() <= SOURCES.items()
     described = {"kind": "glyphs", "image_size": 16, "selection": 0.25, "calibration": 0.1, "seed": 0}
     assert SOURCES.validate(described) == SOURCE
-    with pytest.raises(ValueError, match=r"unknown kind 'cifar10'; known: cifar100, glyphs.*did you mean 'cifar100'\?"):
+    message = r"unknown kind 'cifar10'; known: cifar100, folder, glyphs.*did you mean 'cifar100'\?"
+    with pytest.raises(ValueError, match=message):
         SOURCES.validate(described | {"kind": "cifar10"})
     for source in (Glyphs, Cifar100):
         assert source.about.startswith("*Images: **") and source.about.endswith("*") and "\n" not in source.about

@@ -157,7 +157,7 @@ class Elsewhere(Source):
     path: str = "."
     about = "*Images from elsewhere.*"
 
-    def hierarchy(self):
+    def hierarchy(self, root="."):
         return Hierarchy(("a",), (("b", "c"),))
 
     def load(self, root="."):

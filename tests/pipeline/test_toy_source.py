@@ -20,7 +20,7 @@ class Stripes(Source):
     about = "*Stripes.*"
     synthetic = True
 
-    def hierarchy(self):
+    def hierarchy(self, root="."):
         return Hierarchy.from_groups({name: [f"{name} {p}" for p in periods] for name, periods in PERIODS.items()})
 
     def load(self, root="."):

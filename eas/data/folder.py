@@ -1,0 +1,160 @@
+"""Photographs in folders: a folder of images is a class, as for torchvision's ImageFolder, at any depth.
+
+A YAML file maps every superclass to the names of its classes; without one, the folder above a class is its superclass.
+All images are read once, to squares, into memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from eas import devices
+from eas.data.base import SOURCES, Hierarchy, Source, Split
+from eas.data.images import read_pixels
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+MOST_BYTES = 8 * 2**30  # of all images together, as they are kept in memory
+NAMED = 20  # problems that an error names; of more it tells the number
+
+Files = dict[str, list[Path]]  # of every class
+
+
+@SOURCES.register
+class Folder(Source):
+    """Photographs of one's own: `train` and `test` are folders, `superclasses` a YAML file, relative to the root."""
+
+    kind: Literal["folder"] = "folder"
+    train: str
+    test: str
+    superclasses: str | None = None
+    about = "*Images: **photographs from folders**, scaled by their shorter side, their centre cut out.*"
+
+    def hierarchy(self, root: str | Path = ".") -> Hierarchy:
+        return self.survey(Path(root))[0]
+
+    def load(self, root: str | Path = ".") -> tuple[Split, Split]:
+        hierarchy, parts = self.survey(Path(root))
+        count = sum(len(paths) for files in parts for paths in files.values())
+        if (needed := 3 * count * self.image_size**2) > MOST_BYTES:
+            raise ValueError(
+                f"{count} images of {self.image_size} pixels take {needed / 2**30:.1f} GiB of memory, more than "
+                f"{MOST_BYTES / 2**30:.0f}: choose a smaller image_size, or fewer images"
+            )
+        unreadable: list[str] = []
+        splits = tuple(read_split(files, hierarchy, self.image_size, unreadable) for files in parts)
+        complain(unreadable)
+        return splits
+
+    def survey(self, root: Path) -> tuple[Hierarchy, tuple[Files, Files]]:
+        """The classes, and their files to learn from and to test on.
+
+        Raises:
+            FileNotFoundError: a folder or the YAML file is missing.
+            ValueError: something is wrong with what they hold; one error for all of it.
+        """
+        problems: list[str] = []
+        parts = tuple(find_classes(root / folder, problems) for folder in (self.train, self.test))
+        if self.superclasses is not None:
+            groups = read_groups(root / self.superclasses, problems)
+        else:
+            groups = groups_of(parts[0], root / self.train, problems)
+        known = {name for names in groups.values() for name in names}
+        for folder, files in zip((self.train, self.test), parts, strict=True):
+            problems += [f"{folder} has no class {name}" for name in sorted(known - set(files))]
+            problems += [f"{folder} has a class {name} of no superclass" for name in sorted(set(files) - known)]
+        try:
+            hierarchy = Hierarchy.from_groups(groups)
+        except ValueError as error:
+            problems.append(str(error))
+        complain(problems)
+        return hierarchy, parts
+
+
+def complain(problems: list[str]) -> None:
+    """One ValueError, in one line, for all problems, where there are any."""
+    if problems:
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise ValueError(f"the image folders cannot be used: {'; '.join(problems[:NAMED])}{more}")
+
+
+def find_classes(folder: Path, problems: list[str]) -> Files:
+    """The images of every class under a folder, sorted; what is wrong is added to `problems`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing: it should hold a folder of images for each class")
+    found: Files = {}
+    for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir() and not hidden(path, folder))]:
+        inside = [path for path in sorted(place.iterdir()) if not path.name.startswith(".")]
+        images = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]
+        folders = any(path.is_dir() for path in inside)
+        if not images and not folders:
+            problems.append(f"{place} holds no images")
+        elif images and (folders or place == folder):
+            problems.append(f"{images[0]} lies beside folders, in no class")
+        elif images and place.name in found:
+            problems.append(f"{place} and {found[place.name][0].parent} are both class {place.name}")
+        elif images:
+            found[place.name] = images
+    return found
+
+
+def hidden(path: Path, folder: Path) -> bool:
+    """Whether a part of the path below the folder begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def groups_of(files: Files, folder: Path, problems: list[str]) -> dict[str, list[str]]:
+    """Superclass to classes by the folders above these; what is wrong is added to `problems`."""
+    groups: dict[str, list[str]] = {}
+    for name, paths in files.items():
+        groups.setdefault(paths[0].parent.parent.name, []).append(name)
+    if len(groups) < 2:
+        problems.append(f"all classes lie in one folder, {folder}: name a YAML file of their superclasses")
+    return groups
+
+
+def read_groups(path: Path, problems: list[str]) -> dict[str, list[str]]:
+    """Superclass to classes by a YAML file; what is wrong is added to `problems`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: it should map every superclass to a list of its classes")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, Mapping) or not all(isinstance(names, list) for names in content.values()):
+        raise ValueError(f"{path} must map every superclass to a list of its classes")
+    groups = {str(superclass): [str(name) for name in names] for superclass, names in content.items()}
+    counts = Counter(name for names in groups.values() for name in set(names))
+    problems += [f"class {name} is in {times} superclasses" for name, times in counts.items() if times > 1]
+    problems += [
+        f"class {name} is named twice in {superclass}"
+        for superclass, names in groups.items()
+        for name, times in Counter(names).items()
+        if times > 1
+    ]
+    return groups
+
+
+def read_split(files: Files, hierarchy: Hierarchy, size: int, unreadable: list[str]) -> Split:
+    """All images of the files, class after class; those that cannot be read are named in `unreadable`."""
+    pairs = [(path, label) for label, name in enumerate(hierarchy.classes) for path in files[name]]
+    images = torch.empty(len(pairs), 3, size, size, dtype=torch.uint8)
+
+    def read(index: int) -> str:
+        try:
+            images[index] = read_pixels(pairs[index][0], size)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(devices.cpu_count()) as pool:  # decoding frees Python's lock
+        told = tqdm(pool.map(read, range(len(pairs))), "reading images", len(pairs), mininterval=1)
+        unreadable += [message for message in told if message]
+    return Split(images, torch.tensor([label for _, label in pairs], dtype=torch.long))

@@ -1,0 +1,34 @@
+"""How an image file becomes pixels: the same for images to learn from and for those that a network is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+MODES = {1: "L", 3: "RGB"}  # by number of channels
+
+
+def read_pixels(path: str | Path, size: int, channels: int = 3) -> Tensor:
+    """An image file as uint8 [channels, size, size].
+
+    Upright (EXIF), in colour or grey, its shorter side scaled to `size` (bicubic), the centre cut out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read; one line that names it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+            image = image.point(lambda value: value / 256)
+        pixels = np.array(ImageOps.fit(image.convert(MODES[channels]), (size, size), Image.Resampling.BICUBIC))
+    except Exception as err:  # damage makes Pillow's readers raise all kinds
+        raise ValueError(f"{path} is no image that can be read: {' '.join(str(err).split())}") from None
+    return torch.from_numpy(pixels).view(size, size, channels).permute(2, 0, 1)

@@ -1,0 +1,176 @@
+"""Photographs in folders: what is a class, what is read of it, and one error for all that is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eas import data
+from eas.data import Folder, folder
+from eas.data.images import read_pixels
+
+NESTED = {
+    "fruit": {"apple": 3, "pear": 4},
+    "milk/fresh": {"whole": 5},
+    "milk/sour": {"kefir": 3, "yoghurt": 3},
+}
+GROUPS = "fruit: [apple, pear]\nmilk: [kefir, whole, yoghurt]\n"
+
+
+def draw(path, size=(20, 14), seed=0, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], len(mode))
+    Image.fromarray(np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8), mode).save(path)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Two folders of images, nested, and a YAML file."""
+    for part, scale in (("train", 3), ("test", 1)):
+        for above, classes in NESTED.items():
+            for name, count in classes.items():
+                for index in range(count * scale):
+                    draw(tmp_path / part / above / name / f"{index}.png", seed=hash((part, name, index)) % 1000)
+    (tmp_path / "groups.yaml").write_text(GROUPS)
+    return tmp_path
+
+
+def source(**changes):
+    fields = {"train": "train", "test": "test", "image_size": 12, "selection": 0.2, "calibration": 0.2, "seed": 0}
+    return Folder(**fields | changes)
+
+
+def test_the_deepest_folder_is_the_class_and_yaml_says_of_which_superclass(place):
+    made = source(superclasses="groups.yaml")
+    hierarchy = made.hierarchy(place)
+    assert hierarchy.superclasses == ("fruit", "milk")
+    assert hierarchy.members == (("apple", "pear"), ("kefir", "whole", "yoghurt"))
+    known, test = made.load(place)
+    assert known.labels.bincount().tolist() == [9, 12, 9, 15, 9] and test.labels.bincount().tolist() == [3, 4, 3, 5, 3]
+    assert known.images.shape == (54, 3, 12, 12) and known.images.dtype == torch.uint8
+    assert torch.equal(test.images[3], read_pixels(place / "test" / "fruit" / "pear" / "0.png", 12))
+    dataset, indices = data.build(made, place)
+    assert len(dataset.train) + len(dataset.selection) + len(dataset.calibration) == 54 and len(indices["test"]) == 18
+    assert dataset.about == Folder.about and not dataset.synthetic
+
+
+def test_without_yaml_the_folder_above_is_the_superclass(place):
+    hierarchy = source().hierarchy(place)
+    assert hierarchy.superclasses == ("fruit", "fresh", "sour")
+    assert hierarchy.members == (("apple", "pear"), ("whole",), ("kefir", "yoghurt"))
+
+
+def test_classes_in_one_folder_need_a_yaml_file(tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            draw(tmp_path / part / name / "0.png")
+    with pytest.raises(ValueError, match="all classes lie in one folder, .*train: name a YAML file"):
+        source().hierarchy(tmp_path)
+    (tmp_path / "groups.yaml").write_text("one: [a]\ntwo: [b]\n")
+    assert source(superclasses="groups.yaml").hierarchy(tmp_path).members == (("a",), ("b",))
+
+
+def test_what_is_no_image_is_passed_over(place):
+    (place / "train" / "fruit" / "apple" / "notes.txt").write_text("sweet")
+    (place / "train" / "fruit" / "apple" / ".hidden.png").write_bytes(b"")
+    draw(place / "train" / ".cache" / "x" / "0.png")
+    assert source(superclasses="groups.yaml").load(place)[0].labels.bincount().tolist() == [9, 12, 9, 15, 9]
+
+
+def test_one_error_tells_of_all_that_is_wrong(place):
+    (place / "groups.yaml").write_text("fruit: [apple, pear, apple, kiwi]\nmilk: [kefir, whole, pear]\n")
+    (place / "train" / "fruit" / "plum").mkdir()
+    draw(place / "train" / "other" / "apple" / "0.png")
+    draw(place / "train" / "fruit" / "lost.png")
+    draw(place / "test" / "fruit" / "cherry" / "0.png")
+    with pytest.raises(ValueError) as caught:
+        source(superclasses="groups.yaml").load(place)
+    message = str(caught.value)
+    for told in (
+        "fruit/plum holds no images",
+        "other/apple and ",
+        "are both class apple",
+        "fruit/lost.png lies beside folders, in no class",
+        "class pear is in 2 superclasses",
+        "class apple is named twice in fruit",
+        "train has no class kiwi",
+        "test has no class kiwi",
+        "test has a class cherry of no superclass",
+        "train has a class yoghurt of no superclass",
+    ):
+        assert told in message
+    assert "\n" not in message
+
+
+def test_unreadable_images_are_all_named(place):
+    broken = [place / "train" / "fruit" / "apple" / "1.png", place / "test" / "milk" / "sour" / "kefir" / "0.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match="cannot be used") as caught:
+        source(superclasses="groups.yaml").load(place)
+    assert all(str(path) in str(caught.value) for path in broken) and "\n" not in str(caught.value)
+
+
+def test_of_many_problems_the_first_are_named_and_the_others_counted(place, monkeypatch):
+    monkeypatch.setattr(folder, "NAMED", 2)
+    (place / "groups.yaml").write_text("fruit: [apple, a, b, c]\nmilk: [pear, whole, kefir, yoghurt]\n")
+    with pytest.raises(ValueError, match="train has no class a; train has no class b; and 4 more$"):
+        source(superclasses="groups.yaml").hierarchy(place)
+
+
+@pytest.mark.parametrize("missing", ["train", "test", "groups.yaml"])
+def test_what_is_missing_is_told_before_anything_is_read(place, missing):
+    (place / missing).rename(place / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=f"{missing} is missing: it should"):
+        source(superclasses="groups.yaml").hierarchy(place)
+
+
+@pytest.mark.parametrize("text", ["just words", "- a\n- b", "fruit: apple", "fruit: {a: b}"])
+def test_yaml_of_another_form_is_refused(place, text):
+    (place / "groups.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"groups.yaml must map every superclass to a list of its classes"):
+        source(superclasses="groups.yaml").hierarchy(place)
+
+
+def test_yaml_that_is_none_or_runs_code_is_refused(place):
+    for text in ("fruit: [apple", "fruit: [!!python/object/apply:os.getcwd []]"):
+        (place / "groups.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"groups.yaml is no YAML file") as caught:
+            source(superclasses="groups.yaml").hierarchy(place)
+        assert "\n" not in str(caught.value)
+
+
+def test_more_images_than_memory_is_meant_for_are_refused_before_they_are_read(place, monkeypatch):
+    monkeypatch.setattr(folder, "MOST_BYTES", 1000)
+    monkeypatch.setattr(folder, "read_split", None)
+    with pytest.raises(
+        ValueError, match="72 images of 12 pixels take .* GiB of memory, more than .*: choose a smaller"
+    ):
+        source(superclasses="groups.yaml").load(place)
+
+
+def test_images_of_any_mode_and_shape_become_squares_in_colour(tmp_path):
+    grey, clear = draw(tmp_path / "grey.png", mode="L"), draw(tmp_path / "clear.png", (30, 12), mode="RGBA")
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)).save(deep)
+    for path in (grey, clear, deep):
+        assert read_pixels(path, 8).shape == (3, 8, 8)
+    assert (read_pixels(grey, 8)[0] == read_pixels(grey, 8)[2]).all() and read_pixels(deep, 8).unique().tolist() == [
+        156
+    ]
+    turned = Image.new("RGB", (16, 8), (255, 0, 0))
+    turned.paste((0, 0, 255), (0, 0, 8, 8))  # the left half is blue; a camera that was held upright turns it
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    upright = read_pixels(tmp_path / "turned.jpg", 8)
+    assert upright[2, 0].float().mean() > 200 and upright[0, -1].float().mean() > 200  # blue above, red below
+
+
+def test_paths_are_strings_of_params(tmp_path):
+    assert Path(source().train) == Path("train") and source().kind == "folder"
+    with pytest.raises(ValueError):
+        source(train=3)
