@@ -2,8 +2,12 @@
 
 import pytest
 import torch
-from cases import check_space, lively, random_images, seeded
+from cases import check_space, lively, random_bytes, random_images, seeded
 
+from eas import deploy
+from eas.additive import AdditiveGenerator
+from eas.data import Hierarchy, Split
+from eas.data.batches import as_input
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics
 from eas.spaces import SPACES, MobileNetV3Space
 from eas.spaces.mobilenetv3_networks import make_divisible
@@ -209,3 +213,25 @@ def test_a_classifier_of_other_classes_is_left_as_it_is(peers, tmp_path):
     load_ofa(supernet, tmp_path / "weights")
     assert torch.equal(supernet.classifier.weight, before)
     assert torch.equal(supernet.mix.weight, network.feature_mix_layer.conv.weight.flatten(1))
+
+
+# -------------------------------------------------------------------- from a scenario to files
+
+
+def test_a_specialised_network_keeps_its_budget_and_goes_through_files_and_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    hierarchy = Hierarchy.from_groups({"one": ["a", "b", "c"], "two": ["d", "e"]})
+    supernet, images = lively(TINY, 5).requires_grad_(False), random_bytes(40, TINY)
+    generator, mask = AdditiveGenerator(TINY, 5), hierarchy.class_mask(["one"])
+    budget = float(TINY.madds(TINY.smallest, 3)) * 1.4
+    parts = (supernet, generator, hierarchy, mask, budget, Split(images, torch.arange(40) % 5))
+    network, card = deploy.specialize(*parts, synthetic=True)
+    assert card.space.kind == "mobilenetv3" and card.madds <= budget and card.classes == ("a", "b", "c")
+    deploy.save(network, card, tmp_path / "network")
+    again, read = deploy.load(tmp_path / "network")
+    path = deploy.export_onnx(network, card, tmp_path / "network")
+    (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": as_input(images).numpy()})
+    with torch.inference_mode():
+        expected = network(as_input(images))
+        assert read == card and torch.equal(again(as_input(images)), expected)
+    close(torch.from_numpy(logits), expected)

@@ -1,0 +1,35 @@
+"""A study of images in folders, in OFA's space: all that the steps need to know of either is in params.yaml."""
+
+import numpy as np
+from PIL import Image
+from study_cases import run_small_study
+
+from pipeline.publish import study_kit
+
+COLORS = {"warm": {"red": (220, 40, 30), "orange": (230, 140, 20), "yellow": (230, 220, 40)}}
+COLORS |= {"cold": {"blue": (30, 60, 220), "green": (40, 180, 60)}, "dull": {"grey": (128,) * 3, "black": (20,) * 3}}
+SPACE = {"kind": "mobilenetv3", "width": 0.2, "depths": [1, 2], "kernels": [3, 5], "expansions": [1, 2]}
+SPACE |= {"strides": [1, 2, 2, 2, 1, 1]}
+
+
+def draw(folder, each, seed):
+    """Noisy images of every color, in folders <superclass>/<class>/."""
+    rng = np.random.default_rng(seed)
+    for superclass, colors in COLORS.items():
+        for name, color in colors.items():
+            (folder / superclass / name).mkdir(parents=True)
+            for index in range(each):
+                pixels = np.array(color) + rng.normal(0, 30, (24, 20, 3))
+                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+                image.save(folder / superclass / name / f"{index}.png")
+
+
+def test_a_study_of_photographs_in_folders_runs_in_ofas_space(tmp_path, in_workers_first):
+    draw(tmp_path / "photos" / "train", 20, 0)
+    draw(tmp_path / "photos" / "test", 6, 1)
+    source = {"kind": "folder", "train": "photos/train", "test": "photos/test", "image_size": 16, "seed": 0}
+    workspace, table = run_small_study(tmp_path, data=source | {"selection": 0.25, "calibration": 0.1}, space=SPACE)
+    assert set(table.scenario[table.kind == "superclass"]) == {"warm", "cold", "dull"} and table.method.nunique() == 15
+    kit = study_kit(workspace, workspace.dataset())
+    network, card = kit.specialize(["warm"], 3e5)
+    assert card.space.kind == "mobilenetv3" and card.classes == ("orange", "red", "yellow") and card.madds <= 3e5
