@@ -42,6 +42,9 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
             for future in tqdm(as_completed(futures), label, len(futures)):
                 future.result()
         except BrokenProcessPool:
+            # Python forgets a worker that was being started while another one ended, and then waits for it for ever.
+            for process in list(pool._processes.values()):
+                process.terminate()
             message = f"{label}: a worker process ended (out of memory, or killed); run again: what is finished stays"
             raise RuntimeError(message) from None
         except BaseException:

@@ -73,6 +73,23 @@ def test_a_worker_that_dies_is_told_in_one_line_and_leaves_the_next_run_alone(de
     assert jobs.run(pow, [(2, 5)], "powers") == [32]
 
 
+DYING = """
+from pipeline import jobs
+for _ in range(150):
+    try:
+        jobs.run(exec, [("import os; os._exit(1)",), *[("import time; time.sleep(0.05)",)] * 20], "dying")
+    except RuntimeError:
+        continue
+    raise SystemExit("nothing was told")
+"""
+
+
+def test_a_worker_that_dies_while_another_one_is_started_is_not_waited_for(tmp_path):
+    """Python 3.11 waits for ever, once in some hundred runs."""
+    settings = os.environ | {"PYTHONPATH": str(Path(jobs.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", DYING], cwd=tmp_path, env=settings, check=True, timeout=120)
+
+
 def test_a_worker_that_dies_before_all_jobs_are_submitted_is_told_in_the_same_line(monkeypatch):
     submit = ProcessPoolExecutor.submit
 
