@@ -46,7 +46,7 @@ class Step:
 
     def result(self, workspace: Workspace, job: Job) -> Result:
         """The result of a job, there or not."""
-        params = lookup(workspace.study, all_params(self))
+        params = lookup(workspace.study, all_params(self)) | workspace.fingerprint
         return Result(workspace, self.path.format(**job), make_key(self.name, params, job))
 
     def all_jobs(self, workspace: Workspace) -> list[Job]:

@@ -15,6 +15,7 @@ import resource
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ class Workspace:
     @property
     def dataset_path(self) -> Path:
         return self.folder / "dataset.safetensors"
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Of images that may change under the same parameters, for the keys of results; nothing of others."""
+        found = self.study.data.fingerprint(self.root)
+        return {"fingerprint": found} if found else {}
 
     def dataset(self) -> Dataset:
         """The study's images; FileNotFoundError, which says what makes them, where there are none."""

@@ -158,6 +158,10 @@ class Source(Section):
     def hierarchy(self, root: str | Path = ".") -> Hierarchy:
         """The classes and their superclasses. Errors: those of `build`."""
 
+    def fingerprint(self, root: str | Path = ".") -> str:
+        """Of what the parameters do not say, where images may change under the same ones. Errors: those of `build`."""
+        return ""
+
     @abstractmethod
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:
         """The images to learn from and the test images, as published; `root` holds data/. Errors: those of `build`."""
@@ -197,10 +201,23 @@ def build(source: Source, root: str | Path = ".") -> tuple[Dataset, dict[str, Te
     require_every_class(test, hierarchy, "test")
     splits = {name: Split(known.images[rows], known.labels[rows]) for name, rows in indices.items()}
     indices["test"] = torch.arange(len(test))
-    pixels = splits["train"].images.double() / 255
-    told = {"mean": tuple(pixels.mean((0, 2, 3)).tolist()), "std": tuple(pixels.std((0, 2, 3)).tolist())}
-    told |= {"about": source.about, "synthetic": source.synthetic}
+    told = {**channel_statistics(splits["train"].images), "about": source.about, "synthetic": source.synthetic}
     return Dataset(hierarchy, test=test, **splits, **told), indices
+
+
+def channel_statistics(images: Tensor) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` of each channel of uint8 images [n, channels, size, size], as of images in [0, 1].
+
+    From a count of the 256 values: the images take no more memory than they have.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    found: dict[str, list[float]] = {"mean": [], "std": []}
+    for channel in images.unbind(1):
+        counts = sum(piece.flatten().bincount(minlength=256) for piece in channel.split(1000)).double()
+        mean = counts @ values / counts.sum()
+        found["mean"].append(mean.item())
+        found["std"].append((counts @ (values - mean).square() / (counts.sum() - 1)).sqrt().item())
+    return {name: tuple(each) for name, each in found.items()}
 
 
 def split_columns(dataset: Dataset, indices: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -6,6 +6,8 @@ All images are read once, to squares, into memory.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +27,15 @@ MOST_BYTES = 8 * 2**30  # of all images together, as they are kept in memory
 NAMED = 20  # problems that an error names; of more it tells the number
 
 Files = dict[str, list[Path]]  # of every class
+Groups = dict[str, dict[str, str]]  # of every superclass: its classes' folders, and what the classes are called
 
 
 @SOURCES.register
 class Folder(Source):
-    """Photographs of one's own: `train` and `test` are folders, `superclasses` a YAML file, relative to the root."""
+    """Photographs of one's own: `train` and `test` are folders, `superclasses` a YAML file, relative to the root.
+
+    The file maps every superclass to a list of folders' names, or to a mapping from these to the classes' names.
+    """
 
     kind: Literal["folder"] = "folder"
     train: str
@@ -53,6 +59,18 @@ class Folder(Source):
         complain(unreadable)
         return splits
 
+    def fingerprint(self, root: str | Path = ".") -> str:
+        """Changes with the classes, and with the names and sizes of their files."""
+        hierarchy, parts = self.survey(Path(root))
+        files = [
+            (name, part, path.relative_to(root).as_posix(), path.stat().st_size)
+            for part, found in enumerate(parts)
+            for name in hierarchy.classes
+            for path in found[name]
+        ]
+        told = dict(zip(hierarchy.superclasses, hierarchy.members, strict=True))
+        return hashlib.sha256(json.dumps([told, files]).encode()).hexdigest()[:16]
+
     def survey(self, root: Path) -> tuple[Hierarchy, tuple[Files, Files]]:
         """The classes, and their files to learn from and to test on.
 
@@ -66,16 +84,16 @@ class Folder(Source):
             groups = read_groups(root / self.superclasses, problems)
         else:
             groups = groups_of(parts[0], root / self.train, problems)
-        known = {name for names in groups.values() for name in names}
-        for folder, files in zip((self.train, self.test), parts, strict=True):
-            problems += [f"{folder} has no class {name}" for name in sorted(known - set(files))]
-            problems += [f"{folder} has a class {name} of no superclass" for name in sorted(set(files) - known)]
+        named = {folder: name for names in groups.values() for folder, name in names.items()}
+        for place, files in zip((self.train, self.test), parts, strict=True):
+            problems += [f"{place} has no class {folder}" for folder in sorted(set(named) - set(files))]
+            problems += [f"{place} has a class {folder} of no superclass" for folder in sorted(set(files) - set(named))]
         try:
-            hierarchy = Hierarchy.from_groups(groups)
+            hierarchy = Hierarchy.from_groups({superclass: names.values() for superclass, names in groups.items()})
         except ValueError as error:
             problems.append(str(error))
         complain(problems)
-        return hierarchy, parts
+        return hierarchy, tuple({named[folder]: paths for folder, paths in files.items()} for files in parts)
 
 
 def complain(problems: list[str]) -> None:
@@ -110,36 +128,39 @@ def hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def groups_of(files: Files, folder: Path, problems: list[str]) -> dict[str, list[str]]:
-    """Superclass to classes by the folders above these; what is wrong is added to `problems`."""
-    groups: dict[str, list[str]] = {}
+def groups_of(files: Files, folder: Path, problems: list[str]) -> Groups:
+    """Superclasses by the folders above those of classes; what is wrong is added to `problems`."""
+    groups: Groups = {}
     for name, paths in files.items():
-        groups.setdefault(paths[0].parent.parent.name, []).append(name)
+        groups.setdefault(paths[0].parent.parent.name, {})[name] = name
     if len(groups) < 2:
         problems.append(f"all classes lie in one folder, {folder}: name a YAML file of their superclasses")
     return groups
 
 
-def read_groups(path: Path, problems: list[str]) -> dict[str, list[str]]:
-    """Superclass to classes by a YAML file; what is wrong is added to `problems`."""
+def read_groups(path: Path, problems: list[str]) -> Groups:
+    """Superclasses by a YAML file; what is wrong is added to `problems`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: it should map every superclass to a list of its classes")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(content, Mapping) or not all(isinstance(names, list) for names in content.values()):
+    if not isinstance(content, Mapping) or not all(isinstance(names, list | Mapping) for names in content.values()):
         raise ValueError(f"{path} must map every superclass to a list of its classes")
-    groups = {str(superclass): [str(name) for name in names] for superclass, names in content.items()}
-    counts = Counter(name for names in groups.values() for name in set(names))
-    problems += [f"class {name} is in {times} superclasses" for name, times in counts.items() if times > 1]
-    problems += [
-        f"class {name} is named twice in {superclass}"
-        for superclass, names in groups.items()
-        for name, times in Counter(names).items()
-        if times > 1
-    ]
-    return groups
+    pairs = {
+        str(superclass): [*names.items()] if isinstance(names, Mapping) else [(name, name) for name in names]
+        for superclass, names in content.items()
+    }
+    within = {superclass: Counter(folder for folder, _ in each) for superclass, each in pairs.items()}
+    counts = Counter(folder for folders in within.values() for folder in folders)
+    problems += [f"class {folder} is in {times} superclasses" for folder, times in counts.items() if times > 1]
+    for superclass, each in pairs.items():
+        problems += [
+            f"class {f} is named twice in {superclass}" for f, times in within[superclass].items() if times > 1
+        ]
+        problems += [f"{name} is no name of a class" for _, name in each if not isinstance(name, str | int)]
+    return {superclass: {str(folder): str(name) for folder, name in each} for superclass, each in pairs.items()}
 
 
 def read_split(files: Files, hierarchy: Hierarchy, size: int, unreadable: list[str]) -> Split:

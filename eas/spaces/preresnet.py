@@ -30,6 +30,7 @@ class PreResNetRecipe(SpaceRecipe):
     widths: tuple[Positive, ...] = Field(min_length=1)
     depths: tuple[Positive, ...] = Field(min_length=1)
     ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(min_length=1)
+    stem_stride: Annotated[int, Field(ge=1, le=4)] = 1
 
     @model_validator(mode="after")
     def ascending(self) -> PreResNetRecipe:
@@ -40,14 +41,15 @@ class PreResNetRecipe(SpaceRecipe):
         return self
 
     def build(self, image_size: int, in_channels: int) -> PreResNetSpace:
-        return PreResNetSpace(image_size, in_channels, self.widths, self.depths, self.ratios)
+        return PreResNetSpace(image_size, in_channels, self.widths, self.depths, self.ratios, self.stem_stride)
 
 
 @dataclass(frozen=True)
 class PreResNetSpace(ChoiceSpace):
     """Stage s has `widths[s]` channels; every stage but the first halves the resolution.
 
-    A stage keeps its first `depths[i]` blocks, and a block of form j has `ratios[j] * widths[s]` inner channels.
+    A stage keeps its first `depths[i]` blocks, and a block of form j has `ratios[j] * widths[s]` inner channels. The
+    layer before the stages divides the resolution by `stem_stride`: 2 suits photographs of 64 pixels and more.
     """
 
     image_size: int
@@ -55,6 +57,7 @@ class PreResNetSpace(ChoiceSpace):
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     ratios: tuple[float, ...]
+    stem_stride: int = 1
 
     @property
     def stages(self) -> int:
@@ -66,7 +69,8 @@ class PreResNetSpace(ChoiceSpace):
 
     @property
     def recipe(self) -> PreResNetRecipe:
-        return PreResNetRecipe(widths=self.widths, depths=self.depths, ratios=self.ratios)
+        chosen = {"widths": self.widths, "depths": self.depths, "ratios": self.ratios}
+        return PreResNetRecipe(**chosen, stem_stride=self.stem_stride)
 
     @cached_table
     def inner_channels(self) -> Tensor:
@@ -93,7 +97,7 @@ class PreResNetSpace(ChoiceSpace):
         return ElasticPreResNet(self, classes, mean, std)
 
     def network(self, arch: Tensor, classes: int) -> PreResNet:
-        return PreResNet(self.in_channels, self.widths, self.describe(arch), classes)
+        return PreResNet(self, self.describe(arch), classes)
 
     # ---------------------------------------------------------------- costs
 
@@ -110,7 +114,7 @@ class PreResNetSpace(ChoiceSpace):
 
     def resolution(self, stage: int) -> int:
         """Side of the feature maps of a stage in pixels."""
-        side = self.image_size
+        side = -(-self.image_size // self.stem_stride)
         for _ in range(stage):
             side = (side + 1) // 2
         return side
@@ -129,7 +133,7 @@ class PreResNetSpace(ChoiceSpace):
         return convolutions + norms + (projects * inputs * outputs)[:, None]
 
     def fixed_madds(self, class_counts: Tensor | int) -> Tensor:
-        stem = KERNEL**2 * self.in_channels * self.widths[0] * self.image_size**2
+        stem = KERNEL**2 * self.in_channels * self.widths[0] * self.resolution(0) ** 2
         return stem + self.widths[-1] * torch.as_tensor(class_counts)
 
     def fixed_parameters(self, class_counts: Tensor | int) -> Tensor:
@@ -189,7 +193,7 @@ class ElasticPreResNet(Supernet):
 
     def __init__(self, space: PreResNetSpace, classes: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__(space, mean, std)
-        self.stem = ElasticConv2d(space.in_channels, space.widths[0], KERNEL)
+        self.stem = ElasticConv2d(space.in_channels, space.widths[0], KERNEL, space.stem_stride)
         blocks = layout(space.widths, [space.blocks_per_stage] * space.stages)
         self.stages = nn.ModuleList(nn.ModuleList(ElasticBlock(*shape) for shape in stage) for stage in blocks)
         self.norm = ElasticNorm(space.widths[-1])
@@ -274,16 +278,17 @@ class Block(nn.Module):
 
 
 class PreResNet(nn.Module):
-    """A plain pre-activation ResNet: images [n, channels, size, size] in [0, 1] to logits [n, classes].
+    """A plain network of a PreResNetSpace: images [n, channels, size, size] in [0, 1] to logits [n, classes].
 
-    `inner` holds the inner channels of every block, one sequence a stage; `widths` the stages' channels.
+    `inner` holds the inner channels of every block, one sequence a stage.
     """
 
-    def __init__(self, in_channels: int, widths: Sequence[int], inner: Sequence[Sequence[int]], classes: int):
+    def __init__(self, space: PreResNetSpace, inner: Sequence[Sequence[int]], classes: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(1, in_channels, 1, 1))
-        self.register_buffer("std", torch.ones(1, in_channels, 1, 1))
-        self.stem = nn.Conv2d(in_channels, widths[0], KERNEL, 1, KERNEL // 2, bias=False)
+        widths = space.widths
+        self.register_buffer("mean", torch.zeros(1, space.in_channels, 1, 1))
+        self.register_buffer("std", torch.ones(1, space.in_channels, 1, 1))
+        self.stem = nn.Conv2d(space.in_channels, widths[0], KERNEL, space.stem_stride, KERNEL // 2, bias=False)
         self.stages = nn.ModuleList(
             nn.Sequential(*(Block(*shape, channels) for shape, channels in zip(stage, kept, strict=True)))
             for stage, kept in zip(layout(widths, [len(kept) for kept in inner]), inner, strict=True)

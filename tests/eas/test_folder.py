@@ -57,6 +57,33 @@ def test_the_deepest_folder_is_the_class_and_yaml_says_of_which_superclass(place
     assert dataset.about == Folder.about and not dataset.synthetic
 
 
+def test_yaml_may_say_what_classes_are_called(place):
+    (place / "groups.yaml").write_text("fruit: {apple: red apple, pear: null}\nmilk: [kefir, whole, yoghurt]\n")
+    with pytest.raises(ValueError, match="None is no name of a class"):
+        source(superclasses="groups.yaml").hierarchy(place)
+    (place / "groups.yaml").write_text("fruit: {apple: red apple, pear: 7}\nmilk: [kefir, whole, yoghurt]\n")
+    named = source(superclasses="groups.yaml")
+    assert named.hierarchy(place).members == (("red apple", "7"), ("kefir", "whole", "yoghurt"))
+    (place / "plain.yaml").write_text(GROUPS)
+    for one, other in zip(named.load(place), source(superclasses="plain.yaml").load(place), strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+    (place / "groups.yaml").write_text("fruit: {apple: one, pear: one}\nmilk: [kefir, whole, yoghurt]\n")
+    with pytest.raises(ValueError, match="names of more than one superclass or class: one"):
+        named.hierarchy(place)
+
+
+def test_the_fingerprint_changes_with_files_and_superclasses_only(place):
+    made = source(superclasses="groups.yaml")
+    before = made.fingerprint(place)
+    (place / "groups.yaml").write_text("# as it was\n" + GROUPS)
+    (place / "train" / "notes.txt").write_text("no image")
+    assert made.fingerprint(place) == before == source(superclasses="groups.yaml", seed=1).fingerprint(place)
+    draw(place / "train" / "fruit" / "apple" / "new.png")
+    more = made.fingerprint(place)
+    (place / "groups.yaml").write_text("fruit: [apple, pear, kefir]\nmilk: [whole, yoghurt]\n")
+    assert len({before, more, made.fingerprint(place)}) == 3
+
+
 def test_without_yaml_the_folder_above_is_the_superclass(place):
     hierarchy = source().hierarchy(place)
     assert hierarchy.superclasses == ("fruit", "fresh", "sour")
@@ -128,7 +155,7 @@ def test_what_is_missing_is_told_before_anything_is_read(place, missing):
         source(superclasses="groups.yaml").hierarchy(place)
 
 
-@pytest.mark.parametrize("text", ["just words", "- a\n- b", "fruit: apple", "fruit: {a: b}"])
+@pytest.mark.parametrize("text", ["just words", "- a\n- b", "fruit: apple"])
 def test_yaml_of_another_form_is_refused(place, text):
     (place / "groups.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"groups.yaml must map every superclass to a list of its classes"):

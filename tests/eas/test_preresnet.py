@@ -13,6 +13,7 @@ from eas.spaces import PreResNet, PreResNetSpace
 from eas.spaces.preresnet import ElasticBlock
 
 CLASSES = 12
+STRIDED = PreResNetSpace(21, 3, widths=(4, 8), depths=(1, 2), ratios=(0.5, 1.0), stem_stride=2)
 
 
 def new(space=GLYPHS):
@@ -34,17 +35,17 @@ def gradients(supernet):
 # -------------------------------------------------------------------- one network, four forms, at its cost
 
 
-@pytest.mark.parametrize(("space", "count"), [(GLYPHS, 40), (ODD, 25), (SMALL, 15)])
+@pytest.mark.parametrize(("space", "count"), [(GLYPHS, 40), (ODD, 25), (SMALL, 15), (STRIDED, 10)])
 def test_gated_sliced_and_extracted_are_the_same_network_at_the_cost_of_the_space(space, count):
     check_space(space, count)
 
 
-@pytest.mark.parametrize("space", [GLYPHS, ODD])
+@pytest.mark.parametrize("space", [GLYPHS, ODD, STRIDED])
 @torch.no_grad()
 def test_the_largest_arch_is_the_plain_network(space):
     supernet, images = new(space), random_images(8, space)
     inner = [[width] * space.blocks_per_stage for width in space.widths]
-    plain = PreResNet(space.in_channels, space.widths, inner, CLASSES)
+    plain = PreResNet(space, inner, CLASSES)
     missing = plain.load_state_dict(supernet.state_dict(), strict=False)
     assert not missing.unexpected_keys
     assert all(key.split(".")[-1].startswith(("running_", "num_batches")) for key in missing.missing_keys)
@@ -76,6 +77,8 @@ def test_resolution_halves_and_rounds_up_and_no_block_is_without_channels():
     assert GLYPHS.describe(GLYPHS.smallest) == [[2], [4], [8]]
     assert GLYPHS.form_names()[0] == ["2", "3", "4", "6", "8"] and GLYPHS.form_sizes()[-1].tolist()[-1] == 1
     assert ODD.stage_names()[1] == "stage 2, 8 x 8 pixels"
+    assert [STRIDED.resolution(stage) for stage in range(2)] == [11, 6]
+    assert STRIDED.recipe.build(21, 3) == STRIDED
 
 
 # -------------------------------------------------------------------- what is extracted

@@ -119,6 +119,7 @@ LEAVES = {  # every parameter of a study: another value, and the steps whose res
     "space.widths": ((8, 24), EVERYTHING),
     "space.depths": ((1, 3), EVERYTHING),
     "space.ratios": ((0.5, 1.0), EVERYTHING),
+    "space.stem_stride": (2, EVERYTHING),
     "training.epochs": (9, EVERYTHING),
     "training.batch_size": (11, EVERYTHING),
     "training.learning_rate": (0.2, EVERYTHING),
