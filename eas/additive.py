@@ -30,7 +30,7 @@ class AdditiveGenerator(ArchGenerator):
         self.register_buffer("effects", torch.zeros(sum(self.outputs)))
         self.register_buffer("of_class", torch.zeros(classes, sum(self.outputs)))
 
-    def forward(self, class_masks: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, class_masks: Tensor, budgets: Tensor) -> tuple[Tensor, ...]:
         """As Generator.forward; in points of top-1."""
         masks = class_masks.to(self.of_class)
         return self.split(self.effects + masks @ self.of_class / masks.sum(-1, keepdim=True))

@@ -22,14 +22,41 @@ QUARTERS = np.arange(1, 4)
 NEVER = np.float32("-inf")
 
 
-def decode(space: ChoiceSpace, depth: Tensor, form: Tensor, budgets: Tensor, class_counts: Tensor) -> Tensor:
+def decode(
+    space: ChoiceSpace, depth: Tensor, form: Tensor, budgets: Tensor, class_counts: Tensor, size: Tensor | None = None
+) -> Tensor:
     """The archs with (nearly) the highest total score within the budgets, int64 [scenarios, decisions].
+
+    Scores as ArchGenerator.forward returns them; the budgets must be possible (ChoiceSpace.check_scenarios). Where
+    images have several sizes, each one is decoded that has an arch within the budget, and the best arch taken.
+    """
+    if size is None:
+        return decode_at_one_size(space, depth, form, budgets, class_counts)
+    best, top = space.smallest.repeat(len(budgets), 1), torch.full((len(budgets),), -torch.inf)
+    for index, one in enumerate(space.sized):
+        rows = (one.madds(one.smallest, class_counts) <= budgets).nonzero()[:, 0]
+        archs = decode_at_one_size(one, *(each[rows] for each in (depth, form, budgets, class_counts)))
+        score = total_score(one, archs, depth[rows], form[rows]) + size[rows, 0, index]
+        better = score > top[rows]
+        top[rows[better]] = score[better]
+        best[rows[better]] = torch.nn.functional.pad(archs[better], (0, 1), value=index)
+    return best
+
+
+def total_score(space: ChoiceSpace, archs: Tensor, depth: Tensor, form: Tensor) -> Tensor:
+    """Of the choices that archs [n, decisions] make, those of the blocks that they keep; float [n]."""
+    depths, forms = (scores * gates for scores, gates in zip((depth, form), space.gates(archs), strict=True))
+    return depths.sum((1, 2)) + (forms.sum(2) * space.active(archs)).sum(1)
+
+
+def decode_at_one_size(
+    space: ChoiceSpace, depth: Tensor, form: Tensor, budgets: Tensor, class_counts: Tensor
+) -> Tensor:
+    """As `decode`, for a space whose images have one size.
 
     Choices are priced: for a price per multiply-add, the best depth and forms follow exactly, stage by stage. Two
     rounds of candidate prices find the lowest price that the budget allows; `fill` spends what is left. The cost falls
     as the price rises, so that two steps, of three candidates each, find the first of 16 that the budget allows.
-    Scores as Generator.forward returns them; the budgets must be possible (ChoiceSpace.check_scenarios).
-
     Many small steps: in numpy, whose calls take a third of the time of torch's.
     """
     room = (budgets.double() - space.fixed_madds(class_counts)).numpy()

@@ -97,8 +97,9 @@ def specialize(
     classes, space = class_mask.nonzero()[:, 0].tolist(), supernet.space
     network = supernet.extract(arch, classes, calibrate(supernet, arch, calibration))
     costs = {name: int(getattr(space, name)(arch, len(classes))) for name in ("madds", "parameters")}
-    where = {"image_size": space.image_size, "in_channels": space.in_channels, "space": space.recipe}
-    what = {"classes": tuple(hierarchy.classes[i] for i in classes), "arch": tuple(arch.tolist())}
+    one, own = space.at_size_of(arch)  # of one size of images: the network's
+    where = {"image_size": one.image_size, "in_channels": one.in_channels, "space": one.recipe}
+    what = {"classes": tuple(hierarchy.classes[i] for i in classes), "arch": tuple(own.tolist())}
     return network, Card(budget_madds=float(budget_madds), synthetic=synthetic, **what, **costs, **where)
 
 
@@ -140,12 +141,20 @@ def load(path: str | Path) -> tuple[nn.Module, Card]:
     if stored.sha256 != sha256(weights):
         raise ValueError(f"{weights} is damaged, or belongs to another card: its SHA-256 differs from {text}")
     card, (tensors, metadata) = stored.card, read_tensors(weights)
-    if metadata.get("card") != card.model_dump_json():
+    if not is_card(metadata.get("card", ""), card):
         raise ValueError(f"{text} was changed: it is not the card that {weights} was saved with")
     space, arch, unfit = card.choice_space(), torch.tensor(card.arch), f"{weights} does not fit its card"
     if space.depth(arch).sum() > len(tensors):  # a block has a tensor at least: nothing larger is even tried
         raise ValueError(f"{unfit}: it holds {len(tensors)} tensors, fewer than the arch has blocks")
     return make_module(lambda: space.network(arch, len(card.classes)), tensors, unfit), card
+
+
+def is_card(text: str, card: Card) -> bool:
+    """Whether a text says what the card says; one of an older version may leave out what is at its default."""
+    try:
+        return Card.model_validate_json(text) == card
+    except ValidationError:
+        return False
 
 
 def read_section(kind: type[Section], path: Path, what: str) -> Section:

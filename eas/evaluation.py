@@ -8,8 +8,11 @@ from torch import Tensor
 from eas.data import Split
 from eas.data.batches import as_input
 from eas.dropout import mask_logits
-from eas.layers import CalibratedStatistics, FixedStatistics
+from eas.layers import CalibratedStatistics, FixedStatistics, Statistics
 from eas.spaces import Supernet
+
+MOST_BYTES = 4 * 2**30  # that SharedStem keeps
+Maps = tuple[Tensor, ...]
 
 
 @torch.inference_mode()
@@ -23,32 +26,55 @@ def calibrate(supernet: Supernet, arch: Tensor, calibration: Split) -> Calibrate
 class SharedStem:
     """Many archs measured on the same images: what they have in common ran once, and stays in memory.
 
-    For a PreResNet that is two feature maps of the first stage, of all calibration images and all images of `split`.
+    For a PreResNet that is two feature maps of the first stage, of all calibration images and all images of `split`;
+    where images have several sizes, of each of them. What would take more than MOST_BYTES is not kept: then every arch
+    runs from the images.
     """
 
     @torch.inference_mode()
     def __init__(self, supernet: Supernet, archs: Tensor, calibration: Split, split: Split):
-        self.supernet, self.batch = supernet, batch_size(split)
-        statistics = CalibratedStatistics()
-        self.calibration = supernet.run_stem(as_input(calibration.images), archs, statistics)
+        self.supernet, self.calibration, self.split = supernet, calibration, split
+        self.batch, pixels = batch_size(split), torch.tensor([supernet.pixels(arch) for arch in archs])
+        self.kept: dict[int, tuple[Maps, Maps]] = {}  # by size of images: of those to calibrate on, and of the others
+        room = MOST_BYTES
+        for size in pixels.unique().tolist():
+            group = archs[pixels == size]
+            one = supernet.run_stem(self.scaled(calibration.images[:2], group), group, Statistics())
+            room -= sum(each.nbytes for each in one) // len(one[0]) * (len(calibration) + len(split))
+            if room >= 0:
+                self.kept[size] = self.run(group)
+
+    def scaled(self, images: Tensor, archs: Tensor) -> Tensor:
+        """uint8 images as archs of one size of images read them."""
+        return self.supernet.scaled(as_input(images), archs[0])
+
+    def run(self, archs: Tensor) -> tuple[Maps, Maps]:
+        """The stem's maps of all images, for archs of one size of images."""
+        statistics, whole = CalibratedStatistics(), []
+        calibrated = self.supernet.run_stem(self.scaled(self.calibration.images, archs), archs, statistics)
         fixed = FixedStatistics(statistics.recorded)
-        self.images: list[Tensor] = []
-        for start in range(0, len(split), self.batch):
-            maps = supernet.run_stem(as_input(split.images[start : start + self.batch]), archs, fixed)
-            if not self.images:  # filled batch by batch: joined at the end, they would be there twice
+        for start in range(0, len(self.split), self.batch):
+            images = self.scaled(self.split.images[start : start + self.batch], archs)
+            maps = self.supernet.run_stem(images, archs, fixed)
+            if not whole:  # filled batch by batch: joined at the end, they would be there twice
                 kind = {"dtype": maps[0].dtype, "device": maps[0].device, "memory_format": torch.channels_last}
-                self.images = [torch.empty(len(split), *each.shape[1:], **kind) for each in maps]
-            for whole, each in zip(self.images, maps, strict=True):
-                whole[start : start + len(each)] = each
+                whole = [torch.empty(len(self.split), *each.shape[1:], **kind) for each in maps]
+            for all_of_it, each in zip(whole, maps, strict=True):
+                all_of_it[start : start + len(each)] = each
+        return calibrated, tuple(whole)
 
     @torch.inference_mode()
     def logits(self, arch: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Logits [n, classes] of one of the archs, calibrated; on the `chosen` images (bool [n]) only, where given."""
-        statistics = CalibratedStatistics()
-        self.supernet.run_rest(self.supernet.stem_part(self.calibration, arch), arch, statistics)
+        rows = slice(None) if chosen is None else chosen
+        if (size := self.supernet.pixels(arch)) not in self.kept:
+            fixed = FixedStatistics(calibrate(self.supernet, arch, self.calibration).recorded)
+            images = self.split.images[rows].split(self.batch)
+            return torch.cat([self.supernet(as_input(each), arch, fixed) for each in images])
+        statistics, (calibrated, maps) = CalibratedStatistics(), self.kept[size]
+        self.supernet.run_rest(self.supernet.stem_part(calibrated, arch), arch, statistics)
         fixed = FixedStatistics(statistics.recorded)
-        images = self.images if chosen is None else [each[chosen] for each in self.images]
-        batches = zip(*(each.split(self.batch) for each in images), strict=True)
+        batches = zip(*(each[rows].split(self.batch) for each in maps), strict=True)
         parts = (self.supernet.stem_part(each, arch) for each in batches)
         return torch.cat([self.supernet.run_rest(part, arch, fixed) for part in parts])
 
@@ -77,7 +103,8 @@ def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibr
 
 def batch_size(split: Split) -> int:
     """A batch that fits the processor's cache is twice as fast on a CPU; a GPU wants a large one."""
-    return 2000 if split.images.is_cuda else 250
+    images = 2000 if split.images.is_cuda else 250  # of 32 pixels
+    return max(16, images * 32**2 // max(32, split.images.shape[-1]) ** 2)
 
 
 def superclass_top1(logits: Tensor, labels: Tensor, class_masks: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from eas.layers import Statistics
 from eas.recipes import GeneratorTraining, Training
 from eas.sandwich import mixed_precision
 from eas.spaces import ChoiceSpace, Supernet
+from eas.spaces.supernet import resized
 
 PIECE = 1024  # scenarios decoded at once: memory is bounded, and stays in the processor's cache
-Signal = Callable[[Tensor, Tensor, Tensor], Tensor]  # depth, form (one-hots), class masks: a loss for every scenario
+Signal = Callable[..., Tensor]  # class masks, and one-hots as ChoiceSpace.gates: a loss for every scenario
 ScenarioSampler = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]  # class masks [n, classes], budgets [n]
 
 
@@ -49,13 +50,12 @@ class ArchGenerator(nn.Module):
     def __init__(self, space: ChoiceSpace):
         super().__init__()
         self.space = space
-        self.depth_shape, self.form_shape = (space.stages, len(space.depths)), (space.blocks, space.forms)
-        self.outputs = [space.stages * len(space.depths), space.blocks * space.forms]
+        self.outputs = [decisions * choices for decisions, choices in space.gate_shapes]
 
-    def split(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [scenarios, features] as [scenarios, stages, depths] and [scenarios, blocks, forms]."""
-        depth, form = scores.split(self.outputs, -1)
-        return depth.unflatten(-1, self.depth_shape), form.unflatten(-1, self.form_shape)
+    def split(self, scores: Tensor) -> tuple[Tensor, ...]:
+        """Scores [scenarios, features] as [scenarios, decisions, choices], as ChoiceSpace.gates."""
+        parts = zip(scores.split(self.outputs, -1), self.space.gate_shapes, strict=True)
+        return tuple(part.unflatten(-1, shape) for part, shape in parts)
 
     @torch.inference_mode()
     def generate(self, class_masks: Tensor, budgets: Tensor) -> Tensor:
@@ -69,7 +69,8 @@ class ArchGenerator(nn.Module):
         self.space.check_scenarios(class_masks, budgets)
         archs = torch.empty(len(class_masks), self.space.decisions, dtype=torch.long)
         for out, masks, some in zip(*(each.split(PIECE) for each in (archs, class_masks, budgets)), strict=True):
-            out[:] = decode(self.space, *self(masks, some), some, masks.sum(-1))
+            depth, form, *size = self(masks, some)
+            out[:] = decode(self.space, depth, form, some, masks.sum(-1), *size)
         return archs
 
 
@@ -98,8 +99,8 @@ class Generator(ArchGenerator):
         self.budget_embedding = nn.Parameter(torch.randn(len(anchors), embedding) * 0.5)
         self.layers = nn.Sequential(nn.Linear(2 * embedding, width), nn.ReLU(), nn.Linear(width, sum(self.outputs)))
 
-    def forward(self, class_masks: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [scenarios, stages, depths] and [scenarios, blocks, forms].
+    def forward(self, class_masks: Tensor, budgets: Tensor) -> tuple[Tensor, ...]:
+        """Scores of depths [scenarios, stages, depths], of forms [scenarios, blocks, forms], of sizes if several.
 
         `class_masks` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds.
         """
@@ -128,9 +129,9 @@ class PredictorSignal:
     def __init__(self, predictor: nn.Module):
         self.predictor = predictor.eval().requires_grad_(False)
 
-    def __call__(self, depth: Tensor, form: Tensor, class_masks: Tensor) -> Tensor:
+    def __call__(self, class_masks: Tensor, *gates: Tensor) -> Tensor:
         """Loss [scenarios]: minus the predicted accuracy, in standard deviations over archs."""
-        return -self.predictor(self.predictor.space.features(depth, form), class_masks)
+        return -self.predictor(self.predictor.space.features(*gates), class_masks)
 
 
 class GateSignal:
@@ -149,19 +150,27 @@ class GateSignal:
         self.count = labels.bincount(minlength=supernet.classifier.out_features)
         self.start = self.count.cumsum(0) - self.count
 
-    def __call__(self, depth: Tensor, form: Tensor, class_masks: Tensor) -> Tensor:
+    def __call__(self, class_masks: Tensor, *gates: Tensor) -> Tensor:
         """Loss [scenarios], on the CPU."""
-        return torch.stack([self.loss(*each) for each in zip(depth, form, class_masks, strict=True)])
+        return torch.stack([self.loss(*each) for each in zip(class_masks, *gates, strict=True)])
 
-    def loss(self, depth: Tensor, form: Tensor, class_mask: Tensor) -> Tensor:
+    def loss(self, class_mask: Tensor, *gates: Tensor) -> Tensor:
         """Of one scenario, []."""
         rows = torch.cat([self.draw(class_mask), self.draw(self.count > 0)]).to(self.split.labels.device)
         images, labels = as_input(self.split.images[rows]), self.split.labels[rows[: self.half]]
         with mixed_precision(self.recipe, images.device):
-            logits = self.supernet.forward_gated(images, depth.to(images), form.to(images), Statistics())
+            logits = self.relaxed_logits(images, *(gate.to(images) for gate in gates))
         logits, mask = logits[: self.half], class_mask.to(labels.device).expand(self.half, -1)
         weight = torch.ones(self.half, device=labels.device)
         return masked_cross_entropy(logits, soft_targets(labels, mask, 0.0), mask, weight).cpu()
+
+    def relaxed_logits(self, images: Tensor, depth: Tensor, form: Tensor, *size: Tensor) -> Tensor:
+        """Of a relaxed arch: the mean of those at each size of images that has a share."""
+        if not size:
+            return self.supernet.forward_gated(images, depth, form, Statistics())
+        scaled = zip(size[0][0], self.supernet.space.image_sizes, strict=True)
+        parts = ((share, resized(images, pixels)) for share, pixels in scaled if share)
+        return sum(share * self.supernet.forward_gated(each, depth, form, Statistics()) for share, each in parts)
 
     def draw(self, class_mask: Tensor) -> Tensor:
         """Rows of images of these classes, each class as likely as the others; int64 [half]."""
@@ -196,9 +205,9 @@ def train_generator(
     for step in tqdm(range(steps), label, mininterval=1):
         class_masks, budgets = draw_scenarios(recipe.scenarios, rng)
         scores = generator(class_masks, budgets)
-        expected = generator.space.expected_madds(*(s.softmax(-1) for s in scores), class_masks.sum(-1))
-        off = (expected - budgets) / budgets
-        loss = (signal(*(straight_through(s, rng) for s in scores), class_masks) + recipe.penalty * off**2).mean()
+        depth, form, *size = (s.softmax(-1) for s in scores)
+        off = (generator.space.expected_madds(depth, form, class_masks.sum(-1), *size) - budgets) / budgets
+        loss = (signal(class_masks, *(straight_through(s, rng) for s in scores)) + recipe.penalty * off**2).mean()
         reward = recipe.entropy * (1 - step / steps) * sum(map(entropy, scores)).mean()
         optimizer.zero_grad()
         (loss - reward).backward()

@@ -19,7 +19,7 @@ class AccuracyPredictor(nn.Module):
     def __init__(self, space: ChoiceSpace, classes: int, *, aware: bool, width: int = 64, embedding: int = 16):
         super().__init__()
         self.space = space
-        inputs = space.stages * len(space.depths) + space.blocks * space.forms
+        inputs = sum(decisions * choices for decisions, choices in space.gate_shapes)
         self.class_embedding = ClassMean(classes, embedding, 0.1, blind=not aware)
         self.layers = nn.Sequential(
             nn.Linear(inputs + embedding, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)

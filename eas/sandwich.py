@@ -23,25 +23,30 @@ def sliced_step(
 ) -> Tensor:
     """Every arch in turn, as slices: the least arithmetic. The first arch, taught by `targets`, teaches the others.
 
-    What the archs have in common (the stem) runs once, forward and backward: its gradient is the sum of theirs.
-    `targets` and `class_mask` [n, classes], `weight` [n], `archs` [subnets, decisions].
+    What archs that read images of one size have in common (the stem) runs once, forward and backward: its gradient is
+    the sum of theirs. `targets` and `class_mask` [n, classes], `weight` [n], `archs` [subnets, decisions].
     """
     total = torch.zeros((), device=images.device)
-    with mixed_precision(recipe, images.device):
-        stem = supernet.run_stem(images, archs, Statistics())
-    gradients = [torch.zeros_like(each) for each in stem]
+    of_size: dict[int, list[int]] = {}  # archs, by the size of their images; the first arch is in the first group
     for index, arch in enumerate(archs):
-        part = [leaf(each) for each in supernet.stem_part(stem, arch)]
+        of_size.setdefault(supernet.pixels(arch), []).append(index)
+    for group in of_size.values():
+        scaled = supernet.scaled(images, archs[group[0]])
         with mixed_precision(recipe, images.device):
-            logits = supernet.run_rest(part, arch, Statistics())
-        total += backward(logits, targets, class_mask, weight)
-        for gradient, each in zip(gradients, part, strict=True):
-            if each.requires_grad:
-                gradient[:, : each.shape[1]] += each.grad
-        if index == 0:
-            targets = distilled(targets, logits, class_mask, recipe.distillation)
-    if tuned := [pair for pair in zip(stem, gradients, strict=True) if pair[0].requires_grad]:
-        torch.autograd.backward(*zip(*tuned, strict=True))
+            stem = supernet.run_stem(scaled, archs[group], Statistics())
+        gradients = [torch.zeros_like(each) for each in stem]
+        for index in group:
+            part = [leaf(each) for each in supernet.stem_part(stem, archs[index])]
+            with mixed_precision(recipe, images.device):
+                logits = supernet.run_rest(part, archs[index], Statistics())
+            total += backward(logits, targets, class_mask, weight)
+            for gradient, each in zip(gradients, part, strict=True):
+                if each.requires_grad:
+                    gradient[:, : each.shape[1]] += each.grad
+            if index == 0:
+                targets = distilled(targets, logits, class_mask, recipe.distillation)
+        if tuned := [pair for pair in zip(stem, gradients, strict=True) if pair[0].requires_grad]:
+            torch.autograd.backward(*zip(*tuned, strict=True))
     return total / len(archs)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from eas.decoding import decode, fill
 from eas.spaces import ChoiceSpace
 
+FIRST = 1e4  # a score that no sum of others outweighs
+
 
 class Predictor(Protocol):
     """What evolution asks; see predictor.AccuracyPredictor."""
@@ -22,23 +24,27 @@ class Predictor(Protocol):
 
 def uniform(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor) -> Tensor:
     """Uniform scaling: the costliest fitting arch with one depth and one form for all, then filled evenly."""
-    depth, form = (torch.arange(count) for count in (len(space.depths), space.forms))
-    grid = torch.cartesian_prod(depth, form)
-    family = torch.cat([grid[:, :1].expand(-1, space.stages), grid[:, 1:].expand(-1, space.blocks)], 1)
-    family = space.canonical(family)
+    grid = torch.cartesian_prod(*(torch.arange(choices) for _, choices in space.gate_shapes))
+    counts = torch.tensor([decisions for decisions, _ in space.gate_shapes])
+    family = space.canonical(grid.repeat_interleave(counts, 1))
     cost = space.madds(family[None], class_counts[:, None])
-    best = cost.masked_fill(cost > budgets[:, None], -1).argmax(1)
-    even = torch.zeros(len(budgets), space.blocks, space.forms)
-    return fill(space, family[best], even, budgets, class_counts)
+    best = family[cost.masked_fill(cost > budgets[:, None], -1).argmax(1)]
+    for index, one in enumerate(space.sized):
+        rows = (best[:, -1] == index).nonzero()[:, 0] if space.image_sizes else torch.arange(len(best))
+        even = torch.zeros(len(rows), space.blocks, space.forms)
+        best[rows, : one.decisions] = fill(one, best[rows, : one.decisions], even, budgets[rows], class_counts[rows])
+    return best
 
 
 def random_archs(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """`count` random archs that use each budget well, int64 [scenarios, count, decisions]: random scores, decoded."""
+    """`count` random archs that use each budget well, int64 [scenarios, count, decisions]: random scores, decoded.
+
+    The size of images, where there are several, is drawn first, of those that the budget allows.
+    """
     rows = len(budgets) * count
-    depth = torch.randn(rows, space.stages, len(space.depths), generator=rng)
-    form = torch.randn(rows, space.blocks, space.forms, generator=rng)
+    depth, form, *size = (torch.randn(rows, *shape, generator=rng) for shape in space.gate_shapes)
     repeated = (value.repeat_interleave(count) for value in (budgets, class_counts))
-    return decode(space, depth, form, *repeated).view(len(budgets), count, -1)
+    return decode(space, depth, form, *repeated, *(FIRST * each for each in size)).view(len(budgets), count, -1)
 
 
 PARENTS, MUTATION = 0.25, 0.1  # OFA's defaults: share of the population that breeds, chance to change a decision

@@ -103,8 +103,9 @@ def arithmetic(supernet: Supernet, archs: Tensor, together: bool) -> tuple[int, 
 
     counted = (m for m in supernet.modules() if isinstance(m, nn.Conv2d | ElasticNorm | nn.Linear))
     hooks = [module.register_forward_hook(count) for module in counted]
-    for group in [archs] if together else archs[:, None]:
-        stem = supernet.run_stem(image, group, Statistics())
+    sizes = torch.tensor([supernet.pixels(arch) for arch in archs])
+    for group in [archs[sizes == size] for size in sizes.unique()] if together else archs[:, None]:
+        stem = supernet.run_stem(supernet.scaled(image, group[0]), group, Statistics())
         for arch in group:
             supernet.run_rest(supernet.stem_part(stem, arch), arch, Statistics())
     for hook in hooks:

@@ -8,12 +8,15 @@ from torch import nn
 from eas.data.batches import as_input
 from eas.dropout import soft_targets
 from eas.layers import CalibratedStatistics, FixedStatistics
-from eas.spaces import ChoiceSpace, PreResNetSpace
+from eas.spaces import ChoiceSpace, MobileNetV3Space, PreResNetSpace
+from eas.spaces.supernet import resized
 
 GLYPHS = PreResNetSpace(16, 1, widths=(8, 16, 32), depths=(1, 2, 3), ratios=(0.25, 0.375, 0.5, 0.75, 1.0))
 CIFAR100 = PreResNetSpace(32, 3, widths=(16, 32, 64), depths=(1, 2, 3, 4), ratios=(0.25, 0.5, 0.75, 1.0))
 SMALL = PreResNetSpace(16, 1, widths=(8, 16), depths=(1, 2), ratios=(0.25, 0.5, 1.0))
 ODD = PreResNetSpace(15, 3, widths=(10, 7, 7), depths=(1, 3), ratios=(0.05, 0.4, 1.0))  # odd sides, a gap in depth
+SIZED = PreResNetSpace(16, 1, widths=(8, 16), depths=(1, 2), ratios=(0.25, 0.5, 1.0), image_sizes=(9, 12, 16))
+SIZED_MOBILENET = MobileNetV3Space(20, 1, 0.25, (1, 2), (3, 5), (1, 2), (1, 1, 2, 2, 1, 2), image_sizes=(11, 20))
 ONE_ARCH = PreResNetSpace(16, 1, widths=(8, 16), depths=(2,), ratios=(0.5,))
 
 
@@ -51,8 +54,7 @@ def every_arch(space):
 
 def random_scores(space, count, seed=0):
     rng = seeded(seed)
-    depth = torch.randn(count, space.stages, len(space.depths), generator=rng)
-    return depth, torch.randn(count, space.blocks, space.forms, generator=rng)
+    return tuple(torch.randn(count, *shape, generator=rng) for shape in space.gate_shapes)
 
 
 def random_class_masks(count, classes=160, seed=2):
@@ -119,20 +121,22 @@ def check_space(space, count, classes=12):
     archs = torch.stack([space.largest, space.smallest, *space.sample(count - 2, rng)])
     kept, sums = torch.randint(1, classes + 1, (count,), generator=rng), set()
     for arch, number in zip(archs, kept.tolist(), strict=True):
-        statistics, of_gates, gates = CalibratedStatistics(), CalibratedStatistics(), space.gates(arch)
+        statistics, of_gates = CalibratedStatistics(), CalibratedStatistics()
+        (depth, form, *_), (one, own) = space.gates(arch), space.at_size_of(arch)
         supernet(calibration, arch, statistics)
-        supernet.forward_gated(calibration, *gates, of_gates)
+        supernet.forward_gated(resized(calibration, one.image_size), depth, form, of_gates)
         sliced = supernet(images, arch, FixedStatistics(statistics.recorded))
-        gated = supernet.forward_gated(images, *gates, FixedStatistics(of_gates.recorded))
+        scaled = resized(images, one.image_size)
+        gated = supernet.forward_gated(scaled, depth, form, FixedStatistics(of_gates.recorded))
         picked = torch.randperm(classes, generator=rng)[:number]
         extracted = supernet.extract(arch, picked.tolist(), statistics)
-        read = space.network(arch, number).eval()
+        read = one.network(own, number).eval()
         read.load_state_dict(extracted.state_dict())
         assert sliced.shape == (6, classes) and sliced.std(0).min() > 1e-3
         torch.testing.assert_close(gated, sliced, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(extracted(images), sliced[:, picked], rtol=1e-4, atol=1e-4)
-        assert torch.equal(read(images), extracted(images)) and not extracted.training
-        assert space.madds(arch, number) == counted_madds(extracted, images[:1])
+        torch.testing.assert_close(extracted(scaled), sliced[:, picked], rtol=1e-4, atol=1e-4)
+        assert torch.equal(read(scaled), extracted(scaled)) and not extracted.training
+        assert space.madds(arch, number) == counted_madds(extracted, scaled[:1])
         assert space.parameters(arch, number) == sum(p.numel() for p in extracted.parameters() if p.requires_grad)
         sums.add(round(sliced.sum().item(), 3))
     assert len(sums) > 0.9 * len(archs.unique(dim=0))  # other archs are other networks

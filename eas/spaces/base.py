@@ -4,22 +4,31 @@ An arch is one choice for every decision. A space of S stages with at most B blo
 blocks a stage keeps) followed by S * B form decisions (which form a block has: its width, or its kernel and expansion).
 A block's cost depends on its own form only, so that a network's cost is the sum over the blocks that it keeps.
 
+Where images have several sizes, the size is the last decision: all costs change with it, so that such a space is as
+many spaces of one size (`sized`).
+
 A new space is a module beside this one with three classes: a ChoiceSpace (its cost tables), a Supernet (its elastic
-network) and a SpaceRecipe (what params.yaml says of it), registered in SPACES.
+network, see eas.spaces.supernet) and a SpaceRecipe (what params.yaml says of it), registered in SPACES.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from eas.layers import CalibratedStatistics, Statistics
 from eas.registry import Registry, Section
 
+if TYPE_CHECKING:
+    from eas.spaces.supernet import Supernet
+
+MOST_SIZES = 64  # of images
 PIECE = 16_384  # archs whose costs are added up at once
 
 
@@ -31,9 +40,10 @@ def cached_table(method):
 class ChoiceSpace(ABC):
     """A space of archs, int64 rows [decisions]. A subclass gives its stages, its costs and its network."""
 
-    image_size: int
+    image_size: int  # pixels a side; where images have several sizes, of the largest
     in_channels: int
     depths: tuple[int, ...]  # how many blocks a stage may keep, ascending
+    image_sizes: tuple[int, ...] = ()  # where an image's size is a decision: all of them, ascending to image_size
 
     # ---------------------------------------------------------------- what a subclass gives
 
@@ -105,17 +115,31 @@ class ChoiceSpace(ABC):
 
     @property
     def decisions(self) -> int:
-        return self.stages + self.blocks
+        return len(self.choices)
 
     @cached_table
     def choices(self) -> Tensor:
         """Number of choices of every decision, int64 [decisions]."""
-        return torch.tensor([len(self.depths)] * self.stages + [self.forms] * self.blocks)
+        sizes = [len(self.image_sizes)] if self.image_sizes else []
+        return torch.tensor([len(self.depths)] * self.stages + [self.forms] * self.blocks + sizes)
 
     @property
     def size(self) -> int:
         """Number of distinct archs."""
-        return sum(self.forms**depth for depth in self.depths) ** self.stages
+        return len(self.sized) * sum(self.forms**depth for depth in self.depths) ** self.stages
+
+    @cached_property
+    def sized(self) -> tuple[ChoiceSpace, ...]:
+        """The space at each size of images alone; itself where there is one."""
+        return tuple(replace(self, image_size=size, image_sizes=()) for size in self.image_sizes) or (self,)
+
+    def at_size_of(self, arch: Tensor) -> tuple[ChoiceSpace, Tensor]:
+        """The space at the arch's size of images alone, and the arch there."""
+        return (self.sized[int(arch[-1])], arch[:-1]) if self.image_sizes else (self, arch)
+
+    def form_of(self, archs: Tensor) -> Tensor:
+        """The form of every block, int64 [..., blocks]."""
+        return archs[..., self.stages : self.stages + self.blocks]
 
     @cached_table
     def largest(self) -> Tensor:
@@ -144,8 +168,12 @@ class ChoiceSpace(ABC):
 
     def canonical(self, archs: Tensor) -> Tensor:
         """The same archs with form 0 for blocks that are not kept: equal networks have equal rows."""
-        forms = archs[..., self.stages :] * self.active(archs)
-        return torch.cat([archs[..., : self.stages], forms], -1)
+        parts = (
+            archs[..., : self.stages],
+            self.form_of(archs) * self.active(archs),
+            archs[..., self.stages + self.blocks :],
+        )
+        return torch.cat(parts, -1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` archs, uniform in every decision, int64 [count, decisions], canonical."""
@@ -158,11 +186,17 @@ class ChoiceSpace(ABC):
 
     # ---------------------------------------------------------------- encoding for networks that read archs
 
-    def gates(self, archs: Tensor) -> tuple[Tensor, Tensor]:
-        """The archs as 0/1 gates: (depth, form) one-hots, float [..., stages, depths] and [..., blocks, forms]."""
-        depth, form = archs.split([self.stages, self.blocks], -1)
-        one_hot = nn.functional.one_hot
-        return one_hot(depth, len(self.depths)).float(), one_hot(form, self.forms).float()
+    @property
+    def gate_shapes(self) -> list[tuple[int, int]]:
+        """Decisions and choices of each tensor of `gates`."""
+        shapes = [(self.stages, len(self.depths)), (self.blocks, self.forms)]
+        return shapes + [(1, len(self.image_sizes))] * bool(self.image_sizes)
+
+    def gates(self, archs: Tensor) -> tuple[Tensor, ...]:
+        """The archs as 0/1 gates: depth, form and, where images have several, size; float [..., decisions, choices]."""
+        counts, choices = zip(*self.gate_shapes, strict=True)
+        parts = archs.split(counts, -1)
+        return tuple(nn.functional.one_hot(*each).float() for each in zip(parts, choices, strict=True))
 
     def keep_probability(self, depth: Tensor) -> Tensor:
         """Probability that each block is kept, [..., blocks], from depth probabilities [..., stages, depths]."""
@@ -170,23 +204,35 @@ class ChoiceSpace(ABC):
         reached = place[:, None] < torch.tensor(self.depths)  # [blocks of a stage, depths]
         return torch.einsum("...sd,bd->...sb", depth, reached.to(depth)).flatten(-2)
 
-    def features(self, depth: Tensor, form: Tensor) -> Tensor:
-        """What a predictor reads, [..., stages * depths + blocks * forms]; a dropped block's form is 0."""
+    def features(self, depth: Tensor, form: Tensor, *size: Tensor) -> Tensor:
+        """What a predictor reads: all gates in a row, [..., features]; a dropped block's form is 0."""
         kept = form * self.keep_probability(depth)[..., None]
-        return torch.cat([depth.flatten(-2), kept.flatten(-2)], -1)
+        return torch.cat([each.flatten(-2) for each in (depth, kept, *size)], -1)
 
     # ---------------------------------------------------------------- costs, exact
 
     def madds(self, archs: Tensor, class_counts: Tensor | int) -> Tensor:
         """Multiply-adds of one image, the classifier counted for that many classes only; int64 [...]."""
-        return self.fixed_madds(class_counts) + self._total(self.block_madds, archs)
+        if not self.image_sizes:
+            return self.fixed_madds(class_counts) + self._total(self.block_madds, archs)
+        class_counts = torch.as_tensor(class_counts)
+        shape = torch.broadcast_shapes(archs.shape[:-1], class_counts.shape)
+        counts, rest, size = (each.expand(shape) for each in (class_counts, archs[..., 0], archs[..., -1]))
+        total, rest = torch.empty_like(rest), archs[..., :-1].expand(*shape, -1)
+        for index in size.unique().tolist():
+            rows = size == index
+            total[rows] = self.sized[index].madds(rest[rows], counts[rows])
+        return total
 
     def parameters(self, archs: Tensor, class_counts: Tensor | int) -> Tensor:
         """Trainable parameters, the classifier's rows and biases for that many classes only; int64 [...]."""
         return self.fixed_parameters(class_counts) + self._total(self.block_parameters, archs)
 
-    def expected_madds(self, depth: Tensor, form: Tensor, class_counts: Tensor) -> Tensor:
+    def expected_madds(self, depth: Tensor, form: Tensor, class_counts: Tensor, size: Tensor | None = None) -> Tensor:
         """Mean multiply-adds over archs drawn from independent choice probabilities (see `gates`), float [...]."""
+        if size is not None:
+            each = [space.expected_madds(depth, form, class_counts) for space in self.sized]
+            return (size[..., 0, :] * torch.stack(each, -1)).sum(-1)
         blocks = (form * self.block_madds).sum(-1) * self.keep_probability(depth)
         return blocks.sum(-1) + self.fixed_madds(class_counts)
 
@@ -194,17 +240,12 @@ class ChoiceSpace(ABC):
         """Sum of a [blocks, forms] table over the blocks that the archs keep, int64 [...]."""
 
         def total(archs: Tensor) -> Tensor:
-            flat = archs[:, self.stages :] + torch.arange(self.blocks) * table.shape[1]
+            flat = self.form_of(archs) + torch.arange(self.blocks) * table.shape[1]
             return (table.flatten()[flat] * self.active(archs)).sum(-1)
 
         # In pieces that stay in the processor's cache: ten times as fast for a million archs.
         pieces = archs.reshape(-1, self.decisions).split(PIECE)
         return torch.cat([total(piece) for piece in pieces]).view(archs.shape[:-1])
-
-    @cached_property
-    def least_madds(self) -> int:
-        """Multiply-adds of the smallest arch's blocks."""
-        return int(self._total(self.block_madds, self.smallest))
 
     def check_scenarios(self, class_masks: Tensor, budgets: Tensor) -> None:
         """Check scenarios, bool [n, classes] and multiply-adds [n], before any long work.
@@ -217,85 +258,13 @@ class ChoiceSpace(ABC):
             torch.sum(piece, -1, out=out)  # in pieces: a sum of bools holds them all as integers
         if not count.all():
             raise ValueError(f"scenario {int((count == 0).nonzero()[0])} keeps no class: name at least one")
-        smallest = self.fixed_madds(count) + self.least_madds
+        smallest = self.madds(self.smallest, count)
         if not (budgets >= smallest).all():  # also catches NaN
             worst = int((~(budgets >= smallest)).nonzero()[0])
             raise ValueError(
                 f"budget of {float(budgets[worst]) / 1e6:g}M MAdds is below the smallest arch: "
                 f"{int(smallest[worst]) / 1e6:g}M MAdds for {int(count[worst])} classes"
             )
-
-
-class Supernet(nn.Module, ABC):
-    """A weight-sharing network; every arch of `space` activates a part of it.
-
-    Images are float [n, channels, size, size] in [0, 1]; `mean` and `std` normalise them inside, so that a network file
-    needs no recipe beside it. A subclass has a linear layer `classifier` of all classes.
-    """
-
-    classifier: nn.Linear
-
-    def __init__(self, space: ChoiceSpace, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
-        self.space = space
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor, arch: Tensor, statistics: Statistics) -> Tensor:
-        """Logits [n, classes] of one arch (int64 [decisions]) by slicing: costs what the subnet costs."""
-        stem = self.run_stem(images, arch[None], statistics)
-        return self.run_rest(self.stem_part(stem, arch), arch, statistics)
-
-    def run_stem(self, images: Tensor, archs: Tensor, statistics: Statistics) -> tuple[Tensor, ...]:
-        """What archs [n, decisions] have in common on the same images, computed once; by default, the images."""
-        return (images,)
-
-    def stem_part(self, stem: tuple[Tensor, ...], arch: Tensor) -> tuple[Tensor, ...]:
-        """Of each of the stem's tensors the leading channels that an arch reads; by default, all of them."""
-        return stem
-
-    def run_rest(self, stem: tuple[Tensor, ...], arch: Tensor, statistics: Statistics) -> Tensor:
-        """Logits [n, classes] of one arch from its part of the stem; by default by gates, which is right but slow."""
-        gates = (gate.to(stem[0]) for gate in self.space.gates(arch))
-        return self.forward_gated(*stem, *gates, statistics)
-
-    @abstractmethod
-    def forward_gated(self, images: Tensor, depth: Tensor, form: Tensor, statistics: Statistics) -> Tensor:
-        """Logits [n, classes] of one relaxed arch: choice probabilities [stages, depths] and [blocks, forms].
-
-        One-hots (ChoiceSpace.gates) give exactly the sliced network, anything between is differentiable.
-        """
-
-    def begin_as_identity(self) -> None:
-        """Make every block its shortcut, in place, where there are shortcuts: training begins with these alone.
-
-        Source: Goyal et al. 2017 (there the last norm's scale). On the embedded study it saves a third of the epochs.
-        """
-
-    @torch.no_grad()
-    def extract(self, arch: Tensor, classes: Sequence[int], statistics: CalibratedStatistics) -> nn.Module:
-        """The standalone network of one arch in eval mode, with the classifier rows of `classes`, in that order.
-
-        Every tensor is a part of the supernet's tensor of the same name; `statistics` must have seen this arch.
-        """
-        network, source = self.space.network(arch, len(classes)).to(self.mean.device), self.weights_of(arch)
-        source |= {name: source[name][list(classes)] for name in ("classifier.weight", "classifier.bias")}
-        for name, norm in self.named_modules():
-            if norm in statistics.recorded:
-                mean, variance = statistics.recorded[norm]
-                source |= {f"{name}.running_mean": mean, f"{name}.running_var": variance}
-        for name, target in network.state_dict().items():
-            if not name.endswith("num_batches_tracked"):
-                target.copy_(self.part(source[name], target.shape))
-        return network.eval()
-
-    def weights_of(self, arch: Tensor) -> dict[str, Tensor]:
-        """The tensors that an arch's extracted network takes a part of, by their names; by default the supernet's."""
-        return self.state_dict()
-
-    def part(self, tensor: Tensor, shape: torch.Size) -> Tensor:
-        """What an extracted network has of one of the supernet's tensors; by default the leading part."""
-        return tensor[tuple(slice(size) for size in shape)]
 
 
 class SpaceRecipe(Section):
@@ -305,7 +274,28 @@ class SpaceRecipe(Section):
 
     @abstractmethod
     def build(self, image_size: int, in_channels: int) -> ChoiceSpace:
-        """The space for images of that many pixels a side and channels."""
+        """The space for images of that many pixels a side and channels.
+
+        ValueError, in one line, where there is none for such images.
+        """
+
+
+class SizedRecipe(SpaceRecipe):
+    """The recipe of a space in which the size of images may be a decision."""
+
+    image_sizes: tuple[Annotated[int, Field(ge=8, le=4096)], ...] = Field((), max_length=MOST_SIZES)
+
+    @model_validator(mode="after")
+    def sizes_ascend(self) -> SizedRecipe:
+        if list(self.image_sizes) != sorted(set(self.image_sizes)) or len(self.image_sizes) == 1:
+            raise ValueError(f"image_sizes must be two or more, strictly ascending, got {list(self.image_sizes)}")
+        return self
+
+    def sizes_for(self, image_size: int) -> tuple[int, ...]:
+        """The sizes of a space for such images; ValueError where the largest is another."""
+        if self.image_sizes and self.image_sizes[-1] != image_size:
+            raise ValueError(f"the largest of image_sizes must be that of the images, {image_size}")
+        return self.image_sizes
 
 
 SPACES = Registry()

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from eas.registry import Finite, Positive
-from eas.spaces.base import SPACES, ChoiceSpace, SpaceRecipe, cached_table
+from eas.spaces.base import SPACES, ChoiceSpace, SizedRecipe, cached_table
 from eas.spaces.mobilenetv3_networks import BlockShape, ElasticMobileNetV3, MobileNetV3, make_divisible
 
 FIRST, WIDTHS, LAST, FEATURES = 16, (24, 40, 80, 112, 160), 960, 1280  # channels at width 1
@@ -26,14 +26,14 @@ SWISH_FROM = 2  # the first stage with h-swish in place of ReLU
 
 
 @SPACES.register
-class MobileNetV3Recipe(SpaceRecipe):
+class MobileNetV3Recipe(SizedRecipe):
     """Five stages of inverted residual blocks, see MobileNetV3Space."""
 
     kind: Literal["mobilenetv3"] = "mobilenetv3"
     width: Annotated[Finite, Field(le=8)] = 1.0
     depths: tuple[Positive, ...] = Field((2, 3, 4), min_length=1)
-    kernels: tuple[Positive, ...] = Field((3, 5, 7), min_length=1)
-    expansions: tuple[Positive, ...] = Field((3, 4, 6), min_length=1)
+    kernels: tuple[Annotated[int, Field(ge=1, le=31)], ...] = Field((3, 5, 7), min_length=1)
+    expansions: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field((3, 4, 6), min_length=1)
     strides: tuple[Annotated[int, Field(ge=1, le=2)], ...] = Field((2, 2, 2, 2, 1, 2), min_length=6, max_length=6)
 
     @model_validator(mode="after")
@@ -47,7 +47,8 @@ class MobileNetV3Recipe(SpaceRecipe):
         return self
 
     def build(self, image_size: int, in_channels: int) -> MobileNetV3Space:
-        return MobileNetV3Space(image_size, in_channels, **{name: getattr(self, name) for name in CHOSEN})
+        chosen = {name: getattr(self, name) for name in CHOSEN}
+        return MobileNetV3Space(image_size, in_channels, **chosen, image_sizes=self.sizes_for(image_size))
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class MobileNetV3Space(ChoiceSpace):
     kernels: tuple[int, ...] = (3, 5, 7)
     expansions: tuple[int, ...] = (3, 4, 6)
     strides: tuple[int, ...] = (2, 2, 2, 2, 1, 2)
+    image_sizes: tuple[int, ...] = ()
 
     @property
     def stages(self) -> int:
@@ -81,7 +83,7 @@ class MobileNetV3Space(ChoiceSpace):
 
     @property
     def recipe(self) -> MobileNetV3Recipe:
-        return MobileNetV3Recipe(**{name: getattr(self, name) for name in CHOSEN})
+        return MobileNetV3Recipe(**{name: getattr(self, name) for name in (*CHOSEN, "image_sizes")})
 
     @property
     def first(self) -> BlockShape:
@@ -115,7 +117,7 @@ class MobileNetV3Space(ChoiceSpace):
 
     def describe(self, arch: Tensor) -> list[list[tuple[int, int]]]:
         """Kernel, as an index, and hidden channels of the kept blocks, one list a stage."""
-        kernel, expansion = self.pairs[arch[self.stages :]].unbind(1)
+        kernel, expansion = self.pairs[self.form_of(arch)].unbind(1)
         hidden = self.hidden_channels.gather(1, expansion[:, None])[:, 0]
         rows = torch.stack([kernel, hidden], 1).view(self.stages, -1, 2)
         return [[tuple(pair) for pair in row[:kept].tolist()] for row, kept in zip(rows, self.depth(arch), strict=True)]
@@ -126,7 +128,8 @@ class MobileNetV3Space(ChoiceSpace):
 
     def stage_names(self) -> list[str]:
         sides = self.sides[2:]
-        return [f"stage {stage}, {side} x {side} pixels" for stage, side in enumerate(sides, start=1)]
+        most = "up to " * bool(self.image_sizes)
+        return [f"stage {stage}, {most}{side} x {side} pixels" for stage, side in enumerate(sides, start=1)]
 
     def supernet(self, classes: int, mean: Sequence[float], std: Sequence[float]) -> ElasticMobileNetV3:
         return ElasticMobileNetV3(self, classes, mean, std)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eas.layers import EPSILON, ElasticConv2d, ElasticDepthwiseConv2d, ElasticNorm, ElasticSqueezeExcite, Statistics
-from eas.spaces.base import Supernet
+from eas.spaces.supernet import Supernet
 
 if TYPE_CHECKING:
     from eas.spaces.mobilenetv3 import MobileNetV3Space

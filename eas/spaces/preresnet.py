@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from eas.layers import EPSILON, ElasticConv2d, ElasticNorm, Statistics
 from eas.registry import Positive
-from eas.spaces.base import SPACES, ChoiceSpace, SpaceRecipe, Supernet, cached_table
+from eas.spaces.base import SPACES, ChoiceSpace, SizedRecipe, cached_table
+from eas.spaces.supernet import Supernet
 
 KERNEL = 3
+CHOSEN = ("widths", "depths", "ratios", "stem_stride")  # what the recipe says of the space
 
 
 @SPACES.register
-class PreResNetRecipe(SpaceRecipe):
+class PreResNetRecipe(SizedRecipe):
     """Stages of pre-activation residual blocks, see PreResNetSpace."""
 
     kind: Literal["preresnet"] = "preresnet"
@@ -41,7 +43,8 @@ class PreResNetRecipe(SpaceRecipe):
         return self
 
     def build(self, image_size: int, in_channels: int) -> PreResNetSpace:
-        return PreResNetSpace(image_size, in_channels, self.widths, self.depths, self.ratios, self.stem_stride)
+        chosen = {name: getattr(self, name) for name in CHOSEN}
+        return PreResNetSpace(image_size, in_channels, **chosen, image_sizes=self.sizes_for(image_size))
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class PreResNetSpace(ChoiceSpace):
     depths: tuple[int, ...]
     ratios: tuple[float, ...]
     stem_stride: int = 1
+    image_sizes: tuple[int, ...] = ()
 
     @property
     def stages(self) -> int:
@@ -69,8 +73,7 @@ class PreResNetSpace(ChoiceSpace):
 
     @property
     def recipe(self) -> PreResNetRecipe:
-        chosen = {"widths": self.widths, "depths": self.depths, "ratios": self.ratios}
-        return PreResNetRecipe(**chosen, stem_stride=self.stem_stride)
+        return PreResNetRecipe(**{name: getattr(self, name) for name in (*CHOSEN, "image_sizes")})
 
     @cached_table
     def inner_channels(self) -> Tensor:
@@ -80,7 +83,7 @@ class PreResNetSpace(ChoiceSpace):
 
     def describe(self, arch: Tensor) -> list[list[int]]:
         """Inner channels of the kept blocks, one list a stage."""
-        channels = self.inner_channels.gather(1, arch[self.stages :, None])[:, 0].view(self.stages, -1)
+        channels = self.inner_channels.gather(1, self.form_of(arch)[:, None])[:, 0].view(self.stages, -1)
         return [row[:kept].tolist() for row, kept in zip(channels, self.depth(arch), strict=True)]
 
     def form_names(self) -> list[list[str]]:
@@ -91,7 +94,8 @@ class PreResNetSpace(ChoiceSpace):
 
     def stage_names(self) -> list[str]:
         sides = map(self.resolution, range(self.stages))
-        return [f"stage {stage}, {side} x {side} pixels" for stage, side in enumerate(sides, start=1)]
+        most = "up to " * bool(self.image_sizes)
+        return [f"stage {stage}, {most}{side} x {side} pixels" for stage, side in enumerate(sides, start=1)]
 
     def supernet(self, classes: int, mean: Sequence[float], std: Sequence[float]) -> ElasticPreResNet:
         return ElasticPreResNet(self, classes, mean, std)

@@ -274,14 +274,13 @@ def generator_losses(records: Sequence[dict]) -> Figure:
 
 def block_sizes(archs: Tensor, space: ChoiceSpace) -> Tensor:
     """How large every block is drawn (see ChoiceSpace.form_sizes), NaN where it is absent, float [..., blocks]."""
-    forms = archs[..., space.stages :]
-    sizes = space.form_sizes()[torch.arange(space.blocks), forms]
+    sizes = space.form_sizes()[torch.arange(space.blocks), space.form_of(archs)]
     return sizes.masked_fill(~space.active(archs), math.nan)
 
 
 def block_forms(arch: Tensor, space: ChoiceSpace) -> list[str]:
     """What a reader calls the form of every block of one arch, nothing where it is absent; [blocks]."""
-    forms, active = arch[space.stages :].tolist(), space.active(arch).tolist()
+    forms, active = space.form_of(arch).tolist(), space.active(arch).tolist()
     return [names[form] if kept else "" for names, form, kept in zip(space.form_names(), forms, active, strict=True)]
 
 
@@ -305,13 +304,14 @@ def draw_arch(space: ChoiceSpace, arch: Tensor, class_count: int = 0) -> Figure:
     axis.bar(range(space.blocks), full.numpy(), 0.8, fill=False, edgecolor="0.7", linestyle=":")
     axis.bar_label(axis.bar(range(space.blocks), sizes.numpy(), 0.8, color=shades), block_forms(arch, space), padding=1)
     top = full.max().item()
-    for stage, name in enumerate(space.stage_names()):
+    for stage, name in enumerate(space.at_size_of(arch)[0].stage_names()):
         middle = (stage + 0.5) * space.blocks_per_stage - 0.5
         axis.text(middle, top * 1.15, name, ha="center")
         axis.axvline(middle + space.blocks_per_stage / 2, color="0.5", linewidth=0.8 * (stage + 1 < space.stages))
     axis.set_xticks(range(space.blocks), space.block_names())
     counted = f"classifier of {class_count} classes" if class_count else "without classifier"
-    axis.set_title(f"{space.madds(arch, class_count).item() / 1e6:.2f} M MAdds, {counted}", loc="left")
+    pixels = f", images of {space.at_size_of(arch)[0].image_size} pixels" if space.image_sizes else ""
+    axis.set_title(f"{space.madds(arch, class_count).item() / 1e6:.2f} M MAdds, {counted}{pixels}", loc="left")
     axis.set(xlabel="stage.block", ylabel="size of a block", yticks=[], ylim=(0, top * 1.3))
     axis.set_xlim(-0.5, space.blocks - 0.5)
     axis.grid(False)

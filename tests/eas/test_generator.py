@@ -278,7 +278,7 @@ def test_classes_without_images_are_not_drawn(supernet, dataset):
 def test_the_gates_loss_is_the_sliced_networks_masked_cross_entropy(supernet, dataset, gate_signal, pairs):
     space, images = supernet.space, dataset.train
     archs = torch.stack([space.smallest, *space.sample(4, seeded(3)), space.largest])
-    losses, again = gate_signal()(*space.gates(archs), pairs), gate_signal()
+    losses, again = gate_signal()(pairs, *space.gates(archs)), gate_signal()
     for arch, mask, loss in zip(archs, pairs, losses, strict=True):
         rows = torch.cat([again.draw(mask), again.draw(torch.ones(160).bool())])
         logits = supernet(as_input(images.images[rows]), arch, Statistics())  # norms run on both halves
@@ -291,7 +291,7 @@ def test_the_gates_gradient_reaches_the_generator_and_no_weight_of_the_supernet(
     torch.manual_seed(0)
     made, rng = Generator(supernet.space, 160, torch.tensor([3e5, 6e5])), seeded()
     scores = made(by_superclass, torch.full((len(by_superclass),), 4.5e5))
-    gate_signal()(*(straight_through(s, rng) for s in scores), by_superclass).sum().backward()
+    gate_signal()(by_superclass, *(straight_through(s, rng) for s in scores)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in made.parameters())
     assert all(p.grad is None and not p.requires_grad for p in supernet.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
@@ -301,11 +301,11 @@ def test_the_gates_gradient_prefers_the_choice_that_helps(supernet, gate_signal,
     """Small steps along the gradient lower the loss on the same images."""
     gates = [gate * 0.8 + 0.2 / gate.shape[-1] for gate in supernet.space.gates(supernet.space.sample(4, seeded()))]
     gates = [gate.requires_grad_() for gate in gates]
-    before = gate_signal()(*gates, pairs[:4])
+    before = gate_signal()(pairs[:4], *gates)
     gradients = torch.autograd.grad(before.sum(), gates)
     size = sum(gradient.square().sum() for gradient in gradients).sqrt()
     moved = [gate - 1e-3 * gradient / size for gate, gradient in zip(gates, gradients, strict=True)]
-    after = gate_signal()(*moved, pairs[:4])
+    after = gate_signal()(pairs[:4], *moved)
     assert (before - after).sum().item() == pytest.approx(1e-3 * size.item(), rel=0.1)
 
 
@@ -326,6 +326,6 @@ def test_the_signal_of_gates_may_run_in_bfloat16(supernet, dataset, pairs, monke
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     gates, mixed = supernet.space.gates(supernet.space.sample(6, seeded())), {"mixed_precision": True}
     recipes = FLOAT32, FLOAT32.model_copy(update=mixed)
-    whole, half = (GateSignal(supernet, dataset.train, 32, each, seeded())(*gates, pairs) for each in recipes)
+    whole, half = (GateSignal(supernet, dataset.train, 32, each, seeded())(pairs, *gates) for each in recipes)
     assert not torch.equal(half, whole) and half.dtype == torch.float32
     torch.testing.assert_close(half, whole, rtol=0.1, atol=0.1)

@@ -209,7 +209,7 @@ def test_an_unknown_study_lists_the_known_ones_and_suggests():
     message = str(caught.value)
     assert all(name in message for name in STUDIES) and "did you mean 'glyphs'?" in message
     with pytest.raises(ValueError) as caught:
-        load_study("imagenet", ROOT)
+        load_study("svhn", ROOT)
     assert "known: " in str(caught.value) and "did you mean" not in str(caught.value)
 
 

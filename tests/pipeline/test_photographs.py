@@ -9,7 +9,7 @@ from pipeline.publish import study_kit
 COLORS = {"warm": {"red": (220, 40, 30), "orange": (230, 140, 20), "yellow": (230, 220, 40)}}
 COLORS |= {"cold": {"blue": (30, 60, 220), "green": (40, 180, 60)}, "dull": {"grey": (128,) * 3, "black": (20,) * 3}}
 SPACE = {"kind": "mobilenetv3", "width": 0.2, "depths": [1, 2], "kernels": [3, 5], "expansions": [1, 2]}
-SPACE |= {"strides": [1, 2, 2, 2, 1, 1]}
+SPACE |= {"strides": [1, 2, 2, 2, 1, 1], "image_sizes": [12, 16]}
 
 
 def draw(folder, each, seed):
@@ -33,3 +33,4 @@ def test_a_study_of_photographs_in_folders_runs_in_ofas_space(tmp_path, in_worke
     kit = study_kit(workspace, workspace.dataset())
     network, card = kit.specialize(["warm"], 3e5)
     assert card.space.kind == "mobilenetv3" and card.classes == ("orange", "red", "yellow") and card.madds <= 3e5
+    assert card.image_size in (12, 16) and not card.space.image_sizes
