@@ -25,10 +25,9 @@ Tables = dict[str, pd.DataFrame]
 
 
 def search() -> Tables:
-    folder = ROOT / "build" / "benchmarks"
-    case, setup = search_cost.prepare(folder, ROOT)
+    case, setup = search_cost.prepare(ROOT)
     table = search_cost.measure(case)
-    memory = [{"scenarios": n, "peak_mb": timing.peak_memory(search_cost.generate_many, folder, n)} for n in MEMORY]
+    memory = [{"scenarios": n, "peak_mb": timing.peak_memory(search_cost.generate_many, n)} for n in MEMORY]
     return {
         "search": table,
         "search_quality": search_cost.quality(case),

@@ -1,99 +1,53 @@
-"""OFA's MobileNetV3 space as rows of integers, with OFA's costs, and one accuracy predictor that both sides read."""
+"""OFA's MobileNetV3 space as OFA's finder sees it, and one accuracy predictor that both sides read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
 from itertools import product
-from typing import NoReturn
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import FLOPsTable, OfaPredictor
 from eas.generator import ScenarioSampler
 from eas.predictor import AccuracyPredictor
-from eas.spaces import ChoiceSpace
-from eas.spaces.base import cached_table
+from eas.spaces import MobileNetV3Space
 
 SIDE = 224  # pixels; OFA also searches this, but the paper's budgets are at that size
-SIDES = (56, 28, 14, 14, 7)  # of the stages' feature maps, behind their first block
-KERNELS, EXPANSIONS, DEPTHS = (3, 5, 7), (3, 4, 6), (2, 3, 4)
-PAIRS = tuple(product(KERNELS, EXPANSIONS))  # the nine forms of a block; the first one is the cheapest
+PAIRS = tuple(product((3, 5, 7), (3, 4, 6)))  # the nine forms of a block: kernel and expansion
 CLASSES, SUPERCLASSES = 100, 20  # of the scenarios; the predictor does not read them
 
 
-@dataclass(frozen=True)
-class MobileNetSpace(ChoiceSpace):
-    """Five stages of two to four blocks; a block's form is one of nine pairs (kernel, expansion).
+def new_space() -> MobileNetV3Space:
+    """OFA's space at the width of its table and at one image size."""
+    return MobileNetV3Space(SIDE, 3, width=1.2)
 
-    `costs` are the multiply-adds of every block in every form, [blocks][forms]; `fixed` those of what every arch has.
-    OFA's table knows nothing else, so that this space has archs and costs, but no networks.
-    """
 
-    costs: tuple[tuple[int, ...], ...]
-    fixed: int
+def as_sample(space: MobileNetV3Space, arch: Tensor) -> dict:
+    """The arch, int64 [decisions], as OFA's finder writes it."""
+    pairs = [PAIRS[form] for form in space.form_of(arch).tolist()]
+    kernels, expansions = (list(values) for values in zip(*pairs, strict=True))
+    return {"wid": None, "ks": kernels, "e": expansions, "d": space.depth(arch).tolist(), "r": [SIDE]}
 
-    image_size, in_channels, depths = SIDE, 3, DEPTHS
-    stages, forms = len(SIDES), len(PAIRS)
 
-    @classmethod
-    def from_table(cls, table: FLOPsTable) -> MobileNetSpace:
-        """The space with the costs of OFA's table, rounded to whole multiply-adds."""
-        entry = table.efficiency_dict[SIDE]
-        first, *blocks = entry["mobile_inverted_blocks"]
-        costs = tuple(tuple(round(block[pair] * 1e6) for pair in PAIRS) for block in blocks)
-        return cls(costs, fixed=round((sum(entry["other_blocks"].values()) + first[3, 1]) * 1e6))
+def from_sample(space: MobileNetV3Space, sample: dict) -> Tensor:
+    """The reverse of `as_sample`, canonical."""
+    depths = [space.depths.index(depth) for depth in sample["d"]]
+    forms = [PAIRS.index(pair) for pair in zip(sample["ks"], sample["e"], strict=True)]
+    return space.canonical(torch.tensor(depths + forms))
 
-    @cached_table
-    def block_madds(self) -> Tensor:
-        return torch.tensor(self.costs)
 
-    def fixed_madds(self, class_counts: Tensor | int) -> Tensor:
-        """See ChoiceSpace; OFA's table has one classifier for all: its cost does not depend on the classes."""
-        return torch.full_like(torch.as_tensor(class_counts), self.fixed)
-
-    def form_names(self) -> list[list[str]]:
-        return [[f"{kernel}x{kernel}, {expansion}" for kernel, expansion in PAIRS]] * self.blocks
-
-    def form_sizes(self) -> Tensor:
-        return self.block_madds / self.block_madds.max()
-
-    def stage_names(self) -> list[str]:
-        return [f"stage {stage}, {side} x {side} pixels" for stage, side in enumerate(SIDES, start=1)]
-
-    # ---------------------------------------------------------------- what a table of costs has no answer for
-
-    @property
-    def block_parameters(self) -> NoReturn:
-        raise NotImplementedError("OFA's table has multiply-adds, but no parameters")
-
-    def fixed_parameters(self, class_counts: Tensor | int) -> NoReturn:
-        raise NotImplementedError("OFA's table has multiply-adds, but no parameters")
-
-    @property
-    def recipe(self) -> NoReturn:
-        raise NotImplementedError("this space is made of OFA's table, not of params.yaml")
-
-    def supernet(self, classes: int, mean: Sequence[float], std: Sequence[float]) -> NoReturn:
-        raise NotImplementedError("only costs are compared in this space: its elastic network is OFA's own")
-
-    def network(self, arch: Tensor, classes: int) -> NoReturn:
-        raise NotImplementedError("only costs are compared in this space: its networks are OFA's own")
-
-    # ---------------------------------------------------------------- archs as OFA writes them
-
-    def as_sample(self, arch: Tensor) -> dict:
-        """The arch, int64 [decisions], as OFA's finder writes it."""
-        pairs = [PAIRS[form] for form in arch[self.stages :].tolist()]
-        kernels, expansions = (list(values) for values in zip(*pairs, strict=True))
-        return {"wid": None, "ks": kernels, "e": expansions, "d": self.depth(arch).tolist(), "r": [SIDE]}
-
-    def from_sample(self, sample: dict) -> Tensor:
-        """The reverse of `as_sample`, canonical."""
-        depths = [DEPTHS.index(depth) for depth in sample["d"]]
-        forms = [PAIRS.index(pair) for pair in zip(sample["ks"], sample["e"], strict=True)]
-        return self.canonical(torch.tensor(depths + forms))
+def flops_table(space: MobileNetV3Space) -> FLOPsTable:
+    """A table as OFA's finder asks it, with the space's own costs for CLASSES classes."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(path := Path(folder) / "empty.npy", {})  # else it would measure those of its own network
+        table = FLOPsTable(device="cpu", load_efficiency_table=path)
+    blocks = [dict(zip(PAIRS, row, strict=True)) for row in (space.block_madds / 1e6).tolist()]
+    fixed = {0: int(space.fixed_madds(CLASSES)) / 1e6}
+    table.efficiency_dict = {SIDE: {"mobile_inverted_blocks": [{(3, 1): 0.0}, *blocks], "other_blocks": fixed}}
+    return table
 
 
 class SharedPredictor(nn.Module):
@@ -103,7 +57,7 @@ class SharedPredictor(nn.Module):
     accuracy (`fit`): speed can be compared, and how well a method optimises the predictor, but not accuracies.
     """
 
-    def __init__(self, space: MobileNetSpace, seed: int):
+    def __init__(self, space: MobileNetV3Space, seed: int):
         super().__init__()
         torch.manual_seed(seed)
         self.space, self.peer = space, OfaPredictor(pretrained=False, device="cpu")
@@ -120,7 +74,7 @@ class SharedPredictor(nn.Module):
 
     def forward(self, features: Tensor, class_masks: Tensor) -> Tensor:
         """Predicted accuracy [n] from ChoiceSpace.features [n, features]; the classes are not read, as in OFA."""
-        forms = features[:, self.space.stages * len(DEPTHS) :]
+        forms = features[:, self.space.stages * len(self.space.depths) :]
         return self.layers(forms @ self.matrix + self.nothing)[:, 0]
 
     score = AccuracyPredictor.score

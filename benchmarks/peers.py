@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-from pathlib import Path
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +10,6 @@ from eas.spaces import MobileNetV3Space, PreResNetSpace
 from eas.spaces.preresnet import KERNEL, layout
 
 try:
-    import thop  # noqa: F401 (what OFA counts the FLOPs of its table with)
     from ofa.imagenet_classification.elastic_nn.modules.dynamic_op import DynamicBatchNorm2d, DynamicConv2d
     from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
     from ofa.tutorial import AccuracyPredictor as OfaPredictor
@@ -24,20 +18,7 @@ try:
 except ImportError as error:
     raise ImportError(f"the peer `ofa` cannot be used ({error}): pip install -e '.[bench]'") from error
 
-__all__ = ["EvolutionFinder", "FLOPsTable", "OfaMobileNetV3", "OfaPreResNet", "OfaPredictor", "flops_table", "ofa_step"]
-
-
-def flops_table(folder: Path, side: int = 224) -> FLOPsTable:
-    """OFA's FLOPs table of its MobileNetV3 space (width 1.2, its default) at one image size; kept in `folder`."""
-    path = folder / f"ofa_flops_{side}.npy"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(path, {})  # an empty table to load: by default it makes those of five image sizes
-        table = FLOPsTable(device="cpu", load_efficiency_table=path)
-        with contextlib.redirect_stdout(io.StringIO()):
-            table.build_single_lut(batch_size=1, base_resolution=side)
-        np.save(path, table.efficiency_dict)
-    return FLOPsTable(device="cpu", load_efficiency_table=path)
+__all__ = ["EvolutionFinder", "FLOPsTable", "OfaMobileNetV3", "OfaPreResNet", "OfaPredictor", "ofa_step"]
 
 
 # -------------------------------------------------------------------- the same network in OFA's layers

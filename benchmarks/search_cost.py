@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import timing
-from benchmarks.mobilenet import CLASSES, SIDE, MobileNetSpace, SharedPredictor, scenario_sampler
-from benchmarks.peers import EvolutionFinder, FLOPsTable, flops_table
+from benchmarks.mobilenet import CLASSES, SIDE, SharedPredictor, flops_table, from_sample, new_space, scenario_sampler
+from benchmarks.peers import EvolutionFinder, FLOPsTable
 from eas import search
 from eas.generator import Generator, PredictorSignal, train_generator
+from eas.spaces import MobileNetV3Space
 from pipeline.params import load_study
 
 Method = Callable[[Tensor, Tensor], Tensor]  # class masks bool [n, classes], budgets [n]: archs int64 [n, decisions]
@@ -52,19 +53,17 @@ class SearchCase:
     """What all methods share, and the generator."""
 
     table: FLOPsTable
-    space: MobileNetSpace
+    space: MobileNetV3Space
     predictor: SharedPredictor
     generator: Generator
 
 
-def prepare(folder: Path, root: str | Path = ".", steps: int | None = None) -> tuple[SearchCase, dict[str, float]]:
+def prepare(root: str | Path = ".", steps: int | None = None) -> tuple[SearchCase, dict[str, float]]:
     """Everything that is made once; and its seconds: predictor (all methods need it), generator (ours only).
 
-    The generator is trained as in the embedded study. `folder` is where OFA's table is kept. `steps` shortens both
-    trainings, for a test.
+    The generator is trained as in the embedded study. `steps` shortens both trainings, for a test.
     """
-    table = flops_table(folder)
-    space = MobileNetSpace.from_table(table)
+    space = new_space()
     start = time.perf_counter()
     predictor = SharedPredictor(space, seed=0)
     predictor.fit(steps or FIT_STEPS)
@@ -74,7 +73,7 @@ def prepare(folder: Path, root: str | Path = ".", steps: int | None = None) -> t
     recipe = recipe.model_copy(update={"steps": steps or recipe.steps})
     train_generator(generator, PredictorSignal(predictor), scenario_sampler(BUDGETS), recipe, seed=0)
     seconds = {"predictor": fitted - start, "generator": time.perf_counter() - fitted}
-    return SearchCase(table, space, predictor, generator.eval().requires_grad_(False)), seconds
+    return SearchCase(flops_table(space), space, predictor, generator.eval().requires_grad_(False)), seconds
 
 
 # -------------------------------------------------------------------- the methods
@@ -117,7 +116,7 @@ def run_finder(case: SearchCase, budgets: Tensor, generations: int) -> Tensor:
         finder.arch_manager.resolutions = [SIDE]  # the space here has one image size
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar a scenario
             _, (_, sample, _) = finder.run_evolution_search()
-        archs.append(case.space.from_sample(sample))
+        archs.append(from_sample(case.space, sample))
     return torch.stack(archs)
 
 
@@ -177,10 +176,9 @@ def quality(case: SearchCase, count: int = 5) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def generate_many(folder: Path, count: int) -> timing.Work:
-    """For timing.peak_memory: the archs of `count` scenarios by an untrained generator; OFA's table is in `folder`."""
-    space = MobileNetSpace.from_table(flops_table(folder))
-    generator = Generator(space, CLASSES, torch.linspace(*BUDGETS, 5))
+def generate_many(count: int) -> timing.Work:
+    """For timing.peak_memory: the archs of `count` scenarios by an untrained generator."""
+    generator = Generator(new_space(), CLASSES, torch.linspace(*BUDGETS, 5))
     scenarios = scenario_sampler(BUDGETS)(count, torch.Generator().manual_seed(1))
     generator.generate(*(each[:1] for each in scenarios))
     return on(scenarios, generator.generate)

@@ -25,7 +25,7 @@ from benchmarks import (
     to_network,
     training_step,
 )
-from benchmarks.mobilenet import SIDE, SharedPredictor, scenario_sampler
+from benchmarks.mobilenet import CLASSES, SIDE, SharedPredictor, as_sample, from_sample, scenario_sampler
 from benchmarks.peers import OfaPreResNet, ofa_step
 from eas import devices
 from eas.decoding import decode
@@ -41,9 +41,9 @@ COMMITTED = ROOT / "reports" / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory):
+def case():
     """OFA's space with a generator that has hardly been trained: enough for times."""
-    return search_cost.prepare(tmp_path_factory.mktemp("table"), ROOT, steps=5)[0]
+    return search_cost.prepare(ROOT, steps=5)[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +51,20 @@ def archs(case):
     return case.space.sample(50, torch.Generator().manual_seed(0))
 
 
-# -------------------------------------------------------------------- a space of costs alone
+# -------------------------------------------------------------------- one space and one predictor for both sides
 
 
-def test_archs_survive_the_way_to_ofa_and_back(case, archs):
-    samples = [case.space.as_sample(arch) for arch in archs]
-    assert torch.equal(torch.stack([case.space.from_sample(sample) for sample in samples]), archs)
+def test_archs_survive_the_way_to_ofa_and_back_at_the_same_cost(case, archs):
+    samples = [as_sample(case.space, arch) for arch in archs]
+    assert torch.equal(torch.stack([from_sample(case.space, sample) for sample in samples]), archs)
     assert all(sample["r"] == [SIDE] for sample in samples)
+    theirs = [case.table.predict_efficiency(sample) * 1e6 for sample in samples]
+    assert theirs == pytest.approx(case.space.madds(archs, CLASSES).tolist(), rel=1e-6)
 
 
 def test_both_sides_ask_the_same_predictor(case, archs):
     predictor = SharedPredictor(case.space, seed=1)
-    theirs = predictor.peer.predict_accuracy([case.space.as_sample(arch) for arch in archs])[:, 0]
+    theirs = predictor.peer.predict_accuracy([as_sample(case.space, arch) for arch in archs])[:, 0]
     with torch.inference_mode():
         torch.testing.assert_close(predictor.score(archs, torch.ones(1, 1)), theirs)
     assert theirs.std() > 0
