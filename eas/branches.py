@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from eas.data import Hierarchy, Split
-from eas.data.batches import as_input, augmented
+from eas.data.batches import changed_batches
 from eas.recipes import Training
 from eas.spaces import Supernet
 from eas.training import make_step, optimize
@@ -163,24 +163,32 @@ class SetBatches:
         self.recipe, self.draw_sets, self.propose = recipe, draw_sets, propose
         self.steps = max(1, len(split) // recipe.batch_size)
 
-    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, generator: torch.Generator, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """As many images as the split has: float images [n, channels, side, side] in [0, 1], and labels.
 
-        Of a set's images those come first that the epoch has shown least often, so that it shows nearly all.
+        `skip` as in eas.data.batches.batches.
         """
-        device, (images, labels) = self.split.labels.device, (self.split.images, self.split.labels)
-        shown = torch.zeros(len(labels), device=device)
+        device = self.split.labels.device
         rng = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator, device=device)))
         class_masks = self.draw_sets(self.steps, rng)
         archs = self.propose(class_masks, rng) if self.propose else [None] * self.steps
-        for class_mask, self.arch in zip(class_masks, archs, strict=True):
+        rows = self.draw_rows(class_masks.to(device), generator)
+        made = changed_batches(self.split, rows, self.recipe.augment, generator, skip)
+        for class_mask, self.arch, batch in zip(class_masks, archs, made, strict=True):
             self.branches.compose(superclass_shares(self.hierarchy, class_mask))
             self.class_mask = class_mask.to(device)
-            rows = self.class_mask[labels].nonzero()[:, 0]
-            order = shown[rows] + torch.rand(len(rows), generator=generator, device=device)
-            rows = rows[order.argsort()[: self.recipe.batch_size]]
-            shown[rows] += 1
-            yield as_input(augmented(images[rows], self.recipe.augment, generator)), labels[rows]
+            yield batch
+
+    def draw_rows(self, class_masks: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Images for a batch of each set: first those that were shown least often, so that nearly all are shown."""
+        labels, found = self.split.labels, []
+        shown = torch.zeros(len(labels), device=labels.device)
+        for class_mask in class_masks:
+            rows = class_mask[labels].nonzero()[:, 0]
+            order = shown[rows] + torch.rand(len(rows), generator=generator, device=labels.device)
+            found.append(rows[order.argsort()[: self.recipe.batch_size]])
+            shown[found[-1]] += 1
+        return found
 
     def classes_that_count(self, labels: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
         """Like SuperclassDropout: those of the batch's set."""

@@ -33,6 +33,11 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
+def reading_workers() -> int:
+    """Processes that read images while a GPU trains; none where the processors train themselves."""
+    return cpu_count() if device().type == "cuda" else 0
+
+
 def has_amx() -> bool:
     """Whether the processor has matrix units for bfloat16: without them it is slower than float32."""
     return torch.cpu.get_capabilities().get("amx_bf16", False)

@@ -19,7 +19,7 @@ Maps = tuple[Tensor, ...]
 def calibrate(supernet: Supernet, arch: Tensor, calibration: Split) -> CalibratedStatistics:
     """Batch-norm statistics of one arch, from one pass over all calibration images, on the supernet's device."""
     statistics = CalibratedStatistics()
-    supernet(as_input(calibration.images), arch, statistics)
+    supernet(as_input(calibration.images, supernet.mean.device), arch, statistics)
     return statistics
 
 
@@ -46,7 +46,7 @@ class SharedStem:
 
     def scaled(self, images: Tensor, archs: Tensor) -> Tensor:
         """uint8 images as archs of one size of images read them."""
-        return self.supernet.scaled(as_input(images), archs[0])
+        return self.supernet.scaled(as_input(images, self.supernet.mean.device), archs[0])
 
     def run(self, archs: Tensor) -> tuple[Maps, Maps]:
         """The stem's maps of all images, for archs of one size of images."""
@@ -66,15 +66,16 @@ class SharedStem:
     @torch.inference_mode()
     def logits(self, arch: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Logits [n, classes] of one of the archs, calibrated; on the `chosen` images (bool [n]) only, where given."""
-        rows = slice(None) if chosen is None else chosen
         if (size := self.supernet.pixels(arch)) not in self.kept:
             fixed = FixedStatistics(calibrate(self.supernet, arch, self.calibration).recorded)
-            images = self.split.images[rows].split(self.batch)
-            return torch.cat([self.supernet(as_input(each), arch, fixed) for each in images])
+            images = self.split.images if chosen is None else self.split.images[chosen.to(self.split.images.device)]
+            inputs = (as_input(each, self.supernet.mean.device) for each in images.split(self.batch))
+            return torch.cat([self.supernet(each, arch, fixed) for each in inputs])
         statistics, (calibrated, maps) = CalibratedStatistics(), self.kept[size]
         self.supernet.run_rest(self.supernet.stem_part(calibrated, arch), arch, statistics)
         fixed = FixedStatistics(statistics.recorded)
-        batches = zip(*(each[rows].split(self.batch) for each in maps), strict=True)
+        picked = maps if chosen is None else [each[chosen] for each in maps]
+        batches = zip(*(each.split(self.batch) for each in picked), strict=True)
         parts = (self.supernet.stem_part(each, arch) for each in batches)
         return torch.cat([self.supernet.run_rest(part, arch, fixed) for part in parts])
 
@@ -82,7 +83,8 @@ class SharedStem:
 def calibration_sample(calibration: Split, count: int) -> Split:
     """The first `count` images of a fixed shuffle of the calibration split: a sample of all classes."""
     rows = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(0))[:count]
-    return Split(calibration.images[rows], calibration.labels[rows])
+    rows = rows.to(calibration.labels.device)
+    return Split(calibration.images[rows.to(calibration.images.device)], calibration.labels[rows]).decoded()
 
 
 def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibration: Split, split: Split) -> Tensor:
@@ -103,7 +105,7 @@ def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibr
 
 def batch_size(split: Split) -> int:
     """A batch that fits the processor's cache is twice as fast on a CPU; a GPU wants a large one."""
-    images = 2000 if split.images.is_cuda else 250  # of 32 pixels
+    images = 2000 if split.labels.is_cuda else 250  # of 32 pixels
     return max(16, images * 32**2 // max(32, split.images.shape[-1]) ** 2)
 
 

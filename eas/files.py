@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, contiguous_format
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file in a folder of its own beside `path` and rename it, so that no half-written one is ever found there.
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A file to write in a folder of its own beside `path`, then renamed: no half-written one is ever found there.
 
     The folder's name cannot be guessed and only its owner may enter it: nobody can plant a link in it, and two writers
     do not meet. The file itself is open to whoever may read other new files.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as beside:
-        part = Path(beside) / path.name
-        part.write_bytes(content)
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        part.touch()
+        mode = part.stat().st_mode  # safetensors' own files are open to nobody else
+        yield part
+        part.chmod(mode)
         part.replace(path)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with beside(Path(path)) as part:
+        part.write_bytes(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -34,21 +44,21 @@ def write_text(path: str | Path, text: str) -> None:
 def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write safetensors, whole or not at all: tensors of any layout and device, views of one another too.
 
-    Equal content gives equal bytes.
+    Equal content gives equal bytes, for which there is one entry of metadata at most. Large tensors are not copied.
     """
-    copies = {name: value.detach().cpu().clone(memory_format=contiguous_format) for name, value in tensors.items()}
-    content = save(copies, metadata)
-    write_bytes(path, with_sorted_metadata(content) if metadata else content)
-
-
-def with_sorted_metadata(content: bytes) -> bytes:
-    """Safetensors with their metadata in alphabetical order; the library's own changes from process to process."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
-    return len(text).to_bytes(8, "little") + text + content[end:]
+    if len(metadata or {}) > 1:
+        raise ValueError("one entry of metadata at most: their order is not kept")
+    plain: dict[str, Tensor] = {}
+    for name, value in ((name, value.detach().cpu()) for name, value in tensors.items()):
+        # What is not all of its memory, in order, or shares it, has to be copied.
+        whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+        alone = all(value.data_ptr() != other.data_ptr() for other in plain.values())
+        plain[name] = value if whole and alone else value.clone(memory_format=contiguous_format)
+    with beside(Path(path)) as part:
+        try:
+            save_file(plain, part, metadata)
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def sha256(path: str | Path) -> str:

@@ -157,7 +157,7 @@ class GateSignal:
     def loss(self, class_mask: Tensor, *gates: Tensor) -> Tensor:
         """Of one scenario, []."""
         rows = torch.cat([self.draw(class_mask), self.draw(self.count > 0)]).to(self.split.labels.device)
-        images, labels = as_input(self.split.images[rows]), self.split.labels[rows[: self.half]]
+        images, labels = as_input(self.split.pick(rows)), self.split.labels[rows[: self.half]]
         with mixed_precision(self.recipe, images.device):
             logits = self.relaxed_logits(images, *(gate.to(images) for gate in gates))
         logits, mask = logits[: self.half], class_mask.to(labels.device).expand(self.half, -1)

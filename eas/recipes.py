@@ -10,11 +10,18 @@ from eas.registry import Finite, Positive, Rate, Section
 
 
 class Augment(Section):
-    """Random changes of training images, in pixels; 0 and false switch one off."""
+    """Random changes of training images; pixels where nothing else is said. 0, false and a crop of 1 switch one off."""
 
     shift: Annotated[int, Field(ge=0)] = 2
     flip: bool = False
     cutout: Annotated[int, Field(ge=0)] = 0
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # the least share of an image that is cut out and scaled up again
+    color: Annotated[float, Field(ge=0, le=1)] = 0.0  # by how much brightness, contrast and saturation change
+
+    @property
+    def by_image(self) -> bool:
+        """Whether every image is changed by itself, which workers do."""
+        return self.crop < 1 or self.color > 0
 
 
 class Training(Section):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,9 +25,10 @@ from eas.sandwich import sliced_step
 from eas.spaces import ChoiceSpace, Supernet
 
 DrawArchs = Callable[[torch.Generator], Tensor]  # a step's archs, int64 [subnets, decisions]; the first one teaches
-Feed = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]  # an epoch of images and labels; see batches
+Feed = Callable[[torch.Generator, int], Iterator[tuple[Tensor, Tensor]]]  # an epoch, some batches skipped; see batches
 ClassesThatCount = Callable[[Tensor, torch.Generator, float], tuple[Tensor, Tensor]]  # see SuperclassDropout.__call__
 StepFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # see sliced_step
+SAVE_EVERY = 300  # seconds, beside the end of every epoch
 
 
 class Diverged(RuntimeError):
@@ -71,39 +74,45 @@ def optimize(
     prediction, renormalised over the classes that count, is the others' teacher [related code: superclass dropout with
     distillation].
 
-    With `checkpoint`, a safetensors file, the state is saved after every epoch and an existing file is continued to
-    the same result; use another name when the recipe changes.
+    With `checkpoint`, a safetensors file, the state is saved every few minutes and after every epoch, and an existing
+    file is continued to the same result; use another name when the recipe changes.
 
     Raises:
         Diverged: the loss or a weight is NaN or infinite; says where, and leaves the last good checkpoint.
     """
     device = next(weights.parameters()).device
     optimizer = make_optimizer(weights, recipe)
-    history = load_checkpoint(checkpoint, weights, optimizer) if checkpoint else []
+    saved = Checkpoint(checkpoint, weights, optimizer) if checkpoint else None
+    history, skip, part = saved.load() if saved else ([], 0, 0.0)
     draw_archs = draw_archs or sandwich(space, recipe, seed)
     epochs = tqdm(range(len(history), recipe.epochs), label, recipe.epochs, initial=len(history), mininterval=1)
     for epoch in epochs:
         # Seeded per epoch, so that a resumed run draws what an uninterrupted one would have drawn.
         generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
         arch_generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        total = torch.zeros((), device=device)
-        for step, (images, labels) in enumerate(feed(generator)):
+        total = torch.full((), part, device=device)
+        for step, (images, labels) in enumerate(feed(generator, skip)):
             progress = (epoch * steps + step) / (recipe.epochs * steps)
-            set_learning_rate(optimizer, recipe, progress)
             archs = draw_archs(arch_generator)
-            optimizer.zero_grad(set_to_none=False)
             class_mask, weight = classes(labels, generator, progress)
+            if step < skip:  # done before the interruption: what is random is drawn again, and nothing else
+                continue
+            set_learning_rate(optimizer, recipe, progress)
+            optimizer.zero_grad(set_to_none=False)
             targets = soft_targets(labels, class_mask, recipe.label_smoothing)
             total += step_function(images, targets, class_mask, weight, archs)
             optimizer.step()
+            if saved and saved.is_due() and step + 1 < steps and not divergence(weights, total.item()):
+                saved.save(history, step + 1, total.item())
+        skip, part = 0, 0.0
         loss = total.item() / steps
         if what := divergence(weights, loss):
             good = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
             raise Diverged(f"{label}: {what} in epoch {epoch + 1}; try a lower learning rate{good}")
         history.append({"epoch": epoch + 1, "loss": loss})
         epochs.set_postfix(loss=f"{loss:.3f}")
-        if checkpoint:
-            save_checkpoint(checkpoint, weights, optimizer, history)
+        if saved:
+            saved.save(history)
     return history
 
 
@@ -157,43 +166,58 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Training, progre
         group["lr"] = recipe.learning_rate * max(0.01, min(up, down))
 
 
-def save_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
-    """Weights, momentum and history in one safetensors file."""
-    momentum = {}
-    if optimizer.defaults["momentum"]:  # of a parameter that took part in no step yet: zeros, which mean the same
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
-        buffers = (optimizer.state.get(p, {}).get("momentum_buffer", torch.zeros_like(p)) for p in parameters)
-        momentum = {f"momentum.{index}": buffer for index, buffer in enumerate(buffers)}
-    weights = {f"weights.{name}": tensor for name, tensor in module.state_dict().items()}
-    rows = torch.tensor([list(row.values()) for row in history], dtype=torch.float64)
-    write_tensors({**weights, **momentum, "history": rows}, path, {"columns": ",".join(history[0])})
+class Checkpoint:
+    """A training's state in one safetensors file: weights, momentum, history, and how far its epoch has come."""
 
+    def __init__(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer):
+        self.path, self.module, self.optimizer = path, module, optimizer
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.momentum = bool(optimizer.defaults["momentum"])
+        self.last = time.monotonic()
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    """Restore what save_checkpoint wrote; an empty history, and nothing changed, where there is no such file.
+    def is_due(self) -> bool:
+        """Whether it was not saved for SAVE_EVERY seconds."""
+        return time.monotonic() - self.last > SAVE_EVERY
 
-    A file that is damaged, or of another network, is told of: the training that it belonged to begins anew.
-    """
-    if not path.is_file():
-        return []
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    shapes = {f"weights.{name}": tensor.shape for name, tensor in module.state_dict().items()}
-    if optimizer.defaults["momentum"]:
-        shapes |= {f"momentum.{index}": parameter.shape for index, parameter in enumerate(parameters)}
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            rows, columns = tensors.pop("history").tolist(), file.metadata()["columns"].split(",")
-        if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
-            raise ValueError("it is of another network or recipe")
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("it holds what is no number")
-        history = [dict(zip(columns, row, strict=True)) for row in rows]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        tqdm.write(f"{path} is no good checkpoint ({' '.join(str(error).split())}): training begins anew")
-        return []
-    module.load_state_dict({n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")})
-    for index, parameter in enumerate(parameters):
-        if f"momentum.{index}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
-    return [row | {"epoch": int(row["epoch"])} for row in history]
+    def save(self, history: list[dict], step: int = 0, total: float = 0.0) -> None:
+        """`step` steps of the epoch behind the history are done, whose losses add up to `total`."""
+        momentum = {}
+        if self.momentum:  # of a parameter that took part in no step yet: zeros, which mean the same
+            state = (
+                self.optimizer.state.get(p, {}).get("momentum_buffer", torch.zeros_like(p)) for p in self.parameters
+            )
+            momentum = {f"momentum.{index}": buffer for index, buffer in enumerate(state)}
+        weights = {f"weights.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        told = json.dumps({"history": history, "step": step, "total": total})
+        write_tensors({**weights, **momentum}, self.path, {"progress": told})
+        self.last = time.monotonic()
+
+    def load(self) -> tuple[list[dict[str, float]], int, float]:
+        """Restore what `save` wrote, and return its arguments; where there is no such file, change nothing.
+
+        A file that is damaged, or of another network, is told of: the training that it belonged to begins anew.
+        """
+        if not self.path.is_file():
+            return [], 0, 0.0
+        shapes = {f"weights.{name}": tensor.shape for name, tensor in self.module.state_dict().items()}
+        if self.momentum:
+            shapes |= {f"momentum.{index}": parameter.shape for index, parameter in enumerate(self.parameters)}
+        try:
+            with safe_open(self.path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                progress = json.loads(file.metadata()["progress"])
+            if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+                raise ValueError("it is of another network or recipe")
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise ValueError("it holds what is no number")
+            found = list(progress["history"]), int(progress["step"]), float(progress["total"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            tqdm.write(f"{self.path} is no good checkpoint ({' '.join(str(error).split())}): training begins anew")
+            return [], 0, 0.0
+        weights = {n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")}
+        self.module.load_state_dict(weights)
+        for index, parameter in enumerate(self.parameters):
+            if f"momentum.{index}" in tensors:
+                momentum = tensors[f"momentum.{index}"].to(parameter.device)
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        return found

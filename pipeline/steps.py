@@ -272,7 +272,7 @@ def prepare(workspace: Workspace, notebook: str, root: str | Path) -> None:
         raise FileNotFoundError(f"run these notebooks for the study {workspace.study.name} first, in turn: {names}")
     print(f"made here, as by the notebooks before: {names}")
     if not workspace.dataset_path.is_file():
-        data.save(data.build(workspace.study.data, root)[0], workspace.dataset_path)
+        data.make(workspace.study.data, root, workspace.dataset_path)
     for name in before:
         run(workspace, name)
 

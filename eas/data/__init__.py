@@ -3,7 +3,20 @@
 A source that comes with the package is imported here, so that it is registered.
 """
 
-from eas.data.base import SOURCES, SPLITS, Dataset, Hierarchy, Source, Split, build, divide, load, save, split_columns
+from eas.data.base import (
+    SOURCES,
+    SPLITS,
+    Dataset,
+    Hierarchy,
+    Source,
+    Split,
+    build,
+    divide,
+    load,
+    make,
+    save,
+    split_columns,
+)
 from eas.data.cifar100 import Cifar100
 from eas.data.folder import Folder
 from eas.data.glyphs import Glyphs
@@ -21,6 +34,7 @@ __all__ = [
     "build",
     "divide",
     "load",
+    "make",
     "save",
     "split_columns",
 ]

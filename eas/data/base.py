@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zlib
 from abc import abstractmethod
 from collections import Counter
@@ -17,10 +18,13 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from eas.data.photographs import Photographs, complain
 from eas.files import write_tensors
-from eas.registry import Fraction, Registry, Section, suggestion
+from eas.registry import Finite, Fraction, Registry, Section, suggestion
 
 SOURCES = Registry()
+SAMPLED = 20_000  # images that the statistics of files are taken from
+MOST_ON_DEVICE = 8 * 2**30  # bytes of the images of a split
 SPLITS = ("train", "selection", "calibration", "test")
 
 
@@ -80,9 +84,12 @@ class Hierarchy:
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [n, channels, size, size] and labels int64 [n], on one device."""
+    """Images uint8 [n, channels, size, size], or files of such, and labels int64 [n].
 
-    images: Tensor
+    Labels say on which device batches are; images are there as well, or in the memory of the CPU, if too large for it.
+    """
+
+    images: Tensor | Photographs
     labels: Tensor
 
     def __len__(self) -> int:
@@ -91,10 +98,20 @@ class Split:
     def only(self, class_mask: Tensor) -> Split:
         """The images of the classes that count (bool [classes]); labels stay as they are."""
         chosen = class_mask.to(self.labels.device)[self.labels]
-        return Split(self.images[chosen], self.labels[chosen])
+        return Split(self.images[chosen.to(self.images.device)], self.labels[chosen])
+
+    def decoded(self) -> Split:
+        """With images in place of files."""
+        return self if isinstance(self.images, Tensor) else Split(self.images.decoded(), self.labels)
+
+    def pick(self, rows: Tensor) -> Tensor:
+        """The images of these rows, uint8 [m, channels, size, size], on the labels' device."""
+        images = self.images[rows.to(self.images.device)]
+        return (images if isinstance(images, Tensor) else images.decoded()).to(self.labels.device)
 
     def to(self, device: str | torch.device) -> Split:
-        return Split(self.images.to(device), self.labels.to(device))
+        fits = isinstance(self.images, Tensor) and self.images.nbytes <= MOST_ON_DEVICE
+        return Split(self.images.to(device) if fits else self.images, self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -144,6 +161,9 @@ class Source(Section):
     selection: Fraction
     calibration: Fraction
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    most_gigabytes: Finite = (
+        64.0  # of decoded images; more stay in their files, and are decoded whenever they are shown
+    )
 
     about: ClassVar[str]  # the sentence that every page shows about the images; Markdown
     synthetic: ClassVar[bool] = False
@@ -186,8 +206,20 @@ def divide(labels: Tensor, classes: Sequence[str], fractions: dict[str, float], 
     return {name: torch.cat(rows).sort().values for name, rows in parts.items()}
 
 
-def build(source: Source, root: str | Path = ".") -> tuple[Dataset, dict[str, Tensor]]:
+def make(source: Source, root: str | Path, path: str | Path) -> tuple[Dataset, dict[str, Tensor]]:
+    """Build a data set, save it and load the file: its images are mapped into memory. Errors: those of `build`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=Path(path).parent) as scratch:
+        dataset, indices = build(source, root, Path(scratch))
+        save(dataset, path)
+    return load(path), indices
+
+
+def build(source: Source, root: str | Path = ".", scratch: Path | None = None) -> tuple[Dataset, dict[str, Tensor]]:
     """The data set of a source and the indices of its splits into the published training and test images.
+
+    Photographs are decoded: into files in the folder `scratch`, mapped into memory, or without one into memory itself.
+    Those that take more than `source.most_gigabytes` are looked at, and stay in their files.
 
     Raises:
         FileNotFoundError: the published images are not there; the message says how to get them.
@@ -199,24 +231,37 @@ def build(source: Source, root: str | Path = ".") -> tuple[Dataset, dict[str, Te
     fractions = {"selection": source.selection, "calibration": source.calibration}
     indices = divide(known.labels, hierarchy.classes, fractions, source.seed)
     require_every_class(test, hierarchy, "test")
-    splits = {name: Split(known.images[rows], known.labels[rows]) for name, rows in indices.items()}
+    splits = {name: Split(known.images[rows], known.labels[rows]) for name, rows in indices.items()} | {"test": test}
     indices["test"] = torch.arange(len(test))
+    problems: list[str] = []
+    decodes = sum(split.images.nbytes for split in splits.values()) <= source.most_gigabytes * 2**30
+    for name, split in [(n, each) for n, each in splits.items() if isinstance(each.images, Photographs)]:
+        if decodes:
+            splits[name] = Split(split.images.decoded(scratch and scratch / name, problems), split.labels)
+        else:
+            split.images.check(problems)
+    complain(problems)
     told = {**channel_statistics(splits["train"].images), "about": source.about, "synthetic": source.synthetic}
-    return Dataset(hierarchy, test=test, **splits, **told), indices
+    return Dataset(hierarchy, **splits, **told), indices
 
 
-def channel_statistics(images: Tensor) -> dict[str, tuple[float, ...]]:
+def channel_statistics(images: Tensor | Photographs) -> dict[str, tuple[float, ...]]:
     """`mean` and `std` of each channel of uint8 images [n, channels, size, size], as of images in [0, 1].
 
-    From a count of the 256 values: the images take no more memory than they have.
+    From a count of the 256 values: the images take no more memory than they have. Of files, a sample is decoded.
     """
+    if not isinstance(images, Tensor):
+        images = images[torch.linspace(0, len(images) - 1, min(len(images), SAMPLED)).long()]
     values = torch.arange(256, dtype=torch.float64) / 255
     found: dict[str, list[float]] = {"mean": [], "std": []}
-    for channel in images.unbind(1):
-        counts = sum(piece.flatten().bincount(minlength=256) for piece in channel.split(1000)).double()
-        mean = counts @ values / counts.sum()
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for piece in images.split(1000):
+        pixels = piece if isinstance(piece, Tensor) else piece.decoded()
+        counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in pixels.unbind(1)])
+    for each in counts:
+        mean = each @ values / each.sum()
         found["mean"].append(mean.item())
-        found["std"].append((counts @ (values - mean).square() / (counts.sum() - 1)).sqrt().item())
+        found["std"].append((each @ (values - mean).square() / (each.sum() - 1)).sqrt().item())
     return {name: tuple(each) for name, each in found.items()}
 
 
@@ -234,10 +279,15 @@ def split_columns(dataset: Dataset, indices: dict[str, Tensor]) -> dict[str, np.
 
 
 def save(dataset: Dataset, path: str | Path) -> None:
-    """Write a data set as safetensors, whole or not at all; what else it says goes into the metadata."""
+    """Write a data set as safetensors, whole or not at all; what else it says goes into the metadata.
+
+    Of images that stay in their files it holds where these are, seen from its own folder.
+    """
     tensors = {"mean": torch.tensor(dataset.mean), "std": torch.tensor(dataset.std)}
     for name, split in ((name, getattr(dataset, name).to("cpu")) for name in SPLITS):
-        tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels}
+        in_files = isinstance(split.images, Photographs)
+        images = split.images.stored(Path(path).parent) if in_files else {"images": split.images}
+        tensors |= {f"{name}.{part}": tensor for part, tensor in (images | {"labels": split.labels}).items()}
     groups = dict(zip(dataset.hierarchy.superclasses, dataset.hierarchy.members, strict=True))
     told = {"hierarchy": groups, "about": dataset.about, "synthetic": dataset.synthetic}
     told["checksum"] = checksum(tensors, told)
@@ -260,13 +310,22 @@ def load(path: str | Path) -> Dataset:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if told.pop("checksum") != checksum(tensors, told):
             raise SafetensorError("other values than were written")
-        splits = {name: Split(tensors[f"{name}.images"], tensors[f"{name}.labels"]) for name in SPLITS}
+        splits = {
+            name: Split(images_of(tensors, name, Path(path).parent), tensors[f"{name}.labels"]) for name in SPLITS
+        }
         mean, std = (tuple(tensors[name].tolist()) for name in ("mean", "std"))
         return Dataset(Hierarchy.from_groups(told.pop("hierarchy")), mean=mean, std=std, **splits, **told)
     except SafetensorError as err:
         raise ValueError(f"{path} is damaged ({' '.join(str(err).split())}): delete it and {again} again") from None
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as err:
         raise ValueError(f"{path} is no data set ({type(err).__name__}: {err}): {again} again") from None
+
+
+def images_of(tensors: Mapping[str, Tensor], name: str, folder: Path) -> Tensor | Photographs:
+    """The images of a split, as `save` stored them in a file in this folder."""
+    if (images := tensors.get(f"{name}.images")) is not None:
+        return images
+    return Photographs.restored({part: tensors[f"{name}.{part}"] for part in ("files", "size")}, folder)
 
 
 def checksum(tensors: Mapping[str, Tensor], told: dict) -> int:

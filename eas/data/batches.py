@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from eas import devices
 from eas.data.base import Split
+from eas.data.photographs import Photographs, show
 from eas.recipes import Augment
 
+Batches = Iterator[tuple[Tensor, Tensor]]
 
-def batches(split: Split, size: int, augment: Augment, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+
+def batches(split: Split, size: int, augment: Augment, generator: torch.Generator, skip: int = 0) -> Batches:
     """One epoch in random order: float images [size, channels, side, side] in [0, 1] and labels; the rest is left out.
 
-    `generator` is on the split's device; a split smaller than `size` is one batch.
+    `generator` is on the split's device; a split smaller than `size` is one batch. The first `skip` batches are of an
+    epoch that is gone on with: nothing is read for them, and their images may be black.
 
     Raises:
         ValueError: there are no images, or `augment` shifts them by their own side or more.
@@ -23,19 +28,39 @@ def batches(split: Split, size: int, augment: Augment, generator: torch.Generato
         raise ValueError("there are no images to make batches of")
     if augment.shift >= (side := split.images.shape[-1]):
         raise ValueError(f"augment.shift must be below the image size, {side} pixels, got {augment.shift}")
-    return epoch(split, min(size, len(split)), augment, generator)
+    size, device = min(size, len(split)), split.labels.device
+    order = torch.randperm(len(split), generator=generator, device=device)
+    return changed_batches(split, order[: len(order) // size * size].split(size), augment, generator, skip)
 
 
-def epoch(split: Split, size: int, augment: Augment, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches themselves; apart, so that a wrong argument is told at the call and not at the first batch."""
-    order = torch.randperm(len(split), generator=generator, device=split.labels.device)
-    for rows in order[: len(order) // size * size].split(size):
-        yield as_input(augmented(split.images[rows], augment, generator)), split.labels[rows]
+def changed_batches(
+    split: Split, rows: Sequence[Tensor], augment: Augment, generator: torch.Generator, skip: int = 0
+) -> Batches:
+    """The batches of these rows, in this order, changed at random; `skip` as in `batches`."""
+    for some, images in zip(rows, read_batches(split, rows, augment, generator, skip), strict=True):
+        yield as_input(augmented(images, augment, generator)), split.labels[some]
 
 
-def as_input(images: Tensor) -> Tensor:
-    """uint8 images as float in [0, 1]."""
-    return images.float().div_(255)
+def read_batches(
+    split: Split, rows: Sequence[Tensor], augment: Augment, generator: torch.Generator, skip: int
+) -> Iterator[Tensor]:
+    """The uint8 images of these rows, on the device of the labels; workers read what is no tensor, and crop it."""
+    device = split.labels.device
+    if isinstance(split.images, Tensor) and not augment.by_image:
+        yield from map(split.pick, rows)
+        return
+    seeds = torch.randint(2**62, (sum(map(len, rows)),), generator=generator, device=device)
+    black = torch.zeros(1, *split.images.shape[1:], dtype=torch.uint8, device=device)
+    yield from (black.expand(len(some), -1, -1, -1) for some in rows[:skip])
+    seeds, workers = seeds[sum(map(len, rows[:skip])) :], devices.reading_workers()
+    for images in show(split.images, rows[skip:], seeds, augment, workers):
+        yield images.to(device, non_blocking=True)
+
+
+def as_input(images: Tensor | Photographs, device: torch.device | None = None) -> Tensor:
+    """uint8 images, or files, as float images in [0, 1]; on this device, or on theirs."""
+    images = images.decoded() if isinstance(images, Photographs) else images
+    return images.to(device or images.device).float().div_(255)
 
 
 def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:

@@ -10,21 +10,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import torch
 import yaml
-from tqdm import tqdm
 
-from eas import devices
 from eas.data.base import SOURCES, Hierarchy, Source, Split
-from eas.data.images import read_pixels
+from eas.data.photographs import Photographs, complain
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-MOST_BYTES = 8 * 2**30  # of all images together, as they are kept in memory
-NAMED = 20  # problems that an error names; of more it tells the number
 
 Files = dict[str, list[Path]]  # of every class
 Groups = dict[str, dict[str, str]]  # of every superclass: its classes' folders, and what the classes are called
@@ -48,16 +43,7 @@ class Folder(Source):
 
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:
         hierarchy, parts = self.survey(Path(root))
-        count = sum(len(paths) for files in parts for paths in files.values())
-        if (needed := 3 * count * self.image_size**2) > MOST_BYTES:
-            raise ValueError(
-                f"{count} images of {self.image_size} pixels take {needed / 2**30:.1f} GiB of memory, more than "
-                f"{MOST_BYTES / 2**30:.0f}: choose a smaller image_size, or fewer images"
-            )
-        unreadable: list[str] = []
-        splits = tuple(read_split(files, hierarchy, self.image_size, unreadable) for files in parts)
-        complain(unreadable)
-        return splits
+        return tuple(split_of(files, hierarchy, self.image_size) for files in parts)
 
     def fingerprint(self, root: str | Path = ".") -> str:
         """Changes with the classes, and with the names and sizes of their files."""
@@ -94,13 +80,6 @@ class Folder(Source):
             problems.append(str(error))
         complain(problems)
         return hierarchy, tuple({named[folder]: paths for folder, paths in files.items()} for files in parts)
-
-
-def complain(problems: list[str]) -> None:
-    """One ValueError, in one line, for all problems, where there are any."""
-    if problems:
-        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        raise ValueError(f"the image folders cannot be used: {'; '.join(problems[:NAMED])}{more}")
 
 
 def find_classes(folder: Path, problems: list[str]) -> Files:
@@ -163,19 +142,8 @@ def read_groups(path: Path, problems: list[str]) -> Groups:
     return {superclass: {str(folder): str(name) for folder, name in each} for superclass, each in pairs.items()}
 
 
-def read_split(files: Files, hierarchy: Hierarchy, size: int, unreadable: list[str]) -> Split:
-    """All images of the files, class after class; those that cannot be read are named in `unreadable`."""
-    pairs = [(path, label) for label, name in enumerate(hierarchy.classes) for path in files[name]]
-    images = torch.empty(len(pairs), 3, size, size, dtype=torch.uint8)
-
-    def read(index: int) -> str:
-        try:
-            images[index] = read_pixels(pairs[index][0], size)
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor(devices.cpu_count()) as pool:  # decoding frees Python's lock
-        told = tqdm(pool.map(read, range(len(pairs))), "reading images", len(pairs), mininterval=1)
-        unreadable += [message for message in told if message]
-    return Split(images, torch.tensor([label for _, label in pairs], dtype=torch.long))
+def split_of(files: Files, hierarchy: Hierarchy, size: int) -> Split:
+    """All images of the files, class after class, not decoded yet."""
+    paths = [path for name in hierarchy.classes for path in files[name]]
+    counts = torch.tensor([len(files[name]) for name in hierarchy.classes])
+    return Split(Photographs(paths, size), torch.arange(len(counts)).repeat_interleave(counts))

@@ -25,6 +25,7 @@ def read_pixels(path: str | Path, size: int, channels: int = 3) -> Tensor:
         raise FileNotFoundError(f"{path} is missing")
     try:
         with Image.open(path) as file:
+            file.draft(None, (2 * size, 2 * size))  # a large JPEG file is decoded at a half, a quarter or an eighth
             image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
             image = image.point(lambda value: value / 256)

@@ -239,15 +239,17 @@ def test_killed_branches_go_on_to_the_same_result(new, few, monkeypatch, tmp_pat
     given = (few.train, few.hierarchy, "norms", settings, draw_single(few))
     expected, epoch, begun = tune_branches(new(), *given, seed=0), SetBatches.epoch, []
 
-    def killed(self, generator):
+    def killed(self, generator, skip):
         begun.append(1)
-        return pytest.fail("killed") if len(begun) == 3 else epoch(self, generator)
+        return pytest.fail("killed") if len(begun) == 3 else epoch(self, generator, skip)
 
     with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
         patch.setattr(SetBatches, "epoch", killed)
         tune_branches(new(), *given, seed=0, checkpoint=path)
     begun.clear()
-    monkeypatch.setattr(SetBatches, "epoch", lambda self, generator: begun.append(1) or epoch(self, generator))
+    monkeypatch.setattr(
+        SetBatches, "epoch", lambda self, generator, skip: begun.append(1) or epoch(self, generator, skip)
+    )
     made = tune_branches(new(), *given, seed=0, checkpoint=path)
     assert begun == [1]  # the last epoch alone
     assert made.keys() == expected.keys() and all(torch.equal(made[name], expected[name]) for name in made)

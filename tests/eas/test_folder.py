@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from eas import data
-from eas.data import Folder, folder
+from eas.data import Folder, photographs
 from eas.data.images import read_pixels
 
 NESTED = {
@@ -50,7 +50,7 @@ def test_the_deepest_folder_is_the_class_and_yaml_says_of_which_superclass(place
     assert hierarchy.members == (("apple", "pear"), ("kefir", "whole", "yoghurt"))
     known, test = made.load(place)
     assert known.labels.bincount().tolist() == [9, 12, 9, 15, 9] and test.labels.bincount().tolist() == [3, 4, 3, 5, 3]
-    assert known.images.shape == (54, 3, 12, 12) and known.images.dtype == torch.uint8
+    assert known.images.shape == (54, 3, 12, 12) and known.images.decoded().dtype == torch.uint8
     assert torch.equal(test.images[3], read_pixels(place / "test" / "fruit" / "pear" / "0.png", 12))
     dataset, indices = data.build(made, place)
     assert len(dataset.train) + len(dataset.selection) + len(dataset.calibration) == 54 and len(indices["test"]) == 18
@@ -66,7 +66,7 @@ def test_yaml_may_say_what_classes_are_called(place):
     assert named.hierarchy(place).members == (("red apple", "7"), ("kefir", "whole", "yoghurt"))
     (place / "plain.yaml").write_text(GROUPS)
     for one, other in zip(named.load(place), source(superclasses="plain.yaml").load(place), strict=True):
-        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+        assert torch.equal(one.images.decoded(), other.images.decoded()) and torch.equal(one.labels, other.labels)
     (place / "groups.yaml").write_text("fruit: {apple: one, pear: one}\nmilk: [kefir, whole, yoghurt]\n")
     with pytest.raises(ValueError, match="names of more than one superclass or class: one"):
         named.hierarchy(place)
@@ -136,13 +136,14 @@ def test_unreadable_images_are_all_named(place):
     broken = [place / "train" / "fruit" / "apple" / "1.png", place / "test" / "milk" / "sour" / "kefir" / "0.png"]
     for path in broken:
         path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match="cannot be used") as caught:
-        source(superclasses="groups.yaml").load(place)
+    for most in (64.0, 1e-9):  # gigabytes: decoded, or only looked at
+        with pytest.raises(ValueError, match="cannot be used") as caught:
+            data.build(source(superclasses="groups.yaml", most_gigabytes=most), place)
     assert all(str(path) in str(caught.value) for path in broken) and "\n" not in str(caught.value)
 
 
 def test_of_many_problems_the_first_are_named_and_the_others_counted(place, monkeypatch):
-    monkeypatch.setattr(folder, "NAMED", 2)
+    monkeypatch.setattr(photographs, "NAMED", 2)
     (place / "groups.yaml").write_text("fruit: [apple, a, b, c]\nmilk: [pear, whole, kefir, yoghurt]\n")
     with pytest.raises(ValueError, match="train has no class a; train has no class b; and 4 more$"):
         source(superclasses="groups.yaml").hierarchy(place)
@@ -168,15 +169,6 @@ def test_yaml_that_is_none_or_runs_code_is_refused(place):
         with pytest.raises(ValueError, match=r"groups.yaml is no YAML file") as caught:
             source(superclasses="groups.yaml").hierarchy(place)
         assert "\n" not in str(caught.value)
-
-
-def test_more_images_than_memory_is_meant_for_are_refused_before_they_are_read(place, monkeypatch):
-    monkeypatch.setattr(folder, "MOST_BYTES", 1000)
-    monkeypatch.setattr(folder, "read_split", None)
-    with pytest.raises(
-        ValueError, match="72 images of 12 pixels take .* GiB of memory, more than .*: choose a smaller"
-    ):
-        source(superclasses="groups.yaml").load(place)
 
 
 def test_images_of_any_mode_and_shape_become_squares_in_colour(tmp_path):

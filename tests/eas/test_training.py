@@ -8,6 +8,7 @@ import torch
 from cases import random_step
 from safetensors.torch import load_file, save_file
 
+from eas import training
 from eas.branches import require_gradients, tuned_names
 from eas.data import Split
 from eas.data.batches import batches
@@ -15,7 +16,7 @@ from eas.dropout import SuperclassDropout
 from eas.layers import Statistics
 from eas.recipes import Augment, Dropout, Training
 from eas.sandwich import compute_type, distilled, sliced_step
-from eas.training import Diverged, load_checkpoint, make_optimizer, make_step, set_learning_rate, train
+from eas.training import Checkpoint, Diverged, make_optimizer, make_step, set_learning_rate, train
 
 RECIPE = Training(
     epochs=3, batch_size=30, learning_rate=0.1, random_subnets=1, distinct_archs=16, mixed_precision=False
@@ -200,6 +201,23 @@ def test_a_run_killed_in_its_first_epoch_begins_anew(new, few, own, tmp_path):
     assert same(weights(resumed), weights(whole))
 
 
+@pytest.mark.parametrize("call", [2, 3, 5, 6, 9])
+@pytest.mark.parametrize("variant", ["own", "changed images"])
+def test_a_run_killed_within_an_epoch_goes_on_to_the_same_result(call, variant, new, few, own, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", -1)
+    path, settings = tmp_path / "checkpoint", RECIPE
+    if variant == "changed images":
+        settings = recipe(augment=Augment(shift=1, crop=0.5))
+    whole, resumed = new(), new()
+    expected = train(whole, few, own, settings, seed=3)
+    with pytest.raises(Interrupted):
+        train(new(), few, failing_at(call, own, Interrupted()), settings, seed=3, checkpoint=path)
+    trained, step = [], make_step(resumed, settings)
+    options = {"step_function": lambda *batch: trained.append(1) or step(*batch), "checkpoint": path}
+    assert train(resumed, few, own, settings, seed=3, **options) == expected
+    assert same(weights(resumed), weights(whole)) and len(trained) == 9 - (call - 1)
+
+
 def test_a_run_without_momentum_is_resumed_too(new, few, own, tmp_path):
     whole, resumed, path = new(), new(), tmp_path / "checkpoint"
     expected = train(whole, few, own, recipe(momentum=0.0), seed=0)
@@ -223,7 +241,11 @@ def test_checkpoints_do_not_change_the_result_and_a_finished_run_is_not_repeated
 
 def damaged(path, kind):
     """Makes a checkpoint one that is none any more, or another network's."""
-    content, tensors, columns = bytearray(path.read_bytes()), load_file(path), {"columns": "epoch,loss"}
+    content, tensors, progress = (
+        bytearray(path.read_bytes()),
+        load_file(path),
+        {"progress": '{"history": [], "step": 0, "total": 0}'},
+    )
     match kind:
         case "empty" | "half":
             path.write_bytes(content[: len(content) // 2 if kind == "half" else 0])
@@ -238,16 +260,16 @@ def damaged(path, kind):
             del tensors["weights.norm.bias"]
         case "another shape":
             tensors["weights.classifier.bias"] = torch.zeros(3)
-        case "no columns":
-            columns = None
-        case "other columns":
-            columns = {"columns": "epoch,loss,more"}
-    save_file(tensors, path, columns)
+        case "no progress":
+            progress = None
+        case "other progress":
+            progress = {"progress": '{"history": 3, "step": 0, "total": 0}'}
+    save_file(tensors, path, progress)
 
 
 @pytest.mark.parametrize(
     "kind",
-    ["empty", "half", "header", "not a number", "a tensor less", "another shape", "no columns", "other columns"],
+    ["empty", "half", "header", "not a number", "a tensor less", "another shape", "no progress", "other progress"],
 )
 def test_a_damaged_checkpoint_is_told_of_and_training_begins_anew(kind, new, few, own, tmp_path, capsys):
     path, short = tmp_path / "checkpoint", recipe(epochs=1, batch_size=90)
@@ -304,7 +326,7 @@ def test_divergence_names_its_epoch_and_leaves_the_last_good_checkpoint(new, few
         interrupted = failing_at(7, everything, Interrupted())
         train(new(), few, interrupted, RECIPE, seed=0, checkpoint=tmp_path / "two epochs")
     assert same(load_file(path), load_file(tmp_path / "two epochs"))
-    history = load_checkpoint(path, restored, make_optimizer(restored, RECIPE))
+    history, *_ = Checkpoint(path, restored, make_optimizer(restored, RECIPE)).load()
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(tensor.isfinite().all() for tensor in weights(restored).values())
 

@@ -517,7 +517,7 @@ def test_a_killed_training_goes_on_where_it_was_and_its_time_is_not_told(inputs,
     job, result = KILLED["supernets"], STEPS["supernets"].result(workspace, KILLED["supernets"])
     expected = result.tensors()
     result.path.unlink()
-    saved, save = [], steps.load("eas.training:save_checkpoint")
+    saved, save = [], steps.load("eas.training:Checkpoint").save
 
     def save_or_die(*args):
         if saved:
@@ -525,7 +525,7 @@ def test_a_killed_training_goes_on_where_it_was_and_its_time_is_not_told(inputs,
         saved.append(save(*args))
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("eas.training.save_checkpoint", save_or_die)
+        patch.setattr("eas.training.Checkpoint.save", save_or_die)
         steps.make(workspace, "supernets", job)
     (checkpoint,) = [path for path in (workspace.folder / "checkpoints").rglob("*") if path.is_file()]
     assert checkpoint.name == f"own-0.5-0-{result.key}" and result.find() is None
