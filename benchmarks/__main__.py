@@ -15,7 +15,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import growth, mobilenetv3_step, report, search_cost, study_minutes, timing, to_network, training_step
+from benchmarks import (
+    growth,
+    loading,
+    mobilenetv3_step,
+    report,
+    search_cost,
+    study_minutes,
+    timing,
+    to_network,
+    training_step,
+)
 from eas import devices
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +58,10 @@ def mobilenetv3() -> Tables:
     return {"mobilenetv3": mobilenetv3_step.measure()}
 
 
+def photographs() -> Tables:
+    return {"loading": loading.measure()}
+
+
 def network() -> Tables:
     table = to_network.measure(root=ROOT)
     ratios = pd.DataFrame(to_network.ratios(table).items(), columns=["step", "times"])
@@ -68,6 +82,7 @@ PARTS: dict[str, Callable[[], Tables]] = {
     "search": search,
     "training": training,
     "mobilenetv3": mobilenetv3,
+    "photographs": photographs,
     "network": network,
     "growth": growth_tables,
     "study": study,

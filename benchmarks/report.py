@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks import search_cost
+from benchmarks import loading, search_cost
 from benchmarks.training_step import EAS, FLOAT32, OFA
 from eas.files import write_text
 from pipeline.report import figures
@@ -33,6 +33,8 @@ AIMS = {  # what was set before anything was measured: number of metrics.json, a
     "training_times_gpu_cifar100": 3,
     "training_times_mobilenetv3_64": 1.5,
     "training_times_mobilenetv3_112": 1.5,
+    "loading_times_files_224": 1,
+    "loading_times_mapped_224": 1,
 }
 
 
@@ -91,7 +93,7 @@ def metrics(folder: Path) -> Metrics:
         numbers[f"training_matrix_share_{study}"] = float(training.matrix_share[study][EAS])
         share = numbers[f"training_convolutions_{study}"] = float(convolutions[study][plain])
         numbers[f"training_times_most_{study}"] = numbers[f"training_times_float32_{study}"] * 100 / share
-    numbers |= gpu_metrics(folder) | mobilenetv3_metrics(folder)
+    numbers |= gpu_metrics(folder) | mobilenetv3_metrics(folder) | loading_metrics(folder)
     ratios = read_table(folder, "network_ratios").set_index("step").times
     numbers["calibration_times_equal"] = float(ratios["calibrate, equal batches"])
     numbers["calibration_times_own"] = float(ratios["calibrate, each in its own batches"])
@@ -127,6 +129,16 @@ def mobilenetv3_metrics(folder: Path) -> Metrics:
         numbers[f"training_times_mobilenetv3_{size}"] = float(rate[EAS] / rate[OFA])
         plain = FLOAT32 if FLOAT32 in rate else EAS
         numbers[f"training_times_float32_mobilenetv3_{size}"] = float(rate[plain] / rate[OFA])
+    return numbers
+
+
+def loading_metrics(folder: Path) -> Metrics:
+    """Of reading photographs at each image size: times as many a second as the peer reads."""
+    numbers: Metrics = {}
+    for size, table in read_table(folder, "loading").groupby("image_size"):
+        rate = table.set_index("side").images_per_second
+        for name, side in (("files", loading.FILES), ("mapped", loading.MAPPED)):
+            numbers[f"loading_times_{name}_{size}"] = float(rate[side] / rate[loading.PEER])
     return numbers
 
 

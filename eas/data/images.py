@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -15,7 +16,7 @@ MODES = {1: "L", 3: "RGB"}  # by number of channels
 def read_pixels(path: str | Path, size: int, channels: int = 3) -> Tensor:
     """An image file as uint8 [channels, size, size].
 
-    Upright (EXIF), in colour or grey, its shorter side scaled to `size` (bicubic), the centre cut out.
+    Upright (EXIF), in colour or grey, the centre cut out, which is as wide as the shorter side, and scaled (bicubic).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -29,7 +30,14 @@ def read_pixels(path: str | Path, size: int, channels: int = 3) -> Tensor:
             image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
             image = image.point(lambda value: value / 256)
-        pixels = np.array(ImageOps.fit(image.convert(MODES[channels]), (size, size), Image.Resampling.BICUBIC))
+        pixels = np.array(image.convert(MODES[channels]))
     except Exception as err:  # damage makes Pillow's readers raise all kinds
         raise ValueError(f"{path} is no image that can be read: {' '.join(str(err).split())}") from None
-    return torch.from_numpy(pixels).view(size, size, channels).permute(2, 0, 1)
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side].reshape(1, side, side, channels)
+    image = torch.from_numpy(square).permute(0, 3, 1, 2)
+    if side != size:  # torch's is several times as fast as Pillow's
+        image = F.interpolate(image, (size, size), mode="bicubic", align_corners=False, antialias=True)
+    return image[0].contiguous()

@@ -4,16 +4,17 @@ import json
 import random
 import resource
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from cases import counted_madds
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_kit import make_kit
 
+from eas import files
 from eas.deploy import Card, classify, load, predict, read_image, save, specialize
 from eas.evaluation import SharedStem, calibrate
 from eas.files import sha256
@@ -251,13 +252,13 @@ def test_a_missing_file_is_named(saved, suffix):
 def test_a_disk_that_fills_up_leaves_the_saved_network_as_it_was(saved, make, monkeypatch):
     before = {path: path.read_bytes() for path in saved.parent.iterdir()}
 
-    def full(path, content):
+    def full(tensors, path, metadata):
         path.write_text("half")
-        raise OSError("No space left on device")
+        raise SafetensorError("I/O error: No space left on device")
 
     for target in (saved, saved.parent / "fresh"):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-            patch.setattr(Path, "write_bytes", full)
+            patch.setattr(files, "save_file", full)
             save(*make(["digits"]), target)
     assert {path: path.read_bytes() for path in saved.parent.iterdir()} == before
     load(saved)
