@@ -130,15 +130,13 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, budgets: Tensor, class
     changes = active | ((position == depths[level]) & addable[level])
     gain = np.where(changes[..., None] & (extra > 0), score - scored[..., None], NEVER)
     each = rows = np.arange(len(archs))  # the archs that can still change, as rows of `gain` and of `choice`
-    while True:
+    while len(rows):
         possible = np.where(extra <= left[:, None, None], gain, NEVER).reshape(len(rows), table.size)
         move = possible.argmax(1)
         going = possible[each, move] > NEVER
         if not going.all():
             rows, extra, gain, left, move = (part[going] for part in (rows, extra, gain, left, move))
             each = each[: len(rows)]
-            if not len(rows):
-                return torch.from_numpy(np.concatenate([depth, choice], 1))
         block, larger = np.divmod(move, space.forms)
         left = left - extra[each, block, larger]
         choice[rows, block] = larger
@@ -151,3 +149,4 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, budgets: Tensor, class
             depth[row, stage[block]] += 1
             opens = addable[depth[row, stage[block]]]  # then the block behind it is the next that can be added
             gain[each[grown][opens], block[opens] + 1] = score[row[opens], block[opens] + 1]
+    return torch.from_numpy(np.concatenate([depth, choice], 1))

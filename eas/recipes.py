@@ -24,6 +24,13 @@ class Augment(Section):
         return self.crop < 1 or self.color > 0
 
 
+class Start(Section):
+    """Weights that a supernet begins with, in place of random ones."""
+
+    weights: str  # a file, relative to the repository
+    sort_channels: bool = False  # by importance: where they are of a network that was trained at its largest only
+
+
 class Training(Section):
     """How a supernet is trained, or tuned."""
 
@@ -39,6 +46,7 @@ class Training(Section):
     label_smoothing: Rate = 0.0
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the largest subnet in a smaller one's loss
     augment: Augment = Augment()
+    start: Start | None = None
     mixed_precision: bool = True  # bfloat16 where the hardware has matrix units for it; false: float32 everywhere
 
 

@@ -178,7 +178,7 @@ def train_from_scratch(
     """
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     arch = steps.tensors_of(workspace, "proposals", base=base)["generator"][row]
-    network, start = seeded_supernet(study, dataset, base.seed), time.perf_counter()
+    network, start = seeded_supernet(workspace, dataset, base.seed), time.perf_counter()
     recipe = study.training.model_copy(update={"epochs": plain_epochs(study)})
     options = {"draw_archs": lambda rng: arch[None], "label": f"from scratch, scenario {row}"}
     train_on_all(network, dataset, NO_DROPOUT, recipe, base.seed, checkpoint, **options)

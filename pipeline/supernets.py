@@ -124,13 +124,20 @@ def new_supernet(study: Study, dataset: Dataset) -> Supernet:
     return new_space(study, dataset).supernet(len(dataset.hierarchy.classes), dataset.mean, dataset.std)
 
 
-def seeded_supernet(study: Study, dataset: Dataset, seed: int) -> Supernet:
-    """The same with the initial weights of a seed, on the job's device."""
+def seeded_supernet(workspace: Workspace, dataset: Dataset, seed: int) -> Supernet:
+    """The same with the initial weights of a seed, or the published ones that training starts from.
+
+    On the job's device. Errors as Supernet.load_start.
+    """
     torch.manual_seed(seed)
-    supernet = new_supernet(study, dataset).to(devices.device())
-    if study.training.zero_init:
+    recipe, supernet = workspace.study.training, new_supernet(workspace.study, dataset)
+    if recipe.start:
+        supernet.load_start(workspace.root / recipe.start.weights)
+        if recipe.start.sort_channels:
+            supernet.sort_channels()
+    elif recipe.zero_init:
         supernet.begin_as_identity()
-    return supernet
+    return supernet.to(devices.device())
 
 
 def train_supernet(
@@ -138,7 +145,7 @@ def train_supernet(
 ) -> tuple[dict[str, Tensor], Record]:
     """Train one supernet and measure it on the selection split; its weights, and learning curve and accuracy."""
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
-    supernet, start = seeded_supernet(study, dataset, seed), time.perf_counter()
+    supernet, start = seeded_supernet(workspace, dataset, seed), time.perf_counter()
     recipe = study.training.model_copy(update={"epochs": epochs})
     history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, label=f"{dropout.name}, seed {seed}")
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * epochs}

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from eas import devices
 from eas.data.batches import batches
 from eas.dropout import SuperclassDropout, soft_targets
-from eas.layers import ElasticNorm, Statistics
+from eas.layers import ElasticDepthwiseConv2d, ElasticNorm, Statistics
 from eas.recipes import NO_DROPOUT
 from eas.sandwich import compute_type, sliced_step
 from eas.spaces import Supernet
@@ -94,7 +94,9 @@ def arithmetic(supernet: Supernet, archs: Tensor, together: bool) -> tuple[int, 
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal madds, moved
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, ElasticDepthwiseConv2d):
+            madds += output.numel() * module.kernels[inputs[1]] ** 2
+        elif isinstance(module, nn.Conv2d):
             madds += output.numel() * inputs[0].shape[1] * module.kernel_size[0] ** 2
         if isinstance(module, nn.Linear):
             madds += module.weight.numel()

@@ -36,6 +36,7 @@ class Folder(Source):
     train: str
     test: str
     superclasses: str | None = None
+    ignore_others: bool = False  # folders of classes that are in no superclass; else they are an error
     about = "*Images: **photographs from folders**, scaled by their shorter side, their centre cut out.*"
 
     def hierarchy(self, root: str | Path = ".") -> Hierarchy:
@@ -71,6 +72,8 @@ class Folder(Source):
         else:
             groups = groups_of(parts[0], root / self.train, problems)
         named = {folder: name for names in groups.values() for folder, name in names.items()}
+        if self.ignore_others:
+            parts = tuple({name: files for name, files in found.items() if name in named} for found in parts)
         for place, files in zip((self.train, self.test), parts, strict=True):
             problems += [f"{place} has no class {folder}" for folder in sorted(set(named) - set(files))]
             problems += [f"{place} has a class {folder} of no superclass" for folder in sorted(set(files) - set(named))]

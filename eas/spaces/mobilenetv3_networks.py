@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -188,6 +189,12 @@ class ElasticMobileNetV3(Supernet):
                 name = f"stages.{stage}.{block}.depthwise"
                 state[f"{name}.weight"] = self.get_submodule(name).filters(kernel)
         return state
+
+    def load_start(self, path: str | Path) -> None:
+        """OFA's published weights, see eas.spaces.ofa_weights."""
+        from eas.spaces.ofa_weights import load_ofa
+
+        load_ofa(self, path)
 
     @torch.no_grad()
     def sort_channels(self) -> None:

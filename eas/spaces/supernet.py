@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,18 @@ class Supernet(nn.Module, ABC):
 
         One-hots (ChoiceSpace.gates) give exactly the sliced network, anything between is differentiable.
         """
+
+    def load_start(self, path: str | Path) -> None:
+        """Fill it, in place, with weights that others published for this network; errors are one line.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it is no file of this network, or nobody is known to have published any.
+        """
+        raise ValueError(f"{path}: no published weights are known for this space: leave `start` out")
+
+    def sort_channels(self) -> None:
+        """Put channels in the order of their importance, in place, where narrower blocks take the leading ones."""
 
     def begin_as_identity(self) -> None:
         """Make every block its shortcut, in place, where there are shortcuts: training begins with these alone.

@@ -72,6 +72,18 @@ def test_yaml_may_say_what_classes_are_called(place):
         named.hierarchy(place)
 
 
+def test_classes_of_no_superclass_are_an_error_or_ignored(place):
+    (place / "groups.yaml").write_text("fruit: [apple]\nmilk: [kefir, whole]\n")
+    with pytest.raises(ValueError, match="train has a class pear of no superclass"):
+        source(superclasses="groups.yaml").hierarchy(place)
+    some = source(superclasses="groups.yaml", ignore_others=True)
+    assert some.hierarchy(place).classes == ("apple", "kefir", "whole")
+    assert some.load(place)[0].labels.bincount().tolist() == [9, 9, 15]
+    (place / "groups.yaml").write_text("fruit: [apple]\nmilk: [kefir, cream]\n")
+    with pytest.raises(ValueError, match="train has no class cream; test has no class cream"):
+        some.hierarchy(place)
+
+
 def test_the_fingerprint_changes_with_files_and_superclasses_only(place):
     made = source(superclasses="groups.yaml")
     before = made.fingerprint(place)

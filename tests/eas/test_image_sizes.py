@@ -121,6 +121,18 @@ def test_decoding_takes_the_best_arch_of_all_sizes_within_the_budget(space):
 
 
 @pytest.mark.parametrize("space", SPACES_WITH_SIZES)
+def test_a_size_that_no_budget_allows_is_passed_over(space):
+    masks = random_class_masks(5, CLASSES)
+    budgets = space.madds(space.smallest, masks.sum(-1)).double()
+    scores = random_scores(space, 5)
+    assert torch.equal(decode(space, *scores[:2], budgets, masks.sum(-1), scores[2]), space.smallest.expand(5, -1))
+    assert decode(space, *(each[:0] for each in (*scores[:2], budgets, masks.sum(-1), scores[2]))).shape == (
+        0,
+        space.decisions,
+    )
+
+
+@pytest.mark.parametrize("space", SPACES_WITH_SIZES)
 def test_searches_stay_within_the_budget_and_use_all_sizes(space):
     masks = random_class_masks(40, CLASSES)
     budgets, classes = possible_budgets(space, 40, masks.sum(-1)), masks.sum(-1)

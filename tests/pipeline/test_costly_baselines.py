@@ -108,7 +108,7 @@ def test_an_arch_from_scratch_is_trained_on_all_images_as_long_as_the_supernet_w
 
     def watched(network, dataset, dropout, recipe, seed, checkpoint, **options):
         seen.append((len(dataset.train), dropout, recipe.epochs, seed, options["draw_archs"](None)[0]))
-        fresh = supernets.seeded_supernet(micro.study, micro.dataset(), seed)
+        fresh = supernets.seeded_supernet(micro, micro.dataset(), seed)
         assert same(network.state_dict(), fresh.state_dict())
         return supernets.train_on_all(network, dataset, dropout, recipe, seed, checkpoint, **options)
 

@@ -26,7 +26,7 @@ from study_cases import (
 )
 
 from eas.files import write_text
-from eas.recipes import NO_DROPOUT
+from eas.recipes import NO_DROPOUT, Start
 from eas.registry import Section
 from pipeline import comparison, steps, supernets, throughput
 from pipeline.steps import STEPS, Step
@@ -120,6 +120,11 @@ LEAVES = {  # every parameter of a study: another value, and the steps whose res
     "space.depths": ((1, 3), EVERYTHING),
     "space.ratios": ((0.5, 1.0), EVERYTHING),
     "space.stem_stride": (2, EVERYTHING),
+    "data.most_gigabytes": (1.0, EVERYTHING),
+    "training.start": (Start(weights="weights.pth"), EVERYTHING),
+    "training.augment.crop": (0.5, EVERYTHING),
+    "training.augment.color": (0.5, EVERYTHING),
+    "space.image_sizes": ((12, 16), EVERYTHING),
     "training.epochs": (9, EVERYTHING),
     "training.batch_size": (11, EVERYTHING),
     "training.learning_rate": (0.2, EVERYTHING),

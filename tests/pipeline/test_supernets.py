@@ -15,7 +15,8 @@ from study_cases import OWN, SAMPLE, base, changed, make_quick, one_line, same, 
 from eas import data
 from eas.data.cifar100 import FOLDER
 from eas.files import sha256, write_text
-from eas.recipes import NO_DROPOUT, Augment, Dropout
+from eas.recipes import NO_DROPOUT, Augment, Dropout, Start
+from eas.spaces import ElasticPreResNet
 from pipeline import steps, supernets
 from pipeline.params import load_study
 from pipeline.steps import STEPS
@@ -66,7 +67,7 @@ def test_training_a_supernet_writes_weights_and_a_record(workspace, study, datas
     assert costs[-1] == space.madds(space.smallest, 160) == min(costs)
     assert all(0 <= row["flat_top1"] <= row["top1"] <= 100 for row in accuracy)
     trained = supernets.load_supernet(workspace, dataset, base(seed=1))
-    fresh = supernets.seeded_supernet(study, dataset, 1).state_dict()
+    fresh = supernets.seeded_supernet(workspace, dataset, 1).state_dict()
     assert trained.state_dict().keys() == fresh.keys() and not same(trained.state_dict(), fresh)
     assert not any(parameter.requires_grad for parameter in trained.parameters())
     assert supernets.selection_accuracy(study, trained, dataset) == accuracy
@@ -82,10 +83,24 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(quick):
 
 
 @pytest.mark.parametrize("zero_init", [True, False])
-def test_every_block_begins_as_its_shortcut_where_that_is_asked_for(zero_init, study, dataset):
-    fresh = supernets.seeded_supernet(changed(study, training={"zero_init": zero_init}), dataset, 0)
+def test_every_block_begins_as_its_shortcut_where_that_is_asked_for(zero_init, quick, dataset):
+    fresh = supernets.seeded_supernet(with_study(quick, training={"zero_init": zero_init}), dataset, 0)
     last = [block.conv2.weight for stage in fresh.stages for block in stage]
     assert all((weight.count_nonzero() == 0) == zero_init for weight in last)
+
+
+def test_training_starts_from_published_weights_where_they_are_named(quick, dataset, monkeypatch):
+    seen, started = (
+        [],
+        with_study(quick, training={"start": Start(weights="weights/of_others.pth", sort_channels=True)}),
+    )
+    with pytest.raises(ValueError, match="no published weights are known for this space: leave `start` out"):
+        supernets.seeded_supernet(started, dataset, 0)
+    monkeypatch.setattr(ElasticPreResNet, "load_start", lambda supernet, path: seen.append(path))
+    monkeypatch.setattr(ElasticPreResNet, "sort_channels", lambda supernet: seen.append("sorted"))
+    fresh = supernets.seeded_supernet(started, dataset, 0)
+    assert seen == [started.root / "weights" / "of_others.pth", "sorted"]
+    assert all(block.conv2.weight.count_nonzero() for stage in fresh.stages for block in stage)  # no shortcuts
 
 
 def test_what_has_no_dropout_trains_as_long_as_supernet_and_branches_together(study):
