@@ -60,5 +60,5 @@ def lines_of_code(path):
     return sum(bool(line.strip()) and not line.strip().startswith("#") and n not in told for n, line in numbered)
 
 
-def test_the_method_has_at_most_3200_lines_of_code():
-    assert 1000 < sum(map(lines_of_code, METHOD)) <= 3200
+def test_the_method_has_at_most_3500_lines_of_code():
+    assert 1000 < sum(map(lines_of_code, METHOD)) <= 3500

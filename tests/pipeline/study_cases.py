@@ -30,6 +30,14 @@ def changed(study, **sections):
     return study.model_copy(update=update)
 
 
+def hierarchy_of(study):
+    """The classes of a study of params.yaml, whether or not its photographs are there."""
+    if study.data.kind == "folder":
+        groups = yaml.safe_load((ROOT / study.data.superclasses).read_text())
+        return Hierarchy.from_groups({superclass: names.values() for superclass, names in groups.items()})
+    return study.data.hierarchy()
+
+
 def with_study(workspace, **sections):
     return dataclasses.replace(workspace, study=changed(workspace.study, **sections))
 

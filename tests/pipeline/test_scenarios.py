@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from cases import seeded
-from study_cases import changed
+from study_cases import changed, hierarchy_of
 
 from eas.data import Hierarchy
 from pipeline.params import OtherSets, load_study
@@ -64,7 +64,7 @@ def test_a_part_of_the_scenarios_is_chosen_by_rows_or_kind(wide, hierarchy):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_superclasses_and_unions_times_budgets_scenarios(name):
     study = load_study(name, ROOT)
-    hierarchy, asked = study.data.hierarchy(), study.scenarios
+    hierarchy, asked = hierarchy_of(study), study.scenarios
     sets = len(hierarchy.superclasses) + asked.unions_of_two + asked.unions_of_three
     every = scenarios(study, hierarchy)
     assert len(every) == sets * len(asked.budgets)
@@ -130,7 +130,7 @@ def drawn(study, hierarchy, count, seed=0):
 @pytest.mark.parametrize("name", STUDIES)
 def test_mixed_sets_have_some_classes_of_several_superclasses_and_are_none_of_the_comparison(name):
     study = load_study(name, ROOT)
-    hierarchy = study.data.hierarchy()
+    hierarchy = hierarchy_of(study)
     sets, known = mixed_sets(study, hierarchy), {each for _, each in other_sets(study, hierarchy)}
     assert len(sets) == 12 and known.isdisjoint(sets) and sets == mixed_sets(study, hierarchy)
     parents = [hierarchy.parent[hierarchy.class_mask(each)] for each in sets]
