@@ -55,7 +55,7 @@ def training() -> Tables:
 
 
 def mobilenetv3() -> Tables:
-    return {"mobilenetv3": mobilenetv3_step.measure()}
+    return {"mobilenetv3": mobilenetv3_step.measure(), "mobilenetv3_equality": mobilenetv3_step.equality()}
 
 
 def photographs() -> Tables:

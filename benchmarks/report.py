@@ -123,7 +123,8 @@ def gpu_metrics(folder: Path) -> Metrics:
 
 def mobilenetv3_metrics(folder: Path) -> Metrics:
     """Of a training step of OFA's own network at each image size: times as fast as the peer's, in float32 too."""
-    numbers: Metrics = {}
+    equal = read_table(folder, "mobilenetv3_equality")
+    numbers: Metrics = {"mobilenetv3_largest_difference": float(equal.largest_difference.max())}
     for size, table in read_table(folder, "mobilenetv3").groupby("image_size"):
         rate = table.set_index("side").images_per_second
         numbers[f"training_times_mobilenetv3_{size}"] = float(rate[EAS] / rate[OFA])
