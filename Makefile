@@ -7,7 +7,7 @@ STUDY := cifar100
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help study test cifar100 bench notebooks install clean
+.PHONY: help study test cifar100 photographs bench notebooks install clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -24,6 +24,11 @@ test: install  ## check the style, test both packages, and run every notebook in
 
 cifar100: install  ## run the CIFAR-100 study; STUDY=cifar100_cpu: its reduced form (fetches the images where they are missing)
 	$(BIN)/python -m eas.data cifar100
+	$(BIN)/dvc repro pipeline/dvc.yaml:report@$(STUDY)
+	$(BIN)/python -m pipeline.report overview
+
+photographs: STUDY := miniimagenet
+photographs: install  ## run a study of image folders that you put into data/; STUDY=imagenet10: the paper's setting (see README)
 	$(BIN)/dvc repro pipeline/dvc.yaml:report@$(STUDY)
 	$(BIN)/python -m pipeline.report overview
 
