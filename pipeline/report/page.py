@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 from eas.files import sha256, write_text
 from pipeline.params import load_study
 from pipeline.report import comparison_figures, figures
+from pipeline.report.findings import findings
 from pipeline.report.metrics import read_metrics
 from pipeline.report.template import GENERATED, fill, read_template
 
@@ -34,6 +35,7 @@ def render(study: str, root: str | Path = ".") -> Path:
     notebooks = {name: read_notebook(build / f"{name}.ipynb") for name in NOTEBOOKS}
     metrics, template = read_metrics(build / "metrics.json"), read_template(study)
     parts = {"note": load_study(study, root).note, "weights": weights(root, study)}
+    parts["findings"] = "\n".join(f"- {line}" for line in findings(metrics))
     parts["narrated"] = "\n\n".join(part for name in NARRATED for part in narrate(name, notebooks[name]))
     text = f"{GENERATED}\n\n{fill(template, study, metrics, parts)}"
     shutil.rmtree(report / "figures", ignore_errors=True)

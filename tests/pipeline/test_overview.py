@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.report import overview
+from pipeline.report import findings, overview
 from pipeline.report.__main__ import main
 
 CIFAR100 = {
@@ -83,7 +83,7 @@ def test_a_table_then_findings_then_what_is_over_and_benchmarks_last(root):
     ]
 
 
-def test_a_study_has_at_most_five_lines_the_weights_first(root):
+def test_a_study_has_a_line_for_what_was_measured_the_weights_first(root):
     (root / "reports" / "cifar100" / "metrics.json").write_text(json.dumps(CIFAR100 | GATES))
     overview.write(root)
     text = text_of(root)
@@ -106,11 +106,11 @@ def test_speed_is_that_of_the_opponent_whose_accuracy_is_told(root):
 )
 def test_the_verdict_is_where_the_interval_lies(low, high, word):
     names = [f"generator_minus_ofas_way_{end}_superclass" for end in ("mean", "low", "high")]
-    assert word in overview.system(dict(zip(names, (0.0, low, high), strict=True)))
+    assert word in findings.system(dict(zip(names, (0.0, low, high), strict=True)))
 
 
 def test_a_single_seed_gives_no_verdict():
-    assert overview.system(SMALL) == "**EAS without branches is not told apart from OFA's way**: -0.1 points."
+    assert findings.system(SMALL) == "**EAS without branches is not told apart from OFA's way**: -0.1 points."
 
 
 def test_how_long_the_peers_finder_takes_is_said_without_riddles(root):
@@ -128,3 +128,16 @@ def test_without_reports_there_is_nothing_to_write(tmp_path, monkeypatch, capsys
 def test_the_committed_page_is_that_of_the_committed_numbers(request):
     reports = request.config.rootpath / "reports"
     assert overview.overview(reports) == (reports / "README.md").read_text()
+
+
+def test_superclass_dropout_is_judged_where_both_supernets_have_the_same_generator():
+    names = [f"dropout_minus_plain_{end}_generator_additive" for end in ("mean", "low", "high")]
+    assert findings.superclass_dropout(SMALL) == ""
+    for numbers, words in (
+        ((1.0, 0.5, 1.5), "helps"),
+        ((-1.0, -1.5, -0.5), "does not make up"),
+        ((0.1, -1, 1), "not told"),
+    ):
+        text = findings.superclass_dropout(dict(zip(names, numbers, strict=True)))
+        assert f"**Superclass dropout {words}" in text or f"is {words}" in text
+        assert f"{numbers[0]:+.1f} [{numbers[1]:+.1f}, {numbers[2]:+.1f}] points" in text
