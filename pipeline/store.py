@@ -57,8 +57,19 @@ class Workspace:
         return {"fingerprint": found} if found else {}
 
     def dataset(self) -> Dataset:
-        """The study's images; FileNotFoundError, which says what makes them, where there are none."""
-        return data.load(self.dataset_path)
+        """The study's images.
+
+        Raises:
+            FileNotFoundError: there are none; says what makes them.
+            ValueError: they are damaged, or were made of other images than are there now; says what to do.
+        """
+        dataset = data.load(self.dataset_path)
+        if dataset.fingerprint != self.fingerprint.get("fingerprint", ""):
+            raise ValueError(
+                f"{self.dataset_path} was made of other images or superclasses than are there now: "
+                "run notebooks/01_superclasses again"
+            )
+        return dataset
 
 
 def open_workspace(study: str, root: str | Path = ".", *, fresh: bool = False) -> Workspace:

@@ -130,6 +130,7 @@ class Dataset:
     std: tuple[float, ...]
     about: str = ""  # what a reader of results has to know about the images; Markdown
     synthetic: bool = False
+    fingerprint: str = ""  # of the images it was made of; see Source.fingerprint
 
     def __post_init__(self) -> None:
         for name in SPLITS:
@@ -242,6 +243,7 @@ def build(source: Source, root: str | Path = ".", scratch: Path | None = None) -
             split.images.check(problems)
     complain(problems)
     told = {**channel_statistics(splits["train"].images), "about": source.about, "synthetic": source.synthetic}
+    told["fingerprint"] = source.fingerprint(root)
     return Dataset(hierarchy, **splits, **told), indices
 
 
@@ -290,6 +292,7 @@ def save(dataset: Dataset, path: str | Path) -> None:
         tensors |= {f"{name}.{part}": tensor for part, tensor in (images | {"labels": split.labels}).items()}
     groups = dict(zip(dataset.hierarchy.superclasses, dataset.hierarchy.members, strict=True))
     told = {"hierarchy": groups, "about": dataset.about, "synthetic": dataset.synthetic}
+    told |= {"fingerprint": dataset.fingerprint} if dataset.fingerprint else {}
     told["checksum"] = checksum(tensors, told)
     write_tensors(tensors, path, {"dataset": json.dumps(told, ensure_ascii=False)})
 
