@@ -5,6 +5,7 @@
 writes, for every notebook and for the report, <name>.ipynb (stripped, so that saving it in JupyterLab makes no stage
 stale) and <name>.code: the hash of every module of this repository that it imports, directly or not, and of those
 that hold its steps' functions. A stage that depends on these goes stale when code changes that it needs, and only then.
+For every study that is run, <study>.images has what tells of changed image folders (Source.fingerprint).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from functools import cache
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbstripout import strip_output
 
 from eas.files import sha256, write_text
+from pipeline.params import load_study
 from pipeline.steps import STEPS
 
 PACKAGES = ("eas", "pipeline")
@@ -119,6 +122,16 @@ def main(target: str, root: str = ".") -> None:
         )
         if name != REPORT:
             write_text(Path(target) / f"{name}.ipynb", stripped(Path(root) / "notebooks" / f"{name}.ipynb"))
+    for study in yaml.safe_load((Path(root) / "params.yaml").read_text(encoding="utf-8"))["run"]:
+        write_text(Path(target) / f"{study}.images", f"{images_of(study, root)}\n")
+
+
+def images_of(study: str, root: str) -> str:
+    """The fingerprint of a study's images, or why there is none."""
+    try:
+        return load_study(study, root).data.fingerprint(root)
+    except (OSError, ValueError) as error:  # the stage that needs the images will tell
+        return str(error)
 
 
 if __name__ == "__main__":

@@ -162,9 +162,7 @@ class Source(Section):
     selection: Fraction
     calibration: Fraction
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    most_gigabytes: Finite = (
-        64.0  # of decoded images; more stay in their files, and are decoded whenever they are shown
-    )
+    most_gigabytes: Finite = 64.0  # of decoded images; more stay in their files, to be decoded whenever they are shown
 
     about: ClassVar[str]  # the sentence that every page shows about the images; Markdown
     synthetic: ClassVar[bool] = False

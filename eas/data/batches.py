@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eas import devices
 from eas.data.base import Split
-from eas.data.photographs import Photographs, show
+from eas.data.photographs import Photographs, load_batches
 from eas.recipes import Augment
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -53,7 +53,7 @@ def read_batches(
     black = torch.zeros(1, *split.images.shape[1:], dtype=torch.uint8, device=device)
     yield from (black.expand(len(some), -1, -1, -1) for some in rows[:skip])
     seeds, workers = seeds[sum(map(len, rows[:skip])) :], devices.reading_workers()
-    for images in show(split.images, rows[skip:], seeds, augment, workers):
+    for images in load_batches(split.images, rows[skip:], seeds, augment, workers):
         yield images.to(device, non_blocking=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +116,12 @@ def complain(problems: Sequence[str]) -> None:
 # -------------------------------------------------------------------- batches, image by image
 
 
-class Shown:
+class ChangedImages:
     """What a loader's worker makes of (row, seed): the image, cropped and coloured at random by its seed."""
 
     def __init__(self, images: Tensor | Photographs, augment: Augment):
+        if augment.by_image and find_spec("torchvision") is None:
+            raise ModuleNotFoundError("crops and colours need torchvision: pip install -e '.[study]'")
         self.images, self.augment = images, augment
 
     def __len__(self) -> int:
@@ -144,7 +147,7 @@ class Shown:
         return image
 
 
-def show(
+def load_batches(
     images: Tensor | Photographs, rows: Sequence[Tensor], seeds: Tensor, augment: Augment, workers: int
 ) -> Iterator[Tensor]:
     """Batches of uint8 images [n, channels, size, size]: those of each of `rows`, int64; a seed for every image.
@@ -154,4 +157,4 @@ def show(
     each = iter(seeds.tolist())
     batches = [[(row, next(each)) for row in some.tolist()] for some in rows]
     options = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
-    yield from DataLoader(Shown(images, augment), batch_sampler=batches, collate_fn=torch.stack, **options)
+    yield from DataLoader(ChangedImages(images, augment), batch_sampler=batches, collate_fn=torch.stack, **options)

@@ -9,7 +9,7 @@ from PIL import Image
 from eas import data, devices
 from eas.data import Folder, Split
 from eas.data.batches import as_input, batches
-from eas.data.photographs import Photographs, Shown, show
+from eas.data.photographs import ChangedImages, Photographs, load_batches
 from eas.recipes import Augment
 
 CROPPED = Augment(shift=0, flip=True, crop=0.3, color=0.4)
@@ -111,24 +111,24 @@ def test_what_is_skipped_is_not_read(both, monkeypatch):
 
 def test_every_image_has_a_change_of_its_own_and_the_global_generator_is_left_alone(both):
     images = both[0].train.images
-    shown = Shown(images, CROPPED)
+    shown = ChangedImages(images, CROPPED)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     one, again, other = shown[0, 1], shown[0, 1], shown[0, 2]
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(one, again) and not torch.equal(one, other) and one.shape == images[0].shape
-    assert torch.equal(Shown(images, Augment(shift=3))[0, 1], images[0])
-    (batch,) = show(images, [torch.tensor([0, 0])], torch.tensor([1, 2]), CROPPED, 0)
+    assert torch.equal(ChangedImages(images, Augment(shift=3))[0, 1], images[0])
+    (batch,) = load_batches(images, [torch.tensor([0, 0])], torch.tensor([1, 2]), CROPPED, 0)
     assert torch.equal(batch, torch.stack([one, other]))
 
 
 def test_crops_are_parts_scaled_up_and_colours_change_all_pixels_alike():
     ramp = torch.arange(32, dtype=torch.uint8).mul(8).expand(3, 32, 32).contiguous()
-    spans = [int(np.ptp(Shown(ramp[None], Augment(shift=0, crop=0.1))[0, seed].numpy())) for seed in range(40)]
+    spans = [int(np.ptp(ChangedImages(ramp[None], Augment(shift=0, crop=0.1))[0, seed].numpy())) for seed in range(40)]
     assert min(spans) < 130 and max(spans) > 160 and max(spans) <= 248
     grey = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
-    values = {tuple(Shown(grey, Augment(shift=0, color=0.4))[0, seed].unique().tolist()) for seed in range(20)}
+    values = {tuple(ChangedImages(grey, Augment(shift=0, color=0.4))[0, seed].unique().tolist()) for seed in range(20)}
     assert all(len(value) == 1 for value in values) and len(values) > 10
 
 

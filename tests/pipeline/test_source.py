@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from study_cases import NOTEBOOKS, hashes
 
 import eas
@@ -59,12 +60,38 @@ def listed(root, name):
     return [line.split("  ", 1)[1] for line in lines]
 
 
+# -------------------------------------------------------------------- images
+
+
+def test_changed_image_folders_and_superclasses_are_told_and_missing_ones_too(repository):
+    written, groups = repository / "written", repository / "pipeline" / "superclasses" / "miniimagenet.yaml"
+    assert "mini-imagenet/train is missing" in (written / "miniimagenet.images").read_text()
+    assert (written / "glyphs.images").read_text() == "\n"
+    groups.write_text("one: [a]\ntwo: [b]\n")
+    for part, name in ((part, name) for part in ("train", "val") for name in "ab"):
+        folder = repository / "data" / "mini-imagenet" / part / name
+        folder.mkdir(parents=True)
+        (folder / "image.jpg").write_bytes(b"not looked at")
+    told = []
+    for change in (
+        None,
+        lambda: (folder / "more.jpg").write_bytes(b""),
+        lambda: groups.write_text("one: [b]\ntwo: [a]\n"),
+    ):
+        _ = change and change()
+        source.main(str(written), str(repository))
+        told.append((written / "miniimagenet.images").read_text())
+    assert len(set(told)) == 3 and not any("missing" in each for each in told)
+
+
 # -------------------------------------------------------------------- code
 
 
 def test_every_notebook_and_the_report_have_a_file_of_sorted_hashes(original):
     written = {path.name for path in (original / "written").iterdir()}
-    assert written == {f"{name}.code" for name in EVERY} | {f"{name}.ipynb" for name in NOTEBOOKS}
+    studies = yaml.safe_load((original / "params.yaml").read_text())["run"]
+    expected = {f"{name}.code" for name in EVERY} | {f"{name}.ipynb" for name in NOTEBOOKS}
+    assert written == expected | {f"{name}.images" for name in studies}
     for name in EVERY:
         assert listed(original, name) == sorted(set(listed(original, name)))
         for line in (original / "written" / f"{name}.code").read_text().splitlines():
