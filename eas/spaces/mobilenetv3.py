@@ -126,6 +126,9 @@ class MobileNetV3Space(ChoiceSpace):
         names = [f"{kernel}x{kernel}, {expansion}" for kernel, expansion in product(self.kernels, self.expansions)]
         return [names] * self.blocks
 
+    def form_sizes(self) -> Tensor:
+        return self.block_madds / self.block_madds.max()  # parameters are nearly all in the last stage
+
     def stage_names(self) -> list[str]:
         sides = self.sides[2:]
         most = "up to " * bool(self.image_sizes)

@@ -111,6 +111,7 @@ def entries(space: ChoiceSpace, scenarios: Scenarios, archs: Tensor, found: dict
             "sizes": [round(size, 4) for size in sizes[row].tolist()],
             "forms": block_forms(archs[row], space),
             "madds": madds[row],
+            "pixels": space.at_size_of(archs[row])[0].image_size if space.image_sizes else None,
             "shared": kept.count(("superclass", budget, tuple(archs[row].tolist()))),
             "of": sum(kind == "superclass" and each == budget for kind, each, _ in kept),
             "rows": found[(name, budget)],

@@ -24,6 +24,7 @@ from eas.spaces.base import ChoiceSpace
 from pipeline.methods import METHODS
 from pipeline.report import stats
 
+CROWDED = 12  # blocks, of more the forms are written small
 WIDTH = 8.0  # inches, with the dots per inch of `style` as wide as a page on GitHub
 TOP1, MADDS = "superclass top-1 (%)", "multiply-adds (M)"
 BAND = "bands: 95 % interval over seeds"
@@ -287,6 +288,9 @@ def block_forms(arch: Tensor, space: ChoiceSpace) -> list[str]:
 def generated_archs(archs: Tensor, names: Sequence[str], space: ChoiceSpace) -> Figure:
     """Every block's size as a share of its largest form, of archs int64 [n, decisions]; an absent block is blank."""
     sizes = block_sizes(archs, space) / space.form_sizes().amax(-1)
+    if space.image_sizes:
+        pixels = (space.at_size_of(arch)[0].image_size for arch in archs)
+        names = [f"{name}, {size} pixels" for name, size in zip(names, pixels, strict=True)]
     table = pd.DataFrame(sizes.numpy(), names, space.block_names())
     figure, ((axis,),) = panels(height=1.2 + 0.24 * len(table))
     draw_map(axis, table, "share of the block's largest form", vmin=0, vmax=1, fmt=".2g")
@@ -302,17 +306,19 @@ def draw_arch(space: ChoiceSpace, arch: Tensor, class_count: int = 0) -> Figure:
     full, sizes = space.form_sizes().amax(-1), block_sizes(arch, space).nan_to_num()
     shades = np.repeat(sns.color_palette("cividis", space.stages), space.blocks_per_stage, axis=0)
     axis.bar(range(space.blocks), full.numpy(), 0.8, fill=False, edgecolor="0.7", linestyle=":")
-    axis.bar_label(axis.bar(range(space.blocks), sizes.numpy(), 0.8, color=shades), block_forms(arch, space), padding=1)
+    forms = [form.replace(", ", "\n") for form in block_forms(arch, space)]
+    bars = axis.bar(range(space.blocks), sizes.numpy(), 0.8, color=shades)
+    axis.bar_label(bars, forms, padding=1, fontsize=7 if space.blocks > CROWDED else None)
     top = full.max().item()
     for stage, name in enumerate(space.at_size_of(arch)[0].stage_names()):
         middle = (stage + 0.5) * space.blocks_per_stage - 0.5
-        axis.text(middle, top * 1.15, name, ha="center")
+        axis.text(middle, top * 1.15, name.replace(", ", "\n"), ha="center")
         axis.axvline(middle + space.blocks_per_stage / 2, color="0.5", linewidth=0.8 * (stage + 1 < space.stages))
     axis.set_xticks(range(space.blocks), space.block_names())
     counted = f"classifier of {class_count} classes" if class_count else "without classifier"
     pixels = f", images of {space.at_size_of(arch)[0].image_size} pixels" if space.image_sizes else ""
     axis.set_title(f"{space.madds(arch, class_count).item() / 1e6:.2f} M MAdds, {counted}{pixels}", loc="left")
-    axis.set(xlabel="stage.block", ylabel="size of a block", yticks=[], ylim=(0, top * 1.3))
+    axis.set(xlabel="stage.block", ylabel="size of a block", yticks=[], ylim=(0, top * 1.45))
     axis.set_xlim(-0.5, space.blocks - 0.5)
     axis.grid(False)
     return figure
