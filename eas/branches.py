@@ -33,6 +33,8 @@ PARTS: dict[str, Callable[[str, Tensor], bool]] = {  # which parameters are tune
     "classifier": lambda name, parameter: name.startswith("classifier"),
 }
 
+BRANCH_IMAGES = 1000  # of a set, that its branches are calibrated on at most: statistics need no more
+
 DrawSets = Callable[[int, torch.Generator], Tensor]  # so many sets of classes at random, bool [n, classes]
 Propose = Callable[[Tensor, torch.Generator], Tensor]  # an arch for each of these sets, int64 [n, decisions]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eas import data, deploy
 from eas.additive import AdditiveGenerator
-from eas.branches import compose_branches, superclass_shares
+from eas.branches import BRANCH_IMAGES, compose_branches, superclass_shares
 from eas.data import Dataset, Hierarchy, Split
 from eas.data.base import require_every_class
 from eas.deploy import Card, StoredSpace
@@ -58,13 +58,13 @@ class Kit:
     def weights(self, class_mask: Tensor) -> tuple[Supernet, Split]:
         """The supernet that serves a set of classes, and the images that its statistics are taken from.
 
-        Those of branches are taken from all images of their superclasses, also where the set has some of the classes
+        Those of branches are taken from images of their superclasses, also where the set has some of the classes
         only: a kit has few images (with those of two classes, branches are worse than shared weights).
         """
         if not (names := self.branches_for(class_mask)):
             return self.supernet, self.calibration
         shares = superclass_shares(self.hierarchy, class_mask)
-        images = self.branch_images.only(self.hierarchy.class_mask(names))
+        images = calibration_sample(self.branch_images.only(self.hierarchy.class_mask(names)), BRANCH_IMAGES)
         return compose_branches(self.supernet, self.branches, shares), images
 
     def expected_top1(self, class_mask: Tensor, madds: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eas import devices
-from eas.branches import Propose, compose_branches, superclass_shares, tune_branches
+from eas.branches import BRANCH_IMAGES, Propose, compose_branches, superclass_shares, tune_branches
 from eas.data import Dataset, Hierarchy, Split
 from eas.evaluation import calibration_sample, measure_archs
 from eas.recipes import Branch
@@ -24,7 +24,6 @@ from pipeline.scenarios import MEGA, mixed_sets, set_sampler, whole_sets
 from pipeline.store import Job, Record, Workspace
 from pipeline.supernets import Base, base_of, load_supernet
 
-OWN_IMAGES = 1000  # of a set, that branches are calibrated on
 NOT_WHOLE = 0  # in the place of a number of whole superclasses
 
 
@@ -203,7 +202,7 @@ def superclass_counts(hierarchy: Hierarchy, masks: Tensor) -> Tensor:
 
 def own_images(dataset: Dataset, class_mask: Tensor) -> Split:
     """The training images of a set of classes, or a sample of so many that statistics need no more."""
-    return calibration_sample(dataset.train.only(class_mask), OWN_IMAGES)
+    return calibration_sample(dataset.train.only(class_mask), BRANCH_IMAGES)
 
 
 def branch_table(workspace: Workspace) -> pd.DataFrame:

@@ -21,7 +21,9 @@ from eas.additive import AdditiveGenerator
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
 from eas.deploy import Card
+from eas.evaluation import batch_size
 from eas.kit import load_kit
+from eas.spaces.supernet import resized
 from pipeline.params import Study, load_study
 from pipeline.report.stats import side_of
 from pipeline.scenarios import evenly_spaced
@@ -61,7 +63,8 @@ def superclass_top1(network: nn.Module, card: Card, hierarchy: Hierarchy, split:
     chosen = split.only(hierarchy.class_mask(card.classes))
     rows = torch.tensor([hierarchy.classes.index(name) for name in card.classes])
     with torch.inference_mode():
-        answers = rows[network(as_input(chosen.images)).argmax(1)]
+        pieces = (resized(as_input(images), card.image_size) for images in chosen.images.split(batch_size(chosen)))
+        answers = rows[torch.cat([network(images).argmax(1) for images in pieces])]
     return (answers == chosen.labels).double().mean().item() * 100
 
 

@@ -15,7 +15,7 @@ from eas.spaces.base import ChoiceSpace
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Square float images [n, channels, side, side] at another number of pixels a side, smoothed."""
+    """Square images [n, channels, side, side], float or uint8, at another number of pixels a side, smoothed."""
     if images.shape[-1] == size:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
