@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eas import branches
+from eas import branches, training
 from eas.branches import (
     PARTS,
     SetBatches,
@@ -24,6 +24,7 @@ from eas.data import SPLITS, Dataset, Hierarchy, Split
 from eas.files import write_tensors
 from eas.recipes import Training
 from eas.sandwich import sliced_step
+from eas.training import make_step
 
 RECIPE = Training(epochs=1, batch_size=16, learning_rate=0.1, random_subnets=1, mixed_precision=False)
 
@@ -252,6 +253,32 @@ def test_killed_branches_go_on_to_the_same_result(new, few, monkeypatch, tmp_pat
     )
     made = tune_branches(new(), *given, seed=0, checkpoint=path)
     assert begun == [1]  # the last epoch alone
+    assert made.keys() == expected.keys() and all(torch.equal(made[name], expected[name]) for name in made)
+
+
+@pytest.mark.parametrize("archs", ["sandwich", "generated"])
+def test_branches_killed_within_an_epoch_go_on_to_the_same_result(archs, new, few, space, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "SAVE_EVERY", -1)
+    settings, path = RECIPE.model_copy(update={"epochs": 2, "batch_size": 64}), tmp_path / "checkpoint"
+    given = (few.train, few.hierarchy, "norms", settings, draw_single(few))
+    options = {"common": 0.3, "seed": 0}
+    if archs == "generated":
+        options["propose"] = lambda masks, rng: space.sample(len(masks), rng)
+    expected, steps = tune_branches(new(), *given, **options), []
+
+    def killing(supernet, recipe):
+        step = make_step(supernet, recipe)
+
+        def run(*batch):
+            steps.append(1)
+            return pytest.fail("killed") if len(steps) == 4 else step(*batch)
+
+        return run
+
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
+        patch.setattr(branches, "make_step", killing)
+        tune_branches(new(), *given, **options, checkpoint=path)
+    made = tune_branches(new(), *given, **options, checkpoint=path)
     assert made.keys() == expected.keys() and all(torch.equal(made[name], expected[name]) for name in made)
 
 
