@@ -158,8 +158,9 @@ class Contents(StoredSpace):
 
 def write_images(dataset: Dataset, path: str | Path) -> None:
     """Write what a kit needs of a data set: its file, with no split but the calibration one."""
-    nothing = Split(dataset.calibration.images[:0], dataset.calibration.labels[:0])
-    data.save(replace(dataset, train=nothing, selection=nothing, test=nothing), path)
+    kept = dataset.calibration.decoded()
+    nothing = Split(kept.images[:0], kept.labels[:0])
+    data.save(replace(dataset, train=nothing, selection=nothing, calibration=kept, test=nothing), path)
 
 
 def write_kit(

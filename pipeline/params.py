@@ -122,6 +122,7 @@ class Study(Section):
 
     name: str
     note: str = ""  # how it was run, for the end of its report
+    show_images: bool = True  # whether pages may show some: the terms of many data sets do not allow it
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
     data: SOURCES.field
     space: SPACES.field

@@ -85,9 +85,12 @@ def expected_result(workspace: Workspace) -> Result | None:
 
 
 def write_study_kit(workspace: Workspace, folder: Path) -> bool:
-    """Write images and kit.json into a folder that holds the study's results; whether there was all that it takes."""
+    """Write images and kit.json into a folder that holds the study's results; whether there was all that it takes.
+
+    A kit holds images: there is none of those that may not be shown.
+    """
     dataset, parts = workspace.dataset(), kit_parts(workspace)
-    if not parts:
+    if not parts or not workspace.study.show_images:
         return False
     write_images(dataset, folder / IMAGES)
     files = {name: (f"{result.name}.safetensors", prefix) for name, (result, prefix) in parts.items()}

@@ -75,12 +75,14 @@ def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> T
         return side - 1 - (side - 1 - index.abs()).abs()
 
     base = torch.arange(side, device=device)
-    rows, columns = (reflect(base + draw(2 * augment.shift + 1) - augment.shift) for _ in range(2))  # [n, side]
-    if augment.flip:
-        columns = torch.where(draw(2).bool(), columns, columns.flip(1))
-    each = torch.arange(count, device=device)[:, None, None]
-    picked = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]]
-    images = picked.permute(0, 3, 1, 2)
+    if augment.shift:
+        rows, columns = (reflect(base + draw(2 * augment.shift + 1) - augment.shift) for _ in range(2))  # [n, side]
+        if augment.flip:
+            columns = torch.where(draw(2).bool(), columns, columns.flip(1))
+        each = torch.arange(count, device=device)[:, None, None]
+        images = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    elif augment.flip:  # without a shift, in a tenth of the time
+        images = torch.where(draw(2).bool()[:, :, None, None], images.flip(3), images)
     if augment.cutout:
         offsets = [base - draw(side) + augment.cutout // 2 for _ in range(2)]
         inside = [(offset >= 0) & (offset < augment.cutout) for offset in offsets]

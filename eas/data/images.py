@@ -40,4 +40,4 @@ def read_pixels(path: str | Path, size: int, channels: int = 3) -> Tensor:
     image = torch.from_numpy(square).permute(0, 3, 1, 2)
     if side != size:  # torch's is several times as fast as Pillow's
         image = F.interpolate(image, (size, size), mode="bicubic", align_corners=False, antialias=True)
-    return image[0].contiguous()
+    return image[0]

@@ -122,29 +122,33 @@ class ChangedImages:
     def __init__(self, images: Tensor | Photographs, augment: Augment):
         if augment.by_image and find_spec("torchvision") is None:
             raise ModuleNotFoundError("crops and colours need torchvision: pip install -e '.[study]'")
-        self.images, self.augment = images, augment
+        self.images, self.changes = images, changes(augment, images.shape[-1])
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, shown: tuple[int, int]) -> Tensor:
+        """Seeds torch's global generator, which torchvision draws from; `load_batches` puts that right."""
         row, seed = shown
         image = self.images[row]
-        if not self.augment.by_image:
-            return image
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.change(image)
-
-    def change(self, image: Tensor) -> Tensor:
-        """A random part of the image, at its size, in other colours; torchvision's, as for ImageNet."""
-        from torchvision.transforms import v2
-
-        if self.augment.crop < 1:
-            image = v2.RandomResizedCrop(image.shape[-1], (self.augment.crop, 1.0), antialias=True)(image)
-        if self.augment.color:
-            image = v2.ColorJitter(*[self.augment.color] * 3)(image)
+        torch.default_generator.manual_seed(seed)
+        for change in self.changes:
+            image = change(image)
         return image
+
+
+def changes(augment: Augment, size: int) -> list[Callable[[Tensor], Tensor]]:
+    """A random part of the image, at its size, and other colours: torchvision's, as for ImageNet."""
+    if not augment.by_image:
+        return []
+    from torchvision.transforms import v2
+
+    crop = [v2.RandomResizedCrop(size, (augment.crop, 1.0), antialias=True)] if augment.crop < 1 else []
+    if not augment.color:
+        return crop
+    # As floats in between: a quarter faster, and rounded once.
+    to_float, to_bytes = (v2.ToDtype(kind, scale=True) for kind in (torch.float32, torch.uint8))
+    return [*crop, to_float, v2.ColorJitter(*[augment.color] * 3), to_bytes]
 
 
 def load_batches(
@@ -157,4 +161,9 @@ def load_batches(
     each = iter(seeds.tolist())
     batches = [[(row, next(each)) for row in some.tolist()] for some in rows]
     options = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
-    yield from DataLoader(ChangedImages(images, augment), batch_sampler=batches, collate_fn=torch.stack, **options)
+    options["generator"] = torch.Generator()  # else the loader itself draws from the global one
+    made = iter(DataLoader(ChangedImages(images, augment), batch_sampler=batches, collate_fn=torch.stack, **options))
+    for _ in batches:
+        with torch.random.fork_rng(devices=[]):
+            batch = next(made)
+        yield batch

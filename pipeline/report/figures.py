@@ -7,6 +7,7 @@ uncertainty are 95 % intervals over seeds (Student's t), left out where there is
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
@@ -24,7 +25,9 @@ from eas.spaces.base import ChoiceSpace
 from pipeline.methods import METHODS
 from pipeline.report import stats
 
+NOT_SHOWN = "*The images are not shown here, as their terms do not allow it.*"
 CROWDED = 12  # blocks, of more the forms are written small
+WRAPPED, LETTERS = 10, 76  # of a class's name in a line; of all names beside one another
 WIDTH = 8.0  # inches, with the dots per inch of `style` as wide as a page on GitHub
 TOP1, MADDS = "superclass top-1 (%)", "multiply-adds (M)"
 BAND = "bands: 95 % interval over seeds"
@@ -104,9 +107,11 @@ def draw_map(axis: Axes, table: pd.DataFrame, unit: str, **options) -> None:
 def contact_sheet(images: Tensor, labels: Tensor, hierarchy: Hierarchy, per_superclass: int = 8) -> Figure:
     """Pictures of up to `per_superclass` classes of every superclass; images uint8 [n, channels, side, side]."""
     rng, side = torch.Generator().manual_seed(0), images.shape[-1]
-    across = min(per_superclass, max(map(len, hierarchy.members)))
-    rows = -(-len(hierarchy.members) // 2)
-    figure, axes = panels(rows, 2, height=rows * (4.2 / across + 0.42))
+    names = {name: textwrap.fill(label(name), WRAPPED, break_long_words=False) for name in hierarchy.classes}
+    widest = max(len(line) for name in names.values() for line in name.splitlines())
+    across = min(per_superclass, max(map(len, hierarchy.members)), max(1, LETTERS // widest))
+    rows, lines = -(-len(hierarchy.members) // 2), 1 + max(name.count("\n") for name in names.values())
+    figure, axes = panels(rows, 2, height=rows * (4.2 / across + 0.32 + 0.1 * lines))
     for axis in axes.flat:
         axis.axis("off")
     for axis, superclass, members in zip(axes.flat, hierarchy.superclasses, hierarchy.members, strict=False):
@@ -116,7 +121,7 @@ def contact_sheet(images: Tensor, labels: Tensor, hierarchy: Hierarchy, per_supe
             found = (labels == hierarchy.classes.index(members[member])).nonzero()[:, 0]
             left, chosen = place * (side + 1), found[torch.randint(len(found), (), generator=rng)]
             strip[:, :, left : left + side] = images[chosen]
-            axis.text(left + side / 2, side * 1.17, label(members[member]), ha="center", fontsize=7)
+            axis.text(left + side / 2, side * 1.05, names[members[member]], ha="center", va="top", fontsize=7)
         axis.imshow(strip.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         axis.set_title(superclass, loc="left")
     return figure

@@ -111,6 +111,7 @@ LEAVES = {  # every parameter of a study: another value, and the steps whose res
     "seeds": ((0, 1, 2), set()),
     "note": ("of another machine", set()),
     "name": ("other", set()),
+    "show_images": (False, set()),
     "data.image_size": (20, EVERYTHING),
     "data.per_typeface": (2, EVERYTHING),
     "data.selection": (0.3, EVERYTHING),
