@@ -179,7 +179,11 @@ def test_a_kind_from_another_module_travels_to_workers_and_may_be_imported_anew(
         source = SOURCES.validate(described)
         assert pickle.loads(pickle.dumps(source)) == source
         with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as workers:
-            assert workers.submit(module.describe, source).result() == (True, described, ("b", "c"))
+            assert workers.submit(module.describe, source).result() == (
+                True,
+                described | {"most_gigabytes": 64.0},
+                ("b", "c"),
+            )
         module = importlib.reload(module)
         assert SOURCES["elsewhere"] is module.Elsewhere and type(source) is not module.Elsewhere
     finally:
