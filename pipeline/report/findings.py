@@ -62,7 +62,7 @@ def dependence(metrics: Metrics) -> str:
 
 
 def superclass_dropout(metrics: Metrics) -> str:
-    """Does superclass dropout help, where both supernets cost the same?"""
+    """Does superclass dropout help, against a supernet without it that trained longer, by what branches cost?"""
     name = "dropout_minus_plain_mean_generator_additive"
     if name not in metrics:
         return ""
