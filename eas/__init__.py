@@ -3,7 +3,7 @@
 kit = eas.load_kit("cifar100")
 network, card = kit.specialize(["flowers", "bee"], budget_madds=20e6)
 eas.save(network, card, "garden")  # elsewhere: network, card = eas.load("garden")
-eas.classify(network, card, ["photo.jpg"])
+eas.predict(network, card, ["photo.jpg"])
 """
 
 from importlib import import_module
@@ -14,9 +14,8 @@ HOMES = {  # of the names that a user needs; torch is imported when the first of
     "Card": "eas.deploy",
     "save": "eas.deploy",
     "load": "eas.deploy",
-    "predict": "eas.deploy",
-    "classify": "eas.deploy",
     "export_onnx": "eas.deploy",
+    "predict": "eas.answers",
 }
 __all__ = list(HOMES)
 

@@ -1,10 +1,19 @@
-"""The command `eas`, or `python -m eas`: specialise a kit for your classes and budget, and classify image files."""
+"""The command `eas`: specialise a kit for your classes and budget, and say what image files show.
+
+`python -m eas` has what needs no training; the study adds the commands that train (pipeline.cli).
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+Commands = Any  # what argparse's add_subparsers returns, whose class has no public name
+EXIT = "exit codes: 0 done, 1 an error, which is one line, 130 stopped by Ctrl-C"
 
 
 class Parser(argparse.ArgumentParser):
@@ -12,11 +21,14 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
-def parser() -> Parser:
-    main = Parser(prog="eas", description="Networks for exactly your classes and your budget, from one trained kit.")
+def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
+    told = {"description": "Networks for exactly your classes and your budget.", "epilog": EXIT}
+    main = Parser(prog="eas", **told, formatter_class=partial(argparse.HelpFormatter, max_help_position=16))
     commands = main.add_subparsers(required=True, metavar="command")
-    kit = {"help": "a folder with a kit.json, or the name of one under weights/: cifar100"}
-    make = commands.add_parser("specialize", help="write a network for some classes under a budget")
+    if add_first:
+        add_first(commands)
+    kit = {"help": "a study's YAML file, a folder with a kit.json, or the name of a kit that comes along: cifar100"}
+    make = commands.add_parser("specialize", help="write a network for some classes under a budget; takes a second")
     make.add_argument("kit", **kit)
     make.add_argument("names", nargs="+", metavar="name", help="superclasses and classes to tell apart")
     wanted = make.add_mutually_exclusive_group(required=True)
@@ -24,13 +36,13 @@ def parser() -> Parser:
     wanted.add_argument(
         "--top1", type=float, metavar="PERCENT", help="the cheapest network that is expected to reach it"
     )
-    make.add_argument("--to", required=True, metavar="PATH", help="of the files, without .safetensors and .json")
+    make.add_argument("--to", metavar="PATH", help="of the files, without .safetensors and .json (default: the names)")
     make.add_argument("--onnx", action="store_true", help="also write PATH.onnx, for runtimes without torch")
     make.set_defaults(run=specialize)
-    say = commands.add_parser("classify", help="say what image files show")
-    say.add_argument("path", help="of a specialised network, as given to specialize --to")
+    say = commands.add_parser("predict", help="say what image files show")
+    say.add_argument("path", help="of a specialised network: as given to specialize --to, or its .onnx file")
     say.add_argument("images", nargs="+", metavar="image", help="files; the centre of each is looked at")
-    say.set_defaults(run=classify)
+    say.set_defaults(run=predict)
     show = commands.add_parser("list", help="show a kit's superclasses, classes and budgets")
     show.add_argument("kit", **kit)
     show.set_defaults(run=list_kit)
@@ -54,26 +66,38 @@ def budget(text: str) -> float:
 def specialize(options: argparse.Namespace) -> None:
     from eas import deploy, devices, load_kit
 
-    madds = budget(options.madds) if options.madds else None
+    madds, path = budget(options.madds) if options.madds else None, options.to
+    path = path or "+".join(options.names).replace("/", "-")
     devices.keep_memory()  # calibration, which is nearly all of the time, takes a third of it then
     kit = load_kit(options.kit)
     network, card = kit.specialize(options.names, madds, top1=options.top1)
+    card = kit.tested(network, card)
     if options.onnx:
-        print(f"wrote {deploy.export_onnx(network, card, options.to)}")
-    weights = deploy.save(network, card, options.to)
+        print(f"wrote {deploy.export_onnx(network, card, path)}")
+    weights = deploy.save(network, card, path)
     costs = f"{card.madds / 1e6:.4g}M multiply-adds, {card.parameters:,} parameters"
     print(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB, {costs}) for {', '.join(card.classes)}")
     if card.expected_top1:
         print("expected: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*card.expected_top1))
+    if card.test:
+        print(told(card.test))
     branches = ", ".join(kit.branches_for(kit.hierarchy.class_mask(options.names)))
     print(f"weights: {f'superclass branches ({branches})' if branches else 'shared by all classes'}")
 
 
-def classify(options: argparse.Namespace) -> None:
-    from eas import deploy
+def told(accuracy) -> str:
+    """An eas.deploy.Accuracy in a line."""
+    pairs = "; ".join(f"{name} taken for {other} ({times})" for name, other, times in accuracy.confused)
+    confused = f"; most confused: {pairs}" if pairs else ""
+    return "test: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*accuracy.top1) + f" of {accuracy.images} images{confused}"
 
-    network, card = deploy.load(options.path)
-    for path, answers in zip(options.images, deploy.classify(network, card, options.images), strict=True):
+
+def predict(options: argparse.Namespace) -> None:
+    from eas import load
+    from eas import predict as answers_to
+
+    network, card = load(options.path)
+    for path, answers in zip(options.images, answers_to(network, card, options.images), strict=True):
         print(f"{path}  {' | '.join(f'{name} {share:.2f}' for name, share in answers[:3])}")
 
 
@@ -83,18 +107,38 @@ def list_kit(options: argparse.Namespace) -> None:
     kit = load_kit(options.kit)
     for superclass, members in zip(kit.hierarchy.superclasses, kit.hierarchy.members, strict=True):
         print(f"{superclass}: {', '.join(members)}")
+    if table := overview(kit):
+        print(table)
     space = kit.supernet.space
     ends = space.madds(space.smallest, 1), space.madds(space.largest, len(kit.hierarchy.classes))
     low, high, least, most = (f"{float(madds) / 1e6:.4g}M" for madds in (*kit.generator.budget_range, *ends))
     print(f"budgets: {low} to {high} multiply-adds are what it was made for; its networks need {least} to {most}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; an error is one line."""
+def overview(kit) -> str:
+    """What the networks of every superclass of an eas.kit.Kit are expected to reach, in a table; empty if unknown."""
+    if kit.expected is None:
+        return ""
+    import torch
+
+    madds, names = torch.linspace(*kit.generator.budget_range.tolist(), 4), kit.hierarchy.superclasses
+    width = max(map(len, names))
+    lines = [f"{'expected top-1 (%)':{width}}  " + "  ".join(f"{cost / 1e6:6.3g}M" for cost in madds.tolist())]
+    for name in names:
+        reached = kit.expected_top1(kit.hierarchy.class_mask([name]), madds)[:, 0]
+        lines.append(f"{name:{width}}  " + "  ".join(f"{each:7.1f}" for each in reached.tolist()))
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None, add_first: Callable[[Commands], None] | None = None) -> int:
+    """Run a command; an error is one line. `add_first` adds commands of others before those of this module."""
     try:
-        options = parser().parse_args(arguments)
+        options = parser(add_first).parse_args(arguments)
         options.run(options)
-    except (ImportError, OSError, ValueError) as err:
+    except (ImportError, OSError, RuntimeError, ValueError) as err:
         print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        return 130
     return 0

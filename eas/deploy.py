@@ -1,4 +1,4 @@
-"""From a scenario to a specialised network, to files and back; and what such a network says of images."""
+"""From a scenario to a specialised network, to files and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from eas.data import Hierarchy, Split
-from eas.data.batches import as_input
-from eas.data.images import MODES, read_pixels
 from eas.evaluation import calibrate
 from eas.files import sha256, write_bytes, write_tensors, write_text
 from eas.generator import Generator
@@ -45,6 +43,14 @@ class StoredSpace(Section):
         return space
 
 
+class Accuracy(Section):
+    """How often a network is right on images that nothing was trained on or chosen with (see eas.answers)."""
+
+    top1: tuple[Percent, Percent, Percent]  # and its 95 % interval
+    images: Positive
+    confused: tuple[tuple[str, str, Positive], ...] = ()  # a class, what it was taken for, how often: the most frequent
+
+
 class Card(StoredSpace):
     """What a specialised network is: everything but its weights, as plain data."""
 
@@ -55,6 +61,7 @@ class Card(StoredSpace):
     arch: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
     synthetic: bool  # whether it learned from synthetic images
     expected_top1: tuple[Percent, Percent, Percent] | None = None  # and its 95 % interval, before it was measured
+    test: Accuracy | None = None
 
     @model_validator(mode="after")
     def be_consistent(self) -> Card:
@@ -126,13 +133,16 @@ def save(network: nn.Module, card: Card, path: str | Path) -> Path:
     return weights
 
 
-def load(path: str | Path) -> tuple[nn.Module, Card]:
-    """Read what `save` wrote; the network is in eval mode on the CPU.
+def load(path: str | Path) -> tuple[nn.Module | OnnxNetwork, Card]:
+    """Read what `save` wrote, or `export_onnx`, whose files are named *.onnx; the network is in eval mode on the CPU.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
+        FileNotFoundError: one of the files is missing.
         ValueError: a file is damaged, or is not a specialised network; the message names it and the reason.
+        ModuleNotFoundError: an ONNX file, without the package that runs it; says how to install it.
     """
+    if str(path).endswith(".onnx"):
+        return load_onnx(Path(path))
     weights, text = Path(f"{path}.safetensors"), Path(f"{path}.json")
     for file in (weights, text):
         if not file.is_file():
@@ -221,7 +231,7 @@ def export_onnx(network: nn.Module, card: Card, path: str | Path) -> Path:
     Without the package onnx, a ModuleNotFoundError that says how to install it.
     """
     if find_spec("onnx") is None:
-        raise ModuleNotFoundError("ONNX needs a package of that name: pip install -e '.[onnx]'")
+        raise ModuleNotFoundError("ONNX needs a package of that name: pip install 'eas[onnx]'")
     import onnx
 
     images, graph = torch.zeros(2, card.in_channels, card.image_size, card.image_size), io.BytesIO()
@@ -238,34 +248,29 @@ def export_onnx(network: nn.Module, card: Card, path: str | Path) -> Path:
     return Path(f"{path}.onnx")
 
 
-# -------------------------------------------------------------------- what a network says of images
+class OnnxNetwork:
+    """An exported network, run by onnxruntime: images float [n, channels, size, size] in [0, 1] to logits."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(["logits"], {"images": images.numpy()})[0])
 
 
-@torch.inference_mode()
-def class_probabilities(network: nn.Module, card: Card, images: Tensor) -> Tensor:
-    """Probabilities [n, classes] for uint8 images [n, channels, size, size]; ValueError for another type or shape."""
-    shape = [card.in_channels, card.image_size, card.image_size]
-    if images.dtype != torch.uint8 or list(images.shape[1:]) != shape:
-        raise ValueError(f"images must be uint8 [n, {str(shape)[1:]}, got {images.dtype} {list(images.shape)}")
-    return network(as_input(images)).softmax(1)
+def load_onnx(path: Path) -> tuple[OnnxNetwork, Card]:
+    """Read what `export_onnx` wrote; errors as `load`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    if find_spec("onnxruntime") is None:
+        raise ModuleNotFoundError("ONNX files are run by the package onnxruntime: pip install 'eas[onnx]'")
+    import onnxruntime
 
-
-def predict(network: nn.Module, card: Card, images: Tensor) -> list[str]:
-    """Class names for uint8 images [n, channels, size, size]; ValueError for another type or shape."""
-    return [card.classes[i] for i in class_probabilities(network, card, images).argmax(1).tolist()]
-
-
-def classify(network: nn.Module, card: Card, paths: Sequence[str | Path]) -> list[list[tuple[str, float]]]:
-    """For every image file the classes with their probabilities, the most likely first; raises as `read_image`."""
-    rows = [class_probabilities(network, card, read_image(path, card))[0].tolist() for path in paths]
-    return [sorted(zip(card.classes, row, strict=True), key=lambda pair: -pair[1]) for row in rows]
-
-
-def read_image(path: str | Path, card: Card) -> Tensor:
-    """An image file as the network wants it, uint8 [1, channels, size, size]; raises as `read_pixels`.
-
-    ValueError also where the network reads another number of channels than 1 or 3.
-    """
-    if card.in_channels not in MODES:
-        raise ValueError(f"image files have 1 or 3 channels, but the network reads {card.in_channels}")
-    return read_pixels(path, card.image_size, card.in_channels)[None]
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        told = session.get_modelmeta().custom_metadata_map
+        card = Card.model_validate_json(json.dumps({name: json.loads(value) for name, value in told.items()}))
+    except Exception as error:  # onnxruntime has errors of its own, for every kind of damage
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged, or no network that was exported here: {reason}") from None
+    return OnnxNetwork(session), card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from eas import data, deploy
 from eas.additive import AdditiveGenerator
+from eas.answers import accuracy_on
 from eas.branches import BRANCH_IMAGES, compose_branches, superclass_shares
-from eas.data import Dataset, Hierarchy, Split
+from eas.data import SPLITS, Dataset, Hierarchy, Split
 from eas.data.base import require_every_class
 from eas.deploy import Card, StoredSpace
 from eas.evaluation import calibration_sample
@@ -26,6 +28,7 @@ from eas.spaces import ChoiceSpace, Supernet
 
 NAME = "kit.json"
 BUDGETS = 64  # that are tried to find the cheapest network for an accuracy
+MOST_TESTED = 10_000  # test images that a kit carries
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Kit:
     largest_set: int = 1  # the most superclasses of a set that branches serve
     mixed_sets: bool = True  # whether they serve some of the classes of several superclasses
     expected: ExpectedAccuracy | None = None  # what networks reach, where that was measured
+    test: Split | None = None  # images of all classes that nothing was trained on or chosen with
 
     def branches_for(self, class_mask: Tensor) -> list[str]:
         """The superclasses whose branches serve a set of classes; none where the weights do that all classes share.
@@ -114,6 +118,15 @@ class Kit:
             card = card.model_copy(update={"expected_top1": tuple(round(each, 2) for each in expected)})
         return network, card
 
+    def tested(self, network: nn.Module, card: Card) -> Card:
+        """The card with the network's accuracy on the kit's test images, where it has any of the classes."""
+        place = torch.full((len(self.hierarchy.classes),), -1)
+        place[[self.hierarchy.classes.index(name) for name in card.classes]] = torch.arange(len(card.classes))
+        if self.test is None or not len(own := self.test.only(place >= 0)):
+            return card
+        accuracy = accuracy_on(network, card, replace(own, labels=place[own.labels]))
+        return card.model_copy(update={"test": accuracy})
+
 
 # -------------------------------------------------------------------- the folder
 
@@ -134,6 +147,7 @@ class StoredParts(Section):
     images: StoredPart
     branches: StoredPart | None = None
     expected: StoredPart | None = None
+    test: StoredPart | None = None
 
 
 class GeneratorSize(Section):
@@ -156,11 +170,11 @@ class Contents(StoredSpace):
     files: StoredParts
 
 
-def write_images(dataset: Dataset, path: str | Path) -> None:
-    """Write what a kit needs of a data set: its file, with no split but the calibration one."""
-    kept = dataset.calibration.decoded()
+def write_images(dataset: Dataset, path: str | Path, split: Literal["calibration", "test"] = "calibration") -> None:
+    """Write what a kit needs of a data set: its file, with this split only; of test images at most MOST_TESTED."""
+    kept = dataset.calibration.decoded() if split == "calibration" else calibration_sample(dataset.test, MOST_TESTED)
     nothing = Split(kept.images[:0], kept.labels[:0])
-    data.save(replace(dataset, train=nothing, selection=nothing, calibration=kept, test=nothing), path)
+    data.save(replace(dataset, **dict.fromkeys(SPLITS, nothing) | {split: kept}), path)
 
 
 def write_kit(
@@ -198,7 +212,7 @@ def size_of(generator: Generator) -> GeneratorSize:
 
 
 def load_kit(kit: str | Path) -> Kit:
-    """The kit in a folder, or the one of this name under weights/ here or in this package's repository.
+    """The kit in a folder, of a study's YAML file, or of this name: in weights/ here, or come with this package.
 
     Raises:
         FileNotFoundError: the kit, or a file of it, is missing; one line that says where it was looked for.
@@ -208,9 +222,16 @@ def load_kit(kit: str | Path) -> Kit:
     contents = deploy.read_section(Contents, folder / NAME, "the list of a kit")
     stored = {name: part for name, part in contents.files if part}
     paths = {name: check_file(folder, part) for name, part in stored.items()}
-    dataset, space = data.load(paths["images"]), contents.choice_space()
-    if dataset.calibration.images.shape[1:] != (space.in_channels, space.image_size, space.image_size):
-        raise ValueError(f"{paths['images']} does not fit {folder / NAME}: its images have another shape")
+    space = contents.choice_space()
+
+    def load_images(path: Path) -> Dataset:
+        found = data.load(path)
+        for split in (found.calibration, found.test):
+            if split.images.shape[1:] != (space.in_channels, space.image_size, space.image_size):
+                raise ValueError(f"{path} does not fit {folder / NAME}: its images have another shape")
+        return found
+
+    dataset = load_images(paths["images"])
     require_every_class(dataset.calibration, dataset.hierarchy, "calibration")
     classes = len(dataset.hierarchy.classes)
 
@@ -233,6 +254,7 @@ def load_kit(kit: str | Path) -> Kit:
         largest_set=contents.largest_set,
         mixed_sets=contents.mixed_sets,
         expected=ExpectedAccuracy(**load_tensors("expected")) if "expected" in stored else None,
+        test=load_images(paths["test"]).test if "test" in stored else None,
     )
 
 
@@ -245,16 +267,37 @@ def new_generator(space: ChoiceSpace, classes: int, size: GeneratorSize | None) 
 
 
 def find_kit(kit: str | Path) -> Path:
-    """The folder of a kit; FileNotFoundError, in one line, where there is none."""
-    shelves = [Path("weights"), Path(__file__).resolve().parents[1] / "weights"]
+    """The folder of a kit; FileNotFoundError, in one line, where there is none.
+
+    A study's YAML file stands for the kit that `eas train` makes of it.
+    """
+    if Path(kit).suffix in (".yaml", ".yml"):
+        folder = kit_of_study(Path(kit))
+        if not (folder / NAME).is_file():
+            raise FileNotFoundError(f"{folder / NAME} is missing: run `eas train {kit}` first")
+        return folder
+    known = {path.name: path for path in (*installed_kits(), *(p.parent for p in Path("weights").glob(f"*/{NAME}")))}
     bare = Path(kit).name == str(kit) and not Path(kit).is_dir()
-    folders = [shelf / kit for shelf in shelves] if bare else [Path(kit)]
-    for folder in folders:
-        if (folder / NAME).is_file():
-            return folder
-    known = sorted({path.parent.name for shelf in shelves for path in shelf.glob(f"*/{NAME}")})
-    looked = " and ".join(f"{folder / NAME}" for folder in folders)
-    raise FileNotFoundError(f"no kit {kit}: looked for {looked}; kits in weights/: {', '.join(known) or 'none'}")
+    folder = known.get(str(kit), Path("weights", kit)) if bare else Path(kit)
+    if not (folder / NAME).is_file():
+        named = ", ".join(sorted(known)) or "none"
+        raise FileNotFoundError(f"no kit {kit}: looked for {folder / NAME}; kits that have names: {named}")
+    return folder
+
+
+def kit_of_study(path: Path) -> Path:
+    """Where the kit of a study lies that is described by a YAML file."""
+    return path.parent / "build" / path.stem / "kit"
+
+
+def installed_kits() -> list[Path]:
+    """The folders of the kits that came with this package, or lie in the clone that it runs from."""
+    found = [path.parent for path in (Path(__file__).resolve().parents[1] / "weights").glob(f"*/{NAME}")]
+    try:
+        files = distribution("eas").files or []
+    except PackageNotFoundError:  # run from a folder
+        files = []
+    return [Path(file.locate()).resolve().parent for file in files if file.name == NAME] + found
 
 
 def check_file(folder: Path, part: StoredPart) -> Path:

@@ -67,12 +67,13 @@ def optimize(
     checkpoint: Path | None = None,
     label: str = "supernet",
     draw_archs: DrawArchs | None = None,
+    watch: Callable[[], dict[str, str]] | None = None,
 ) -> list[dict[str, float]]:
     """Train `weights` in place, whose gradients `step_function` computes, `steps` an epoch; returns one row an epoch.
 
     Every step trains several subnets on the same images: those of `draw_archs`, or of the `sandwich`. The first one's
     prediction, renormalised over the classes that count, is the others' teacher [related code: superclass dropout with
-    distillation].
+    distillation]. What `watch` says after every epoch, the progress bar shows.
 
     With `checkpoint`, a safetensors file, the state is saved every few minutes and after every epoch, and an existing
     file is continued to the same result; use another name when the recipe changes.
@@ -85,7 +86,8 @@ def optimize(
     saved = Checkpoint(checkpoint, weights, optimizer) if checkpoint else None
     history, skip, part = saved.load() if saved else ([], 0, 0.0)
     draw_archs = draw_archs or sandwich(space, recipe, seed)
-    epochs = tqdm(range(len(history), recipe.epochs), label, recipe.epochs, initial=len(history), mininterval=1)
+    whole = {"total": recipe.epochs, "initial": len(history), "unit": "epoch", "mininterval": 1}
+    epochs = tqdm(range(len(history), recipe.epochs), label, **whole)
     for epoch in epochs:
         # Seeded per epoch, so that a resumed run draws what an uninterrupted one would have drawn.
         generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
@@ -110,9 +112,9 @@ def optimize(
             good = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
             raise Diverged(f"{label}: {what} in epoch {epoch + 1}; try a lower learning rate{good}")
         history.append({"epoch": epoch + 1, "loss": loss})
-        epochs.set_postfix(loss=f"{loss:.3f}")
         if saved:
             saved.save(history)
+        epochs.set_postfix({"loss": f"{loss:.3f}"} | (watch() if watch else {}))
     return history
 
 

@@ -24,7 +24,7 @@ from pipeline.generators import load_generator
 from pipeline.params import Study
 from pipeline.scenarios import MEGA, every_scenario, some
 from pipeline.store import Job, Record, Workspace
-from pipeline.supernets import Base, base_of, load_supernet
+from pipeline.supernets import Base, load_supernet, unbranched_base
 
 SETS, BUDGETS = 40, 2  # of classes that it is fitted on, with either weights, and budgets of each, at random
 FEWEST, UNKNOWN = 20, 100.0  # networks that a line is fitted on; the error, in points, where there are fewer
@@ -34,7 +34,7 @@ REFERENCES = 3  # archs whose answers are kept
 def expected_jobs(workspace: Workspace) -> list[Job]:
     """The first seed, whose networks the study's kit makes."""
     jobs = chosen_branch_jobs(workspace)[:1]
-    return jobs or [{"base": base_of(workspace, "dropout", workspace.study.seeds[0]), "branch": None}]
+    return jobs or [{"base": unbranched_base(workspace), "branch": None}]
 
 
 def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tuple[dict[str, Tensor], Record]:

@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         devices.device()  # an EAS_DEVICE that this machine lacks is an error before any work
         workspace = open_workspace(options.study, fresh=True)
         if not workspace.dataset_path.is_file():
-            data.make(workspace.study.data, ".", workspace.dataset_path)
+            data.make(workspace.study.data, workspace.root, workspace.dataset_path)
     except (OSError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

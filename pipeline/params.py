@@ -127,7 +127,7 @@ class Study(Section):
     data: SOURCES.field
     space: SPACES.field
     training: Training
-    dropout: DropoutChoice
+    dropout: DropoutChoice | None = None  # superclass dropout is tried only where this is given; a comparison needs it
     branches: Branches | None = None  # superclass branches are trained only where this is given
     finetune: Finetune | None = None  # archs of single scenarios likewise
     from_scratch: Annotated[int, Field(ge=0)] = 0  # scenarios whose generated arch is also trained alone
@@ -150,15 +150,17 @@ class Study(Section):
 
 
 def load_study(name: str, root: str | Path = ".") -> Study:
-    """Read the study `name` from `root`/params.yaml.
+    """Read the study `name` from `root`/params.yaml; or, where it is a path to a YAML file, the one in that file.
 
     Raises:
         TypeError: `name` is not a string, or `root` not a path.
-        FileNotFoundError: there is no params.yaml under `root`.
+        FileNotFoundError: there is no params.yaml under `root`, or no such file.
         ValueError: an unknown study, or a parameter that is unknown, mistyped or out of range; one line.
     """
     if not isinstance(name, str) or not isinstance(root, str | Path):
         raise TypeError(f"study and root must be text, got {name!r} and {root!r}")
+    if is_file(name):
+        return read_study(Path(root, name))
     path = Path(root) / "params.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"no params.yaml in {Path(root)}: pass the repository's folder as root")
@@ -170,6 +172,20 @@ def load_study(name: str, root: str | Path = ".") -> Study:
     if "name" in studies[name]:  # it is the key that the study stands under
         raise ValueError(f"study {name!r}: unknown parameter name")
     return validated({"name": name, **studies[name]})
+
+
+def is_file(name: str) -> bool:
+    """Whether a study is named by its own file."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def read_study(path: Path) -> Study:
+    """The study that is alone in a YAML file, which gives it its name; errors as `load_study`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: `eas check FOLDER` writes such a file")
+    if not isinstance(content := read_yaml(path), dict) or "studies" in content:
+        raise ValueError(f"{path} must map the parameters of one study to their values: `eas check` writes such a file")
+    return validated({"name": path.stem, **{str(name): value for name, value in content.items()}})
 
 
 def validated(content: dict) -> Study:
@@ -185,14 +201,19 @@ def validated(content: dict) -> Study:
 
 def read_studies(path: Path) -> dict[str, object]:
     """The studies of a params.yaml by name; ValueError, in one line, if it is anything else."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(err).split())}") from None
+    content = read_yaml(path)
     studies = content.get("studies") if isinstance(content, dict) else None
     if not isinstance(studies, dict):
         raise ValueError(f"{path} must have a mapping 'studies' from names to parameters")
     return {str(name): study for name, study in studies.items()}
+
+
+def read_yaml(path: Path) -> object:
+    """What a YAML file holds; ValueError, in one line, where it is none."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(err).split())}") from None
 
 
 def describe(error: dict) -> str:

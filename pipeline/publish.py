@@ -22,10 +22,10 @@ from pipeline.branches import choose_branch, chosen_branch_jobs, generator_with,
 from pipeline.expected import expected_jobs
 from pipeline.generators import FITTED_BY, load_generator
 from pipeline.store import Result, Workspace, open_workspace
-from pipeline.supernets import Base, base_of, load_supernet
+from pipeline.supernets import Base, base_of, load_supernet, unbranched_base
 
+IMAGES, TEST_IMAGES = "calibration.safetensors", "test.safetensors"
 LARGE = 4e6  # bytes: of larger tensors, those of the kit are enough: of the others the records are kept
-IMAGES = "calibration.safetensors"
 
 
 def publish(workspace: Workspace, target: Path) -> None:
@@ -48,7 +48,8 @@ def publish(workspace: Workspace, target: Path) -> None:
             elif not keep:
                 copy.unlink(missing_ok=True)  # too large, or of other parameters
             write_text(copy.with_suffix(".json"), result.record_text())
-    write_study_kit(workspace, target)
+    if workspace.study.show_images:  # a kit holds some
+        write_study_kit(workspace, target, workspace.dataset())
 
 
 def jobs_so_far(workspace: Workspace, step: steps.Step) -> list[dict]:
@@ -84,19 +85,22 @@ def expected_result(workspace: Workspace) -> Result | None:
     return result if result.find() else None
 
 
-def write_study_kit(workspace: Workspace, folder: Path) -> bool:
+def write_study_kit(workspace: Workspace, folder: Path, dataset: Dataset, *, tested: bool = False) -> bool:
     """Write images and kit.json into a folder that holds the study's results; whether there was all that it takes.
 
-    A kit holds images: there is none of those that may not be shown.
+    The images are those of the data set to calibrate on, and where networks are to be `tested`, to test on.
     """
-    dataset, parts = workspace.dataset(), kit_parts(workspace)
-    if not parts or not workspace.study.show_images:
+    if not (parts := kit_parts(workspace)):
         return False
-    write_images(dataset, folder / IMAGES)
     files = {name: (f"{result.name}.safetensors", prefix) for name, (result, prefix) in parts.items()}
+    write_images(dataset, folder / IMAGES)
+    files["images"] = (IMAGES, "")
+    if tested:
+        write_images(dataset, folder / TEST_IMAGES, "test")
+        files["test"] = (TEST_IMAGES, "")
     served = served_sets(parts["branches"][0].find()) if "branches" in parts else {}
     generator, count = first_generator(workspace), workspace.study.evaluation.calibration_images
-    write_kit(folder, generator, count, files | {"images": (IMAGES, "")}, served)
+    write_kit(folder, generator, count, files, served)
     return True
 
 
@@ -127,7 +131,8 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
 def first_base(workspace: Workspace) -> Base:
     """The supernet that a kit is made of: the one that its branches were tuned from."""
     branch = kit_branch(workspace)
-    return base_of(workspace, branch.supernet if branch else "dropout", workspace.study.seeds[0])
+    seed = workspace.study.seeds[0]
+    return base_of(workspace, branch.supernet, seed) if branch else unbranched_base(workspace)
 
 
 def kit_branch(workspace: Workspace) -> Branch | None:

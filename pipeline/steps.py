@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -239,14 +238,15 @@ def run_step(workspace: Workspace, step: Step) -> None:
         done += todo
 
 
-def make(workspace: Workspace, name: str, job: Job) -> Record:
+def make(workspace: Workspace, name: str, job: Job, **options: Any) -> Record:
     """Make one result, whatever is there; returns its record, with what it cost.
 
-    A record's seconds are those of the whole function, unless that knows better; None if a killed run went on.
+    `options` are for the function, and change nothing of the result. A record's seconds are those of the whole
+    function, unless that knows better; None if a killed run went on.
     """
     step = STEPS[name]
     result = step.result(workspace, job)
-    checkpoint, options = workspace.folder / "checkpoints" / f"{result.name}-{result.key}", {}
+    checkpoint = workspace.folder / "checkpoints" / f"{result.name}-{result.key}"
     if step.checkpoints:
         options["checkpoint"] = checkpoint
     resumed, start = step.checkpoints and checkpoint.exists(), time.perf_counter()
@@ -259,7 +259,7 @@ def make(workspace: Workspace, name: str, job: Job) -> Record:
     return record
 
 
-def prepare(workspace: Workspace, notebook: str, root: str | Path) -> None:
+def prepare(workspace: Workspace, notebook: str) -> None:
     """Make what the notebooks before this one would have made, and say so: for the tiny study, so that each runs alone.
 
     Raises:
@@ -272,7 +272,7 @@ def prepare(workspace: Workspace, notebook: str, root: str | Path) -> None:
         raise FileNotFoundError(f"run these notebooks for the study {workspace.study.name} first, in turn: {names}")
     print(f"made here, as by the notebooks before: {names}")
     if not workspace.dataset_path.is_file():
-        data.make(workspace.study.data, root, workspace.dataset_path)
+        data.make(workspace.study.data, workspace.root, workspace.dataset_path)
     for name in before:
         run(workspace, name)
 

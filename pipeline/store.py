@@ -27,7 +27,7 @@ from torch import Tensor
 from eas import data, devices
 from eas.data import Dataset
 from eas.files import sha256, write_tensors, write_text
-from pipeline.params import Study, load_study
+from pipeline.params import Study, is_file, load_study
 
 Record = dict[str, Any]
 Job = dict[str, Any]  # the arguments of one run of a step's function
@@ -43,7 +43,7 @@ class Workspace:
 
     @property
     def root(self) -> Path:
-        """The repository, which paths in params.yaml are relative to."""
+        """What paths in the study's parameters are relative to: the repository, or the folder of the study's file."""
         return self.folder.parent.parent
 
     @property
@@ -73,11 +73,15 @@ class Workspace:
 
 
 def open_workspace(study: str, root: str | Path = ".", *, fresh: bool = False) -> Workspace:
-    """The workspace of a study of params.yaml under the repository `root`.
+    """The workspace of a study of params.yaml under the repository `root`, or of one with a YAML file of its own.
 
-    `fresh`, or the environment variable EAS_FRESH, leaves aside what is published: all of it is made here.
+    The latter's folder is build/<name>/ beside the file, which paths in it are relative to. `fresh`, or the environment
+    variable EAS_FRESH, leaves aside what is published: all of it is made here.
     """
     root = Path(root)
+    if isinstance(study, str) and is_file(study):
+        path = root / study
+        return Workspace(load_study(study, root), path.parent / "build" / path.stem)
     published = None if fresh or os.environ.get("EAS_FRESH") else root / "weights" / study
     return Workspace(load_study(study, root), root / "build" / study, published)
 

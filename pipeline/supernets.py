@@ -22,6 +22,7 @@ from pipeline.scenarios import scenarios
 from pipeline.store import Job, Record, Workspace
 
 MEASURED = 8  # random subnets whose accuracy is reported beside the largest and the smallest
+WATCHED = 500  # images that a training is watched on
 
 
 class Base(Section):
@@ -43,27 +44,31 @@ class Base(Section):
 
 def supernet_jobs(workspace: Workspace) -> list[Job]:
     """None on all seeds, every candidate of superclass dropout on the first few, then the chosen one on the others."""
-    first = first_jobs(workspace.study)
-    if not steps.all_there(workspace, "supernets", first):
+    first, study = first_jobs(workspace.study), workspace.study
+    if not study.dropout or not steps.all_there(workspace, "supernets", first):
         return first
-    chosen, study = choose_dropout(workspace), workspace.study
-    rest = study.seeds[study.dropout.seeds :]
+    chosen, rest = choose_dropout(workspace), study.seeds[study.dropout.seeds :]
     return first + [{"dropout": chosen, "epochs": study.training.epochs, "seed": seed} for seed in rest]
 
 
 def first_jobs(study: Study) -> list[Job]:
     """What is trained before the choice."""
-    plain = [{"dropout": NO_DROPOUT, "epochs": plain_epochs(study), "seed": seed} for seed in study.seeds]
-    return plain + [
+    candidates = study.dropout.candidates if study.dropout else ()
+    return [plain_base(study, seed).job for seed in study.seeds] + [
         {"dropout": dropout, "epochs": study.training.epochs, "seed": seed}
         for seed in study.first_seeds(study.dropout)
-        for dropout in study.dropout.candidates
+        for dropout in candidates
     ]
 
 
+def plain_base(study: Study, seed: int) -> Base:
+    """The supernet without superclass dropout of a seed."""
+    return Base(name="plain", dropout=NO_DROPOUT, epochs=plain_epochs(study), seed=seed)
+
+
 def plain_epochs(study: Study) -> int:
-    """Without dropout a supernet trains longer, by what the branches cost, so that the costs of training are equal."""
-    return study.training.epochs + (study.branches.epochs if study.branches else 0)
+    """Beside one with dropout a supernet without trains longer, by what the branches cost: both ways cost the same."""
+    return study.training.epochs + (study.branches.epochs if study.branches and study.dropout else 0)
 
 
 def choose_dropout(workspace: Workspace) -> Dropout:
@@ -85,13 +90,13 @@ def accuracy_table(records: list[Record]) -> pd.DataFrame:
 
 
 def bases(workspace: Workspace) -> list[Base]:
-    """The supernets of the comparison on all seeds: those with the chosen dropout, then those without."""
+    """The supernets of the comparison on all seeds: those with the chosen dropout, if any, then those without."""
     study = workspace.study
-    chosen, plain = choose_dropout(workspace), {job["seed"]: job for job in first_jobs(study)[: len(study.seeds)]}
+    chosen = choose_dropout(workspace) if study.dropout else None
     with_dropout = [
-        Base(name="dropout", dropout=chosen, epochs=study.training.epochs, seed=seed) for seed in study.seeds
+        Base(name="dropout", dropout=chosen, epochs=study.training.epochs, seed=seed) for seed in study.seeds if chosen
     ]
-    return with_dropout + [Base(name="plain", **plain[seed]) for seed in study.seeds]
+    return with_dropout + [plain_base(study, seed) for seed in study.seeds]
 
 
 def base_jobs(workspace: Workspace) -> list[Job]:
@@ -100,8 +105,15 @@ def base_jobs(workspace: Workspace) -> list[Job]:
 
 
 def base_of(workspace: Workspace, name: str, seed: int) -> Base:
-    """The supernet of the comparison of that name and seed."""
+    """The supernet of the comparison of that name and seed; the one without dropout needs no choice."""
+    if name == "plain":
+        return plain_base(workspace.study, seed)
     return next(base for base in bases(workspace) if (base.name, base.seed) == (name, seed))
+
+
+def unbranched_base(workspace: Workspace) -> Base:
+    """The first seed's supernet that a kit without branches is made of."""
+    return base_of(workspace, "dropout" if workspace.study.dropout else "plain", workspace.study.seeds[0])
 
 
 # -------------------------------------------------------------------- training
@@ -141,13 +153,24 @@ def seeded_supernet(workspace: Workspace, dataset: Dataset, seed: int) -> Supern
 
 
 def train_supernet(
-    workspace: Workspace, dropout: Dropout, epochs: int, seed: int, checkpoint: Path | None = None
+    workspace: Workspace,
+    dropout: Dropout,
+    epochs: int,
+    seed: int,
+    checkpoint: Path | None = None,
+    *,
+    watched: bool = False,
 ) -> tuple[dict[str, Tensor], Record]:
-    """Train one supernet and measure it on the selection split; its weights, and learning curve and accuracy."""
+    """Train one supernet and measure it on the selection split; its weights, and learning curve and accuracy.
+
+    Where it is `watched`, the progress bar shows after every epoch what its ends reach on the selection split.
+    """
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, start = seeded_supernet(workspace, dataset, seed), time.perf_counter()
     recipe = study.training.model_copy(update={"epochs": epochs})
-    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, label=f"{dropout.name}, seed {seed}")
+    options = {"label": f"{dropout.name}, seed {seed}" if not watched else "supernet"}
+    options |= {"watch": lambda: accuracy_of_ends(study, supernet, dataset)} if watched else {}
+    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, **options)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * epochs}
     accuracy = selection_accuracy(study, supernet, dataset)
     content |= {"dropout": dropout.name, "seed": seed, "history": history, "accuracy": accuracy}
@@ -191,6 +214,18 @@ def measured_archs(space: ChoiceSpace) -> tuple[list[str], Tensor]:
     """What is reported of every set of weights: the largest arch, some random ones, the smallest; names and archs."""
     random = space.sample(MEASURED, torch.Generator().manual_seed(0))
     return ["largest", *["random"] * MEASURED, "smallest"], torch.stack([space.largest, *random, space.smallest])
+
+
+def accuracy_of_ends(study: Study, supernet: Supernet, dataset: Dataset) -> dict[str, str]:
+    """Superclass top-1 of the smallest and the largest arch on a sample of the selection split, to be shown."""
+    images = calibration_sample(dataset.selection, WATCHED)
+    calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
+    found, parent = {}, dataset.hierarchy.parent
+    for name in ("smallest", "largest"):
+        arch = getattr(supernet.space, name)
+        logits = SharedStem(supernet, arch[None], calibration, images).logits(arch)
+        found[name] = f"{own_superclass_correct(logits, images.labels, parent).float().mean().item():.0%}"
+    return found
 
 
 def selection_accuracy(study: Study, supernet: Supernet, dataset: Dataset) -> list[dict]:

@@ -238,7 +238,7 @@ def build(source: Source, root: str | Path = ".", scratch: Path | None = None) -
         if decodes:
             splits[name] = Split(split.images.decoded(scratch and scratch / name, problems), split.labels)
         else:
-            split.images.check(problems)
+            problems += split.images.unreadable().values()
     complain(problems)
     told = {**channel_statistics(splits["train"].images), "about": source.about, "synthetic": source.synthetic}
     told["fingerprint"] = source.fingerprint(root)

@@ -1,7 +1,6 @@
 """Photographs in folders: a folder of images is a class, as for torchvision's ImageFolder, at any depth.
 
 A YAML file maps every superclass to the names of its classes; without one, the folder above a class is its superclass.
-All images are read once, to squares, into memory.
 """
 
 from __future__ import annotations
@@ -9,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import yaml
+from pydantic import Field
 
-from eas.data.base import SOURCES, Hierarchy, Source, Split
+from eas.data.base import SOURCES, Hierarchy, Source, Split, divide
 from eas.data.photographs import Photographs, complain
+from eas.registry import Fraction
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -33,18 +34,23 @@ class Folder(Source):
     """
 
     kind: Literal["folder"] = "folder"
-    train: str
-    test: str
+    train: str | Annotated[tuple[str, ...], Field(min_length=1)]  # of several folders, a class has the images of all
+    test: str | Fraction  # where there is no such folder: the share of the images that is kept for it
     superclasses: str | None = None
     ignore_others: bool = False  # folders of classes that are in no superclass; else they are an error
+    skip: tuple[str, ...] = ()  # files to leave out, such as those that cannot be read
     about = "*Images: **photographs from folders**, scaled by their shorter side, their centre cut out.*"
 
     def hierarchy(self, root: str | Path = ".") -> Hierarchy:
         return self.survey(Path(root))[0]
 
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:
-        hierarchy, parts = self.survey(Path(root))
-        return tuple(split_of(files, hierarchy, self.image_size) for files in parts)
+        hierarchy, (known, test) = self.survey(Path(root))
+        known = split_of(known, hierarchy, self.image_size)
+        if isinstance(self.test, str):
+            return known, split_of(test, hierarchy, self.image_size)
+        rows = divide(known.labels, hierarchy.classes, {"test": self.test}, self.seed)
+        return tuple(Split(known.images[rows[name]], known.labels[rows[name]]) for name in ("train", "test"))
 
     def fingerprint(self, root: str | Path = ".") -> str:
         """Changes with the classes, and with the names and sizes of their files."""
@@ -53,28 +59,32 @@ class Folder(Source):
             (name, part, path.relative_to(root).as_posix(), path.stat().st_size)
             for part, found in enumerate(parts)
             for name in hierarchy.classes
-            for path in found[name]
+            for path in found.get(name, [])
         ]
         told = dict(zip(hierarchy.superclasses, hierarchy.members, strict=True))
         return hashlib.sha256(json.dumps([told, files]).encode()).hexdigest()[:16]
 
     def survey(self, root: Path) -> tuple[Hierarchy, tuple[Files, Files]]:
-        """The classes, and their files to learn from and to test on.
+        """The classes, and their files to learn from and to test on; of the latter none where they are a share.
 
         Raises:
             FileNotFoundError: a folder or the YAML file is missing.
             ValueError: something is wrong with what they hold; one error for all of it.
         """
         problems: list[str] = []
-        parts = tuple(find_classes(root / folder, problems) for folder in (self.train, self.test))
+        skipped = {root / path for path in self.skip}
+        folders = [self.train] if isinstance(self.train, str) else self.train
+        known = merged(find_classes(root / folder, problems, skipped) for folder in folders)
+        parts = known, find_classes(root / self.test, problems, skipped) if isinstance(self.test, str) else {}
         if self.superclasses is not None:
             groups = read_groups(root / self.superclasses, problems)
         else:
-            groups = groups_of(parts[0], root / self.train, problems)
+            groups = groups_of(known, root / folders[0], problems)
         named = {folder: name for names in groups.values() for folder, name in names.items()}
         if self.ignore_others:
             parts = tuple({name: files for name, files in found.items() if name in named} for found in parts)
-        for place, files in zip((self.train, self.test), parts, strict=True):
+        places = [" and ".join(folders), *([self.test] if isinstance(self.test, str) else [])]
+        for place, files in zip(places, parts, strict=False):
             problems += [f"{place} has no class {folder}" for folder in sorted(set(named) - set(files))]
             problems += [f"{place} has a class {folder} of no superclass" for folder in sorted(set(files) - set(named))]
         try:
@@ -85,14 +95,23 @@ class Folder(Source):
         return hierarchy, tuple({named[folder]: paths for folder, paths in files.items()} for files in parts)
 
 
-def find_classes(folder: Path, problems: list[str]) -> Files:
+def merged(parts: Iterable[Files]) -> Files:
+    """The images that every class has in any of several folders."""
+    found: Files = {}
+    for files in parts:
+        for name, paths in files.items():
+            found.setdefault(name, []).extend(paths)
+    return found
+
+
+def find_classes(folder: Path, problems: list[str], skipped: Container[Path] = ()) -> Files:
     """The images of every class under a folder, sorted; what is wrong is added to `problems`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing: it should hold a folder of images for each class")
     found: Files = {}
     for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir() and not hidden(path, folder))]:
         inside = [path for path in sorted(place.iterdir()) if not path.name.startswith(".")]
-        images = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]
+        images = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file() and path not in skipped]
         folders = any(path.is_dir() for path in inside)
         if not images and not folders:
             problems.append(f"{place} holds no images")

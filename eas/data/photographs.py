@@ -79,19 +79,19 @@ class Photographs:
         def read(index: int) -> None:
             images[index] = self[index]
 
-        found = self.every(read, "reading images")
+        found = self.every(read, "reading images").values()
         if problems is None:
-            complain(found)
+            complain([*found])
         else:
             problems += found
         return images
 
-    def check(self, problems: list[str]) -> None:
-        """Decode every file once, to nothing; what is wrong is added to `problems`."""
-        problems += self.every(lambda index: self[index] is None, "checking images")
+    def unreadable(self) -> dict[str, str]:
+        """Decode every file once, to nothing: what is wrong, by the paths of those that cannot be read."""
+        return self.every(lambda index: self[index] is None, "checking images")
 
-    def every(self, work: Callable[[int], object], label: str) -> list[str]:
-        """Do something with every index; returns what was wrong with files."""
+    def every(self, work: Callable[[int], object], label: str) -> dict[str, str]:
+        """Do something with every index; returns what was wrong with files, by their paths."""
 
         def attempt(index: int) -> str:
             try:
@@ -103,7 +103,7 @@ class Photographs:
         with ThreadPoolExecutor(devices.cpu_count()) as pool:  # decoding frees Python's lock
             told = pool.map(attempt, range(len(self)))
             told = tqdm(told, label, len(self), mininterval=1, disable=len(self) < LOUD)
-            return [message for message in told if message]
+            return {path: message for path, message in zip(self.paths, told, strict=True) if message}
 
 
 def complain(problems: Sequence[str]) -> None:

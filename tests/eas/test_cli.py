@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tiny_kit import make_kit, write_tiny_kit
 
-from eas import cli, deploy
+from eas import answers, cli, deploy
 from eas.expected import ExpectedAccuracy
 
 
@@ -70,17 +70,17 @@ def test_onnx_is_written_on_demand_only(folder, target):
     assert {path.name for path in target.parent.iterdir()} == {"network.safetensors", "network.json"}
 
 
-def test_classify_says_for_every_image_what_it_may_be(folder, target, dataset, tmp_path, capsys):
+def test_predict_says_for_every_image_what_it_may_be(folder, target, dataset, tmp_path, capsys):
     run("specialize", folder, "arrows", "--madds", "0.5M", "--to", target)
     capsys.readouterr()
     paths = [tmp_path / "one.png", tmp_path / "another image.jpg"]
     for path, image in zip(paths, dataset.test.images, strict=False):
         Image.fromarray(image[0].numpy()).resize((40, 60)).save(path)
-    assert run("classify", target, *paths) == 0
+    assert run("predict", target, *paths) == 0
     lines = capsys.readouterr().out.splitlines()
-    answers = deploy.classify(*deploy.load(target), paths)
+    said = answers.predict(*deploy.load(target), paths)
     assert len(lines) == 2
-    for line, path, row in zip(lines, paths, answers, strict=True):
+    for line, path, row in zip(lines, paths, said, strict=True):
         assert line == f"{path}  " + " | ".join(f"{name} {share:.2f}" for name, share in row[:3])
 
 
@@ -118,11 +118,16 @@ MISTAKES = [
     ("specialize {kit} digits --madds M --to {to}", "--madds M: a number such as 20M or 20e6 is needed"),
     ("specialize {kit} digits --madds 20k --to {to}", "--madds 20k: a number such as"),
     ("specialize {kit} digits --madds 1e400 --to {to}", "above zero and finite"),
-    ("specialize {kit} digits --madds 0.5M", "required: --to; see eas specialize --help"),
+    ("specialize {kit} digits --to {to}", "--madds --top1 is required; see eas specialize --help"),
+    ("specialize {to}.yaml digits --madds 0.5M --to {to}", "kit.json is missing: run `eas train"),
+    ("predict {to}.onnx {to}.png", "network.onnx is missing"),
     ("specialize {kit} --madds 0.5M --to {to}", "required: name"),
-    ("specialize nowhere digits --madds 0.5M --to {to}", "no kit nowhere: looked for weights/nowhere/kit.json"),
+    (
+        "specialize nowhere digits --madds 0.5M --to {to}",
+        "no kit nowhere: looked for weights/nowhere/kit.json; kits that have names: ",
+    ),
     ("specialize {kit} digits --madds 0.5M --to {kit}/kit.json/network", "kit.json"),
-    ("classify {to} {to}.png", "network.safetensors is missing"),
+    ("predict {to} {to}.png", "network.safetensors is missing"),
     ("list {to}", "no kit"),
     ("lists {kit}", "invalid choice: 'lists'"),
     ("", "required: command"),
@@ -149,14 +154,14 @@ def test_a_damaged_kit_writes_nothing(folder, target, capsys, file):
 def test_onnx_without_its_package_writes_nothing(folder, target, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert run("specialize", folder, "digits", "--madds", "0.5M", "--to", target, "--onnx") == 1
-    assert "pip install -e '.[onnx]'" in capsys.readouterr().err and not target.parent.exists()
+    assert "pip install 'eas[onnx]'" in capsys.readouterr().err and not target.parent.exists()
 
 
 def test_an_image_that_cannot_be_read_is_one_line(folder, target, tmp_path, capsys):
     run("specialize", folder, "digits", "--madds", "0.5M", "--to", target)
     (tmp_path / "text.jpg").write_text("hello")
     capsys.readouterr()
-    assert run("classify", target, tmp_path / "text.jpg") == 1
+    assert run("predict", target, tmp_path / "text.jpg") == 1
     out, error = capsys.readouterr()
     assert "text.jpg is no image that can be read" in error and error.count("\n") == 1 and not out
 

@@ -6,16 +6,20 @@ import resource
 import time
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from cases import counted_madds
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy import stats
 from tiny_kit import make_kit
 
-from eas import files
-from eas.deploy import Card, classify, load, predict, read_image, save, specialize
+from eas import deploy, files
+from eas.answers import accuracy_on, predict, read_image, share_of
+from eas.data import Split
+from eas.deploy import Card, load, save, specialize
 from eas.evaluation import SharedStem, calibrate
 from eas.files import sha256
 from eas.spaces import SPACES
@@ -439,7 +443,7 @@ def test_impossible_weights_are_refused(saved, wrong):
 def test_predictions_are_class_names(saved, dataset):
     network, card = load(saved)
     images = dataset.test.images[:200]
-    said = predict(network, card, images)
+    said = [answer[0][0] for answer in predict(network, card, images)]
     with torch.inference_mode():
         assert said == [card.classes[i] for i in network(images.float() / 255).argmax(1)]
     assert len(set(said)) > 3 and set(said) <= set(card.classes)
@@ -471,9 +475,9 @@ def test_image_files_are_classified_as_their_pixels_are(saved, dataset, tmp_path
     paths = [tmp_path / f"{index}.png" for index in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image[0].numpy()).save(path)
-    rows = classify(network, card, paths)
-    assert [row[0][0] for row in rows] == predict(network, card, images)
-    for row in rows:
+    rows = predict(network, card, paths)
+    for row, answer in zip(rows, predict(network, card, images), strict=True):
+        assert dict(row) == pytest.approx(dict(answer), abs=1e-6)
         shares = [share for _, share in row]
         assert {name for name, _ in row} == set(card.classes) and sum(shares) == pytest.approx(1)
         assert shares == sorted(shares, reverse=True)
@@ -566,3 +570,51 @@ def test_what_is_no_image_is_one_line(colour, tmp_path):
 def test_a_network_of_two_channels_reads_no_image_files(colour, tmp_path):
     with pytest.raises(ValueError, match="1 or 3 channels, but the network reads 2"):
         read_image(tmp_path / "a.png", colour.model_copy(update={"in_channels": 2}))
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 7), (7, 7), (5, 11), (230, 250), (1, 1)])
+def test_the_interval_of_a_share_is_scipys(right, count):
+    interval = stats.binomtest(right, count).proportion_ci(method="wilson")
+    expected = [100 * right / count, 100 * interval.low, 100 * interval.high]
+    assert share_of(right, count) == pytest.approx(expected, abs=0.006)
+
+
+def test_accuracy_counts_right_answers_and_names_what_is_taken_for_what(saved):
+    _, card = load(saved)
+    names, logits = card.classes, torch.eye(len(card.classes))
+
+    def network(images):  # says the class whose number is the first pixel
+        return logits[(images[:, 0, 0, 0] * 255).round().long()]
+
+    said, labels = torch.tensor([0, 1, 1, 2, 0, 0, 2]), torch.tensor([0, 1, 2, 2, 2, 2, 1])
+    images = said.view(-1, 1, 1, 1).expand(-1, 1, card.image_size, card.image_size).to(torch.uint8)
+    found = accuracy_on(network, card, Split(images, labels))
+    assert found.images == 7 and found.top1 == share_of(3, 7)
+    assert found.confused == ((names[2], names[0], 2), (names[1], names[2], 1), (names[2], names[1], 1))
+    perfect = accuracy_on(network, card, Split(images, said))
+    assert perfect.top1[0] == 100 and perfect.confused == ()
+
+
+def test_an_onnx_file_is_loaded_and_says_the_same(saved, dataset, tmp_path):
+    network, card = load(saved)
+    path = deploy.export_onnx(network, card, tmp_path / "network")
+    other, same_card = load(path)
+    assert same_card == card
+    for here, there in zip(*(predict(each, card, dataset.test.images[:50]) for each in (network, other)), strict=True):
+        assert dict(here) == pytest.approx(dict(there), abs=1e-5)
+
+
+def test_what_is_no_onnx_file_of_ours_is_refused(saved, tmp_path):
+    path = tmp_path / "network.onnx"
+    with pytest.raises(FileNotFoundError, match="network.onnx is missing"):
+        load(path)
+    path.write_bytes(b"no network")
+    with pytest.raises(ValueError, match="network.onnx is damaged, or no network that was exported here") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    network, card = load(saved)
+    model = onnx.load(deploy.export_onnx(network, card, tmp_path / "other"))
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match="network.onnx is damaged, or no network that was exported here"):
+        load(path)

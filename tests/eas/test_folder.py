@@ -205,3 +205,38 @@ def test_paths_are_strings_of_params(tmp_path):
     assert Path(source().train) == Path("train") and source().kind == "folder"
     with pytest.raises(ValueError):
         source(train=3)
+
+
+def test_a_class_has_the_images_of_all_training_folders(place):
+    draw(place / "val" / "other_depth" / "apple" / "0.png", seed=7)
+    known, _ = source(train=("train", "val"), superclasses="groups.yaml").load(place)
+    alone, _ = source(superclasses="groups.yaml").load(place)
+    assert len(known) == len(alone) + 1 and known.labels.bincount().tolist() == [10, 12, 9, 15, 9]
+    assert torch.equal(known.images[9], read_pixels(place / "val" / "other_depth" / "apple" / "0.png", 12))
+    with pytest.raises(ValueError, match="train and val has no class salmon"):
+        (place / "more.yaml").write_text(GROUPS + "fish: [salmon]\n")
+        source(train=("train", "val"), superclasses="more.yaml").hierarchy(place)
+
+
+def test_where_there_is_no_test_folder_a_share_of_every_class_is_kept_for_it(place):
+    made = source(test=0.25, superclasses="groups.yaml")
+    known, test = made.load(place)
+    assert test.labels.bincount().tolist() == [2, 3, 2, 4, 2] and len(known) + len(test) == 54
+    assert not set(known.images.paths) & set(test.images.paths)
+    again, other = made.load(place)[1], source(test=0.25, superclasses="groups.yaml", seed=1).load(place)[1]
+    assert list(again.images.paths) == list(test.images.paths) != list(other.images.paths)
+    dataset, _ = data.build(made, place)
+    assert len(dataset.test) == 13 and len(dataset.train) + len(dataset.selection) + len(dataset.calibration) == 41
+    with pytest.raises(ValueError, match="class 'apple' has 9 images, too few for parts of .'test': 0.01"):
+        source(test=0.01, superclasses="groups.yaml").load(place)
+
+
+def test_files_to_skip_are_left_out_and_change_the_fingerprint(place):
+    broken = place / "train" / "fruit" / "apple" / "1.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="1.png is no image"):
+        data.build(source(superclasses="groups.yaml"), place)
+    made = source(superclasses="groups.yaml", skip=("train/fruit/apple/1.png",))
+    dataset, _ = data.build(made, place)
+    assert sum(len(getattr(dataset, name)) for name in ("train", "selection", "calibration")) == 53
+    assert made.fingerprint(place) != source(superclasses="groups.yaml").fingerprint(place)

@@ -21,6 +21,7 @@ from cases import (
 
 from eas import deploy, evaluation, search
 from eas.additive import AdditiveGenerator
+from eas.answers import predict
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
 from eas.decoding import decode, total_score
@@ -210,6 +211,6 @@ def test_a_specialised_network_reads_images_of_its_own_size(tmp_path):
         deploy.save(network, card, tmp_path / "network")
         read, told = deploy.load(tmp_path / "network")
         images = random_bytes(4, SIZED.sized[index])
-        assert told == card and deploy.predict(read, told, images) == deploy.predict(network, card, images)
+        assert told == card and predict(read, told, images) == predict(network, card, images)
         with pytest.raises(ValueError, match=f"{pixels}, {pixels}"):
-            deploy.predict(network, card, random_bytes(4, SIZED)[..., :10, :10])
+            predict(network, card, random_bytes(4, SIZED)[..., :10, :10])

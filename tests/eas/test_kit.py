@@ -14,8 +14,8 @@ from tiny_kit import COUNT, FILES, make_kit, write_branches, write_tiny_kit
 from eas import data
 from eas import kit as kits
 from eas.additive import AdditiveGenerator
+from eas.answers import predict
 from eas.branches import compose_branches, superclass_shares
-from eas.deploy import predict
 from eas.evaluation import calibrate, calibration_sample
 from eas.files import sha256, write_tensors
 from eas.kit import load_kit, write_images, write_kit
@@ -150,7 +150,7 @@ def test_a_stored_kit_serves_as_the_one_that_was_stored(kit, folder, dataset, na
     images = dataset.test.images[:100].float() / 255
     with torch.inference_mode():
         assert torch.equal(network(images), again(images))
-    assert len(set(predict(again, card, dataset.test.images))) > 1
+    assert len({answer[0][0] for answer in predict(again, card, dataset.test.images)}) > 1
 
 
 def test_a_stored_kit_has_the_parts_that_were_stored(kit, folder, dataset):
@@ -225,8 +225,8 @@ def test_a_name_means_a_kit_under_weights(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(kits, "__file__", str(tmp_path / "eas" / "kit.py"))
     assert kits.find_kit("tiny").resolve() == (tmp_path / "weights" / "tiny").resolve()
     assert len(load_kit("tiny").calibration) == COUNT
-    refused("small", "no kit small: looked for weights/small/kit.json and ", FileNotFoundError)
-    refused("small", "kits in weights/: tiny", FileNotFoundError)
+    refused("small", "no kit small: looked for weights/small/kit.json; kits that have names: ", FileNotFoundError)
+    refused("small", "tiny", FileNotFoundError)
 
 
 def test_a_folder_of_that_name_comes_first(folder, tmp_path, monkeypatch):
@@ -360,3 +360,37 @@ def test_the_package_has_the_names_that_it_lists():
     assert all(callable(getattr(eas, name)) for name in eas.__all__) and set(eas.__all__) <= set(dir(eas))
     with pytest.raises(AttributeError, match="no attribute 'loads'"):
         eas.loads  # noqa: B018
+
+
+# -------------------------------------------------------------------- what it was tested on
+
+
+def test_networks_are_tested_on_the_kits_test_images(kit, folder, dataset):
+    write_images(dataset, folder / "test.safetensors", "test")
+    files = FILES | {"test": ("test.safetensors", "")}
+    write_kit(folder, kit.generator, COUNT, files)
+    stored = load_kit(folder)
+    assert len(stored.test) == len(dataset.test) and not len(data.load(folder / "test.safetensors").calibration)
+    network, card = stored.specialize(["arrows"], 5e5)
+    assert card.test is None
+    own = dataset.test.only(dataset.hierarchy.class_mask(["arrows"]))
+    first = dataset.hierarchy.classes.index(card.classes[0])
+    answers = predict(network, card, own.images)
+    right = sum(
+        card.classes[label - first] == row[0][0] for row, label in zip(answers, own.labels.tolist(), strict=True)
+    )
+    tested = stored.tested(network, card)
+    assert tested.test.images == len(own) and tested.test.top1[0] == pytest.approx(100 * right / len(own), abs=0.01)
+    assert load_kit(folder).tested(network, card) == tested and kit.tested(network, card) == card
+
+
+def test_a_kit_carries_no_more_test_images_than_it_should(folder, dataset, monkeypatch):
+    monkeypatch.setattr(kits, "MOST_TESTED", 12)
+    write_images(dataset, folder / "test.safetensors", "test")
+    assert len(data.load(folder / "test.safetensors").test) == 12
+
+
+def test_a_studys_file_means_the_kit_that_was_trained_for_it(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "build" / "shop" / "kit")
+    assert kits.find_kit(tmp_path / "shop.yaml") == tmp_path / "build" / "shop" / "kit"
+    refused(tmp_path / "other.yaml", "other/kit/kit.json is missing: run `eas train", FileNotFoundError)

@@ -121,7 +121,7 @@ def run_small_study(folder, **sections):
     (folder / "params.yaml").write_text(yaml.safe_dump({"studies": {"tiny": small_study(**sections)}}))
     workspace = open_workspace("tiny", folder)
     for notebook in NOTEBOOKS:
-        steps.prepare(workspace, notebook, folder)
+        steps.prepare(workspace, notebook)
         steps.run(workspace, notebook)
     table = tables.comparison_table(workspace)
     assert (table.madds <= table.budget_madds).all()

@@ -92,7 +92,7 @@ def test_the_pipeline_finds_all_that_was_packed_and_does_nothing_again(place, we
     workspace = open_workspace("tiny", clone)
     data.save(data.build(workspace.study.data)[0], workspace.dataset_path)
     for notebook in NOTEBOOKS:
-        steps.prepare(workspace, notebook, clone)
+        steps.prepare(workspace, notebook)
         steps.run(workspace, notebook)
     assert hashes(workspace.folder) == hashes(place / "build" / "tiny")
     methods = set(tables.comparison_table(workspace).method)

@@ -182,7 +182,10 @@ def test_a_missing_part_of_a_kit_names_the_notebook_that_makes_it(part, notebook
     with pytest.raises(FileNotFoundError, match=f"run notebooks/{notebook} for the study tiny first") as caught:
         publish.study_kit(micro_copy, micro_copy.dataset())
     one_line(caught)
-    assert not publish.write_study_kit(micro_copy, tmp_path / "kit") and not (tmp_path / "kit").exists()
+    assert (
+        not publish.write_study_kit(micro_copy, tmp_path / "kit", micro_copy.dataset())
+        and not (tmp_path / "kit").exists()
+    )
 
 
 # -------------------------------------------------------------------- what notebook 05 shows

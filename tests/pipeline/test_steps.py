@@ -430,20 +430,20 @@ def test_the_tiny_study_is_prepared_in_passing_and_only_what_is_missing(micro_co
     for path in gone:
         (micro_copy.folder / path).unlink()
     before = times(micro_copy.folder)
-    steps.prepare(micro_copy, "04_ablations", ROOT)
+    steps.prepare(micro_copy, "04_ablations")
     assert capsys.readouterr().out == "made here, as by the notebooks before: 02_supernet, 03_generator\n"
     written = {path for path, time in times(micro_copy.folder).items() if path.is_file() and before.get(path) != time}
     made = [micro_copy.folder / path for path in gone[:2]]
     assert written == {path.with_suffix(suffix) for path in made for suffix in (".safetensors", ".json")}
     assert hashes(micro_copy.folder) == kept
     before = times(micro_copy.folder)
-    steps.prepare(micro_copy, "04_ablations", ROOT)
+    steps.prepare(micro_copy, "04_ablations")
     assert capsys.readouterr().out == "" and times(micro_copy.folder) == before
 
 
 def test_the_images_are_made_as_well(study, images, tmp_path, capsys):
     workspace = Workspace(study, tmp_path)
-    steps.prepare(workspace, "02_supernet", ROOT)
+    steps.prepare(workspace, "02_supernet")
     assert capsys.readouterr().out == "made here, as by the notebooks before: 01_superclasses\n"
     assert [path.name for path in tmp_path.rglob("*")] == ["dataset.safetensors"]
     assert workspace.dataset_path.read_bytes() == images.read_bytes()
@@ -451,17 +451,17 @@ def test_the_images_are_made_as_well(study, images, tmp_path, capsys):
 
 def test_another_study_is_not_prepared_in_passing(micro_copy, inline, capsys):
     other = with_study(micro_copy, name="glyphs")
-    steps.prepare(other, "05_specialize", ROOT)  # all is there
+    steps.prepare(other, "05_specialize")  # all is there
     (micro_copy.folder / "generators" / "plain-0" / "gates.json").unlink()
     (micro_copy.folder / "comparison" / "throughput.json").unlink()
     before = times(micro_copy.folder)
     message = "run these notebooks for the study glyphs first, in turn: 03_generator, 04_ablations"
     with pytest.raises(FileNotFoundError, match=message) as caught:
-        steps.prepare(other, "05_specialize", ROOT)
+        steps.prepare(other, "05_specialize")
     one_line(caught)
     empty = Workspace(other.study, micro_copy.folder / "nothing")
     with pytest.raises(FileNotFoundError, match="in turn: 01_superclasses, 02_supernet, 03_generator$"):
-        steps.prepare(empty, "04_ablations", ROOT)
+        steps.prepare(empty, "04_ablations")
     assert times(micro_copy.folder) == before and capsys.readouterr().out == ""
 
 

