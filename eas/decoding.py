@@ -61,7 +61,7 @@ def decode_at_one_size(
     """
     room = (budgets.double() - space.fixed_madds(class_counts)).numpy()
     # A choice that does not exist has the score, as it has the cost, of the first, which then is taken.
-    depth, form = (torch.where(there, own, own[..., :1]) for there, own in zip(space.exists, (depth, form), strict=True))
+    depth, form = (torch.where(there, s, s[..., :1]) for there, s in zip(space.exists, (depth, form), strict=True))
     cost = (space.block_madds / space.block_madds.double().mean()).to(form)
     best_at = pricing(space, depth, form, cost)
     # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
@@ -151,6 +151,6 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, budgets: Tensor, class
             row, block = rows[grown], block[grown]
             active[row, block] = True
             depth[row, stage[block]] += 1
-            opens = addable[stage[block], depth[row, stage[block]]]  # then the block behind it is the next that can be added
+            opens = addable[stage[block], depth[row, stage[block]]]  # then the block behind it is next
             gain[each[grown][opens], block[opens] + 1] = score[row[opens], block[opens] + 1]
     return torch.from_numpy(np.concatenate([depth, choice], 1))

@@ -59,7 +59,7 @@ class ArchGenerator(nn.Module):
         A choice that does not exist gets no probability.
         """
         parts = zip(scores.split(self.outputs, -1), self.space.exists, strict=True)
-        return tuple(part.unflatten(-1, there.shape).masked_fill(~there.to(part.device), NEVER) for part, there in parts)
+        return tuple(each.unflatten(-1, there.shape).where(there.to(each.device), NEVER) for each, there in parts)
 
     @torch.inference_mode()
     def generate(self, class_masks: Tensor, budgets: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ A block's cost depends on its own form only, so that a network's cost is the sum
 
 Stages may choose between different depths, and blocks have different numbers of forms. All tensors are rectangular
 nevertheless: [stages, most depths], [blocks, most forms]. What a stage or block has comes first; what it lacks no arch
-chooses, `exists` tells, and tables repeat the first choice there. A block that a stage never has is one form of no cost.
+chooses (see `exists`), and tables repeat the first choice there. A block that a stage never has is one form of no cost.
 
 Where images have several sizes, the size is the last decision: all costs change with it, so that such a space is as
 many spaces of one size (`sized`).
