@@ -60,6 +60,8 @@ def decode_at_one_size(
     Many small steps: in numpy, whose calls take a third of the time of torch's.
     """
     room = (budgets.double() - space.fixed_madds(class_counts)).numpy()
+    # A choice that does not exist has the score, as it has the cost, of the first, which then is taken.
+    depth, form = (torch.where(there, s, s[..., :1]) for there, s in zip(space.exists, (depth, form), strict=True))
     cost = (space.block_madds / space.block_madds.double().mean()).to(form)
     best_at = pricing(space, depth, form, cost)
     # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
@@ -86,18 +88,19 @@ def pricing(
 
     It returns the best archs, int64 [scenarios, prices, decisions], not canonical, and the MAdds of their blocks.
     """
-    table, kept = space.block_madds.numpy(), np.array(space.depths) - 1
+    table, kept, stage = space.block_madds.numpy(), space.depth_table.numpy(), np.arange(space.stages)
     scores, by_depth, costs = form.numpy()[:, None], depth.numpy()[:, None], cost.numpy()
     block, stages = np.arange(space.blocks) * table.shape[1], (space.stages, space.blocks_per_stage)
+    last, level = kept - 1 + stage[:, None] * space.blocks_per_stage, stage * kept.shape[1]  # places in flat arrays
 
     def best_at(prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         priced = torch.from_numpy(scores - prices[..., None, None] * costs)
         value, choice = (each.numpy() for each in priced.max(-1))  # [scenarios, prices, blocks]
         shape = *prices.shape, *stages
-        chosen = (running_sum(value.reshape(shape)).take(kept, -1) + by_depth).argmax(-1)
+        chosen = (running_sum(value.reshape(shape)).reshape(value.shape).take(last, -1) + by_depth).argmax(-1)
         paid = running_sum(table.take(choice + block).reshape(shape))  # whole numbers: a budget is exact
-        row = np.arange(chosen.size).reshape(chosen.shape) * space.blocks_per_stage
-        return np.concatenate([chosen, choice], -1), paid.take(row + kept[chosen]).sum(-1)
+        row = np.arange(prices.size).reshape(*prices.shape, 1) * space.blocks
+        return np.concatenate([chosen, choice], -1), paid.take(row + last.take(chosen + level)).sum(-1)
 
     return best_at
 
@@ -115,11 +118,12 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, budgets: Tensor, class
     `archs` int64 [n, decisions] within the budgets, `form` scores [n, blocks, forms]; returns archs, canonical.
     """
     depth, choice = (part.numpy().copy() for part in archs.split([space.stages, space.blocks], -1))
-    score, depths, table = form.numpy(), np.array(space.depths), space.block_madds.numpy().astype(float)
+    score, depths = form.numpy(), space.depth_table.numpy()
+    table = np.where(space.exists[1], space.block_madds, np.nan)  # what does not exist is neither dearer nor fits
     stage, position = np.divmod(np.arange(space.blocks), space.blocks_per_stage)
-    addable = np.diff(depths, append=depths[-1:]) == 1  # only a depth whose successor is one block more can grow by one
+    addable = np.diff(depths, append=0) == 1  # only a depth whose successor is one block more can grow by one
     level = depth[:, stage]
-    active = position < depths[level]
+    active = position < depths[stage, level]
     choice *= active  # the canonical form
     flat = choice + np.arange(space.blocks) * space.forms
     paid = table.take(flat) * active
@@ -127,7 +131,7 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, budgets: Tensor, class
     # Of every change: what it costs and what it gains. A change moves one block, so only that block's row is renewed.
     extra = table - paid[..., None]
     scored = score.take(flat + np.arange(len(archs))[:, None] * table.size) * active
-    changes = active | ((position == depths[level]) & addable[level])
+    changes = active | ((position == depths[stage, level]) & addable[stage, level])
     gain = np.where(changes[..., None] & (extra > 0), score - scored[..., None], NEVER)
     each = rows = np.arange(len(archs))  # the archs that can still change, as rows of `gain` and of `choice`
     while len(rows):
@@ -147,6 +151,6 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, budgets: Tensor, class
             row, block = rows[grown], block[grown]
             active[row, block] = True
             depth[row, stage[block]] += 1
-            opens = addable[depth[row, stage[block]]]  # then the block behind it is the next that can be added
+            opens = addable[stage[block], depth[row, stage[block]]]  # then the block behind it is next
             gain[each[grown][opens], block[opens] + 1] = score[row[opens], block[opens] + 1]
     return torch.from_numpy(np.concatenate([depth, choice], 1))

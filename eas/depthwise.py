@@ -16,12 +16,16 @@ QUICK = 3  # columns
 FIRST_COLUMNS = {5: (0, 2), 7: (0, 2, 4)}  # of a kernel of that width: where each three of them begin
 
 
-def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """F.conv2d of every channel with its own square filter (odd sides, [channels, 1, side, side]), padded by half."""
+def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, padding: int | None = None) -> Tensor:
+    """F.conv2d of every channel with its own square filter (odd sides, [channels, 1, side, side]).
+
+    Padded by half a side, the only padding that there is with stride 1; with others another may be said.
+    """
     quick = x.device.type == "cpu" and weight.requires_grad and weight.shape[-1] in FIRST_COLUMNS and stride == 1
     if quick and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
         return QuickDepthwise.apply(x, weight)
-    return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=x.shape[1])
+    padding = weight.shape[-1] // 2 if padding is None else padding
+    return F.conv2d(x, weight, None, stride, padding, groups=x.shape[1])
 
 
 class QuickDepthwise(torch.autograd.Function):

@@ -20,6 +20,7 @@ from eas.spaces import ChoiceSpace, Supernet
 from eas.spaces.supernet import resized
 
 PIECE = 1024  # scenarios decoded at once: memory is bounded, and stays in the processor's cache
+NEVER = -1e9  # the score of what does not exist: finite, as 0 times it is 0 in the entropy
 Signal = Callable[..., Tensor]  # class masks, and one-hots as ChoiceSpace.gates: a loss for every scenario
 ScenarioSampler = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]  # class masks [n, classes], budgets [n]
 
@@ -53,9 +54,12 @@ class ArchGenerator(nn.Module):
         self.outputs = [decisions * choices for decisions, choices in space.gate_shapes]
 
     def split(self, scores: Tensor) -> tuple[Tensor, ...]:
-        """Scores [scenarios, features] as [scenarios, decisions, choices], as ChoiceSpace.gates."""
-        parts = zip(scores.split(self.outputs, -1), self.space.gate_shapes, strict=True)
-        return tuple(part.unflatten(-1, shape) for part, shape in parts)
+        """Scores [scenarios, features] as [scenarios, decisions, choices], as ChoiceSpace.gates.
+
+        A choice that does not exist gets no probability.
+        """
+        parts = zip(scores.split(self.outputs, -1), self.space.exists, strict=True)
+        return tuple(each.unflatten(-1, there.shape).where(there.to(each.device), NEVER) for each, there in parts)
 
     @torch.inference_mode()
     def generate(self, class_masks: Tensor, budgets: Tensor) -> Tensor:

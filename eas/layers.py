@@ -18,6 +18,16 @@ EPSILON = 1e-5
 SAFE_CHANNELS = 16
 
 
+def padded(x: Tensor, kernel: int, stride: int, *, same: bool) -> tuple[Tensor, int]:
+    """What a convolution reads of x [n, channels, side, side], and by how much it pads each side: half of its kernel.
+
+    `same` pads as TensorFlow does: with stride 2 and an even side, one row and column less before x than behind it.
+    """
+    if same and stride == 2 and x.shape[-1] % 2 == 0:
+        return F.pad(x, (0, 1, 0, 1)), kernel // 2 - 1
+    return x, kernel // 2
+
+
 class ElasticConv2d(nn.Conv2d):
     """A convolution without bias whose first `outputs` filters read the first channels of its input.
 
@@ -25,18 +35,20 @@ class ElasticConv2d(nn.Conv2d):
     nothing. It scales the weights, which costs nothing on the feature maps.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, same: bool = False):
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.same = same
 
     def forward(self, x: Tensor, outputs: int | None = None, gate: Tensor | None = None) -> Tensor:
         weight, stride = self.weight[:outputs, : x.shape[1]], self.stride
+        x, padding = padded(x, self.kernel_size[0], stride[0], same=self.same)
         if gate is not None:
             weight = weight * gate[:, None, None]
         if self.kernel_size == (1, 1) and stride != (1, 1) and x.shape[1] < SAFE_CHANNELS:
             # The backward pass of oneDNN's strided 1x1 convolution of few channels, channels last, writes out of bounds
             # (uxlfoundation/oneDNN#6035; it crashes from 48 pixels on). What it would skip is left out before.
             x, stride = x[:, :, :: stride[0], :: stride[1]].contiguous(memory_format=torch.channels_last), (1, 1)
-        return F.conv2d(x, weight, None, stride, self.padding)
+        return F.conv2d(x, weight, None, stride, padding)
 
 
 class ElasticDepthwiseConv2d(nn.Conv2d):
@@ -45,9 +57,9 @@ class ElasticDepthwiseConv2d(nn.Conv2d):
     A smaller kernel is a linear map of the centre of the next larger one, the identity at first. Source: OFA.
     """
 
-    def __init__(self, channels: int, kernels: Sequence[int], stride: int = 1):
+    def __init__(self, channels: int, kernels: Sequence[int], stride: int = 1, *, same: bool = False):
         super().__init__(channels, channels, kernels[-1], stride, groups=channels, bias=False)
-        self.kernels = tuple(kernels)
+        self.kernels, self.same = tuple(kernels), same
         self.transforms = nn.ParameterList(nn.Parameter(torch.eye(kernel**2)) for kernel in kernels[:-1])
 
     def filters(self, kernel: int, channels: int | None = None) -> Tensor:
@@ -63,7 +75,8 @@ class ElasticDepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor, kernel: int | Tensor) -> Tensor:
         """With the `kernel`th kernel, or a mixture of all of them, [kernels]."""
         weight = self.mixture(kernel, x.shape[1]) if isinstance(kernel, Tensor) else self.filters(kernel, x.shape[1])
-        return depthwise_conv2d(x, weight, self.stride[0])
+        x, padding = padded(x, weight.shape[-1], self.stride[0], same=self.same)
+        return depthwise_conv2d(x, weight, self.stride[0], padding)
 
     def mixture(self, share: Tensor, channels: int) -> Tensor:
         """The kernels' mean, weighted by `share` [kernels], at the size of the largest."""
@@ -94,8 +107,9 @@ class ElasticNorm(nn.Module):
     A `gate` (a number in [0, 1]) scales what it gives.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, epsilon: float = EPSILON):
         super().__init__()
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -110,7 +124,7 @@ class Statistics:
     """Batch statistics: every norm uses the mean and variance of the batch that it sees (training)."""
 
     def normalize(self, norm: ElasticNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.batch_norm(x, None, None, weight, bias, training=True, eps=EPSILON)
+        return F.batch_norm(x, None, None, weight, bias, training=True, eps=norm.epsilon)
 
 
 class CalibratedStatistics(Statistics):
@@ -120,8 +134,8 @@ class CalibratedStatistics(Statistics):
         self.recorded: dict[ElasticNorm, tuple[Tensor, Tensor]] = {}
 
     def normalize(self, norm: ElasticNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, EPSILON)
-        self.recorded[norm] = mean, (inverse.square().reciprocal() - EPSILON).clamp_min(0)
+        y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, norm.epsilon)
+        self.recorded[norm] = mean, (inverse.square().reciprocal() - norm.epsilon).clamp_min(0)
         return y
 
 
@@ -133,4 +147,4 @@ class FixedStatistics(Statistics):
 
     def normalize(self, norm: ElasticNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         mean, variance = self.recorded[norm]
-        return F.batch_norm(x, mean, variance, weight, bias, eps=EPSILON)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=norm.epsilon)

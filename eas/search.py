@@ -23,10 +23,13 @@ class Predictor(Protocol):
 
 
 def uniform(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor) -> Tensor:
-    """Uniform scaling: the costliest fitting arch with one depth and one form for all, then filled evenly."""
+    """Uniform scaling: the costliest fitting arch with one depth and one form for all, then filled evenly.
+
+    One depth or form is one index: a stage or block that has fewer takes its last.
+    """
     grid = torch.cartesian_prod(*(torch.arange(choices) for _, choices in space.gate_shapes))
     counts = torch.tensor([decisions for decisions, _ in space.gate_shapes])
-    family = space.canonical(grid.repeat_interleave(counts, 1))
+    family = space.canonical(grid.repeat_interleave(counts, 1).minimum(space.largest))
     cost = space.madds(family[None], class_counts[:, None])
     best = family[cost.masked_fill(cost > budgets[:, None], -1).argmax(1)]
     for index, one in enumerate(space.sized):

@@ -4,6 +4,10 @@ An arch is one choice for every decision. A space of S stages with at most B blo
 blocks a stage keeps) followed by S * B form decisions (which form a block has: its width, or its kernel and expansion).
 A block's cost depends on its own form only, so that a network's cost is the sum over the blocks that it keeps.
 
+Stages may choose between different depths, and blocks have different numbers of forms. All tensors are rectangular
+nevertheless: [stages, most depths], [blocks, most forms]. What a stage or block has comes first; what it lacks no arch
+chooses (see `exists`), and tables repeat the first choice there. A block that a stage never has is one form of no cost.
+
 Where images have several sizes, the size is the last decision: all costs change with it, so that such a space is as
 many spaces of one size (`sized`).
 
@@ -17,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -42,7 +47,7 @@ class ChoiceSpace(ABC):
 
     image_size: int  # pixels a side; where images have several sizes, of the largest
     in_channels: int
-    depths: tuple[int, ...]  # how many blocks a stage may keep, ascending
+    depths: tuple[int, ...]  # how many blocks a stage may keep, ascending; where stages differ, see `stage_depths`
     image_sizes: tuple[int, ...] = ()  # where an image's size is a decision: all of them, ascending to image_size
 
     # ---------------------------------------------------------------- what a subclass gives
@@ -55,17 +60,17 @@ class ChoiceSpace(ABC):
     @property
     @abstractmethod
     def forms(self) -> int:
-        """Number of forms that a block can have."""
+        """Number of forms that a block can have, at most."""
 
     @property
     @abstractmethod
     def block_madds(self) -> Tensor:
-        """Multiply-adds of every block in every form, int64 [blocks, forms]."""
+        """Multiply-adds of every block in every form, int64 [blocks, forms]; see above for forms that it lacks."""
 
     @property
     @abstractmethod
     def block_parameters(self) -> Tensor:
-        """Trainable parameters of every block in every form, int64 [blocks, forms]."""
+        """Trainable parameters of every block in every form, int64 [blocks, forms], likewise."""
 
     @abstractmethod
     def fixed_madds(self, class_counts: Tensor | int) -> Tensor:
@@ -90,9 +95,19 @@ class ChoiceSpace(ABC):
 
     # ---------------------------------------------------------------- what a subclass may say better
 
+    @property
+    def stage_depths(self) -> tuple[tuple[int, ...], ...]:
+        """How many blocks each stage may keep, ascending."""
+        return (self.depths,) * self.stages
+
+    @property
+    def block_forms(self) -> list[int]:
+        """Number of forms of every block; one for a block that its stage never has."""
+        return [self.forms if there else 1 for there in self.in_stage.tolist()]
+
     def form_names(self) -> list[list[str]]:
-        """What a reader calls every form of every block, [blocks][forms], in a few characters."""
-        return [[str(form) for form in range(1, self.forms + 1)]] * self.blocks
+        """What a reader calls every form that a block has, [blocks][its forms], in a few characters."""
+        return [[str(form) for form in range(1, forms + 1)] for forms in self.block_forms]
 
     def form_sizes(self) -> Tensor:
         """How large every form of every block is drawn, as a share of the largest; float [blocks, forms]."""
@@ -104,14 +119,26 @@ class ChoiceSpace(ABC):
 
     # ---------------------------------------------------------------- decisions and choices
 
-    @property
+    @cached_property
     def blocks_per_stage(self) -> int:
-        return self.depths[-1]
+        """Blocks of the longest stage."""
+        return max(depths[-1] for depths in self.stage_depths)
 
     @property
     def blocks(self) -> int:
-        """The largest number of blocks of all stages together."""
+        """Rows of the tables of blocks: as many for every stage as for the longest."""
         return self.stages * self.blocks_per_stage
+
+    @cached_table
+    def depth_table(self) -> Tensor:
+        """Blocks kept at every depth of every stage, int64 [stages, depths]; depths that it lacks repeat its first."""
+        most = max(map(len, self.stage_depths))
+        return torch.tensor([[*depths, *depths[:1] * (most - len(depths))] for depths in self.stage_depths])
+
+    @cached_table
+    def in_stage(self) -> Tensor:
+        """Which blocks there are, bool [blocks]: some stages have fewer than the longest."""
+        return (torch.arange(self.blocks_per_stage) < self.depth_table.amax(1, keepdim=True)).flatten()
 
     @property
     def decisions(self) -> int:
@@ -121,12 +148,22 @@ class ChoiceSpace(ABC):
     def choices(self) -> Tensor:
         """Number of choices of every decision, int64 [decisions]."""
         sizes = [len(self.image_sizes)] if self.image_sizes else []
-        return torch.tensor([len(self.depths)] * self.stages + [self.forms] * self.blocks + sizes)
+        return torch.tensor([*map(len, self.stage_depths), *self.block_forms, *sizes])
+
+    @cached_table
+    def exists(self) -> tuple[Tensor, ...]:
+        """Which choices there are, as `gates`: bool [decisions, choices] of depth, form and, where several, size."""
+        counts, most = zip(*self.gate_shapes, strict=True)
+        parts = zip(most, self.choices.split(counts), strict=True)
+        return tuple(torch.arange(choices) < own[:, None] for choices, own in parts)
 
     @property
     def size(self) -> int:
         """Number of distinct archs."""
-        return len(self.sized) * sum(self.forms**depth for depth in self.depths) ** self.stages
+        firsts = range(0, self.blocks, self.blocks_per_stage)
+        stages = zip(firsts, self.stage_depths, strict=True)
+        of_stage = (sum(prod(self.block_forms[first:][:kept]) for kept in depths) for first, depths in stages)
+        return len(self.sized) * prod(of_stage)
 
     @cached_property
     def sized(self) -> tuple[ChoiceSpace, ...]:
@@ -160,7 +197,7 @@ class ChoiceSpace(ABC):
 
     def depth(self, archs: Tensor) -> Tensor:
         """Blocks kept in every stage, int64 [..., stages]."""
-        return torch.tensor(self.depths)[archs[..., : self.stages]]
+        return self.depth_table[torch.arange(self.stages), archs[..., : self.stages]]
 
     def active(self, archs: Tensor) -> Tensor:
         """Which blocks an arch keeps, bool [..., blocks]."""
@@ -189,7 +226,7 @@ class ChoiceSpace(ABC):
     @property
     def gate_shapes(self) -> list[tuple[int, int]]:
         """Decisions and choices of each tensor of `gates`."""
-        shapes = [(self.stages, len(self.depths)), (self.blocks, self.forms)]
+        shapes = [tuple(self.depth_table.shape), (self.blocks, self.forms)]
         return shapes + [(1, len(self.image_sizes))] * bool(self.image_sizes)
 
     def gates(self, archs: Tensor) -> tuple[Tensor, ...]:
@@ -201,8 +238,8 @@ class ChoiceSpace(ABC):
     def keep_probability(self, depth: Tensor) -> Tensor:
         """Probability that each block is kept, [..., blocks], from depth probabilities [..., stages, depths]."""
         place = torch.arange(self.blocks_per_stage)
-        reached = place[:, None] < torch.tensor(self.depths)  # [blocks of a stage, depths]
-        return torch.einsum("...sd,bd->...sb", depth, reached.to(depth)).flatten(-2)
+        reached = place[:, None] < self.depth_table[:, None]  # [stages, blocks of a stage, depths]
+        return torch.einsum("...sd,sbd->...sb", depth, reached.to(depth)).flatten(-2)
 
     def features(self, depth: Tensor, form: Tensor, *size: Tensor) -> Tensor:
         """What a predictor reads: all gates in a row, [..., features]; a dropped block's form is 0."""

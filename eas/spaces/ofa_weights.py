@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 from torch import Tensor
 
-from eas.spaces.mobilenetv3 import MobileNetV3Space
-from eas.spaces.mobilenetv3_networks import ElasticMobileNetV3
+from eas.spaces.mobilenetv3 import ElasticMobileNetV3, MobileNetV3Space
+from eas.spaces.published import load
 
 OFA_NAMES = {  # their layers by ours; 'conv' and 'bn' stand there once or, in elastic layers, twice
     "first_conv": "stem",
@@ -28,27 +26,9 @@ OFA_NAMES = {  # their layers by ours; 'conv' and 'bn' stand there once or, in e
 def load_ofa(supernet: ElasticMobileNetV3, path: str | Path) -> None:
     """Fill a supernet, in place, with OFA's published weights, such as the file ofa_mbv3_d234_e346_k357_w1.0.
 
-    A classifier of another number of classes is left out; so are running statistics: archs are calibrated.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no checkpoint of this network; one line that says which tensor differs, and how.
+    Errors are those of eas.spaces.published.load.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        content = torch.load(path, "cpu", weights_only=True)
-        state = renamed(content.get("state_dict", content), supernet.space)
-    except (AttributeError, EOFError, RuntimeError, UnpicklingError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint of OFA's MobileNetV3: {str(error).splitlines()[0]}") from None
-    own = {name: tensor for name, tensor in supernet.state_dict().items() if name not in ("mean", "std")}
-    if state.get("classifier.weight", own["classifier.weight"]).shape != own["classifier.weight"].shape:
-        state |= {name: own[name] for name in ("classifier.weight", "classifier.bias")}
-    for name in sorted(own.keys() | state.keys()):
-        there, due = (list(each[name].shape) if name in each else "nothing" for each in (state, own))
-        if there != due:
-            raise ValueError(f"{path} is of another network: {name} is {there} in place of {due}: look at the space")
-    supernet.load_state_dict(state, strict=False)
+    load(supernet, path, "OFA's MobileNetV3", lambda state: renamed(state, supernet.space))
 
 
 def renamed(state: Mapping[str, Tensor], space: MobileNetV3Space) -> dict[str, Tensor]:

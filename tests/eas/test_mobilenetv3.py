@@ -10,7 +10,7 @@ from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics
 from eas.spaces import SPACES, MobileNetV3Space
-from eas.spaces.mobilenetv3_networks import make_divisible
+from eas.spaces.inverted_residual import make_divisible
 from eas.spaces.ofa_weights import load_ofa
 
 TINY = MobileNetV3Space(20, 1, 0.25, depths=(1, 3), kernels=(3, 5, 7), expansions=(1, 2, 4), strides=(1, 1, 2, 2, 1, 2))

@@ -1,97 +1,56 @@
-"""The networks of a MobileNetV3Space: elastic, and plain.
+"""The networks of a space of inverted residual blocks: elastic, and plain.
 
 Every kernel is a linear map of the centre of the next larger one; channels beyond an expansion are not computed.
-Source: Cai et al. 2020 (once-for-all), Howard et al. 2019 (MobileNetV3).
+Source: Cai et al. 2020 (once-for-all), Howard et al. 2019 (MobileNetV3, whose networks have all that is here).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eas.layers import EPSILON, ElasticConv2d, ElasticDepthwiseConv2d, ElasticNorm, ElasticSqueezeExcite, Statistics
+from eas.layers import ElasticConv2d, ElasticDepthwiseConv2d, ElasticNorm, ElasticSqueezeExcite, Statistics, padded
+from eas.spaces.inverted_residual import REDUCTION, BlockShape, InvertedResidualSpace, make_divisible
 from eas.spaces.supernet import Supernet
 
-if TYPE_CHECKING:
-    from eas.spaces.mobilenetv3 import MobileNetV3Space
-
-DIVISOR, REDUCTION = 8, 4  # of numbers of channels; squeeze-excite has that many times fewer
 Gates = tuple[Tensor, Tensor, Tensor]  # of a block's hidden channels, of its squeezed ones, and of all that it adds
+ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish}
 
 
-def make_divisible(channels: float) -> int:
-    """The multiple of 8 nearest to a number of channels, at least 8 and at most a tenth below (Sandler et al. 2018)."""
-    nearest = max(DIVISOR, int(channels + DIVISOR / 2) // DIVISOR * DIVISOR)
-    return nearest + DIVISOR * (nearest < 0.9 * channels)
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """What does not change of an inverted residual block."""
-
-    inputs: int
-    outputs: int
-    stride: int
-    swish: bool
-    squeezed: bool
-    expands: bool = True
-
-    @property
-    def residual(self) -> bool:
-        """Whether there is a shortcut around it."""
-        return self.stride == 1 and self.inputs == self.outputs
-
-    def madds(self, kernel: int, hidden: int, before: int, after: int) -> int:
-        """Multiply-adds, for feature maps of so many pixels a side before and after the depthwise convolution."""
-        squeeze = 2 * hidden * make_divisible(hidden // REDUCTION) * self.squeezed
-        expand = self.inputs * hidden * self.expands * before**2
-        return expand + (kernel**2 + self.outputs) * hidden * after**2 + squeeze
-
-    def parameters(self, kernel: int, hidden: int) -> int:
-        """Trainable parameters."""
-        squeezed = make_divisible(hidden // REDUCTION)
-        squeeze = (2 * hidden * squeezed + squeezed + hidden) * self.squeezed
-        expand = (self.inputs + 2) * hidden * self.expands
-        return expand + (kernel**2 + 2) * hidden + squeeze + (hidden + 2) * self.outputs
+def activation(name: str, x: Tensor) -> Tensor:
+    """An activation by its name; in place."""
+    return ACTIVATIONS[name](x, inplace=True)
 
 
 # -------------------------------------------------------------------- the elastic network
 
 
-def activation(swish: bool, x: Tensor) -> Tensor:
-    """h-swish, or ReLU; in place."""
-    return F.hardswish(x, inplace=True) if swish else F.relu(x, inplace=True)
-
-
 class ElasticInvertedResidual(nn.Module):
     """An inverted residual block with an elastic kernel and an elastic number of hidden channels."""
 
-    def __init__(self, shape: BlockShape, hidden: int, kernels: Sequence[int]):
+    def __init__(self, shape: BlockShape, hidden: int):
         super().__init__()
         self.shape = shape
         self.expand = ElasticConv2d(shape.inputs, hidden, 1) if shape.expands else None
-        self.expand_norm = ElasticNorm(hidden) if shape.expands else None
-        self.depthwise = ElasticDepthwiseConv2d(hidden, kernels, shape.stride)
-        self.depthwise_norm = ElasticNorm(hidden)
+        self.expand_norm = ElasticNorm(hidden, shape.epsilon) if shape.expands else None
+        self.depthwise = ElasticDepthwiseConv2d(hidden, shape.kernels, shape.stride, same=shape.same)
+        self.depthwise_norm = ElasticNorm(hidden, shape.epsilon)
         self.squeeze = ElasticSqueezeExcite(hidden, make_divisible(hidden // REDUCTION)) if shape.squeezed else None
         self.project = ElasticConv2d(hidden, shape.outputs, 1)
-        self.project_norm = ElasticNorm(shape.outputs)
+        self.project_norm = ElasticNorm(shape.outputs, shape.epsilon)
 
     def open(self, x: Tensor, statistics: Statistics, hidden: int | None = None) -> Tensor:
         """The leading `hidden` channels behind the expansion; those of fewer are a part of those of more."""
         if self.expand is None:
             return x
-        return activation(self.shape.swish, self.expand_norm(self.expand(x, hidden), statistics))
+        return activation(self.shape.activation, self.expand_norm(self.expand(x, hidden), statistics))
 
     def close(self, x: Tensor, h: Tensor, statistics: Statistics, kernel: int | Tensor, gates: Gates | None = None):
         """The block's output, from its input x and the hidden channels h; see `forward`."""
-        h = activation(self.shape.swish, self.depthwise_norm(self.depthwise(h, kernel), statistics))
+        h = activation(self.shape.activation, self.depthwise_norm(self.depthwise(h, kernel), statistics))
         channels, squeezed, keep = gates or (None, None, None)
         if self.squeeze is not None:
             h = self.squeeze(h, make_divisible(h.shape[1] // REDUCTION), channels, squeezed)
@@ -114,26 +73,27 @@ class ElasticInvertedResidual(nn.Module):
         return self.close(x, self.open(x, statistics, hidden), statistics, kernel, gates)
 
 
-class ElasticMobileNetV3(Supernet):
-    """The weight-sharing network of a MobileNetV3Space."""
+class ElasticInvertedResiduals(Supernet):
+    """The weight-sharing network of a space of inverted residual blocks."""
 
-    space: MobileNetV3Space
+    space: InvertedResidualSpace
 
-    def __init__(self, space: MobileNetV3Space, classes: int, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, space: InvertedResidualSpace, classes: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__(space, mean, std)
-        first, last, features = space.ends
-        self.stem = ElasticConv2d(space.in_channels, first, 3, space.strides[0])
-        self.stem_norm = ElasticNorm(first)
-        self.first = ElasticInvertedResidual(space.first, first, [3])
-        hidden = iter(space.hidden_channels[:, -1].tolist())
+        first, (last, *mixed) = space.first, space.head
+        self.stem = ElasticConv2d(space.in_channels, first.inputs, 3, space.strides[0], same=first.same)
+        self.stem_norm = ElasticNorm(first.inputs, first.epsilon)
+        self.first = ElasticInvertedResidual(first, first.inputs)
+        widest = space.hidden_channels[:, -1].view(space.stages, -1).tolist()
         self.stages = nn.ModuleList(
-            nn.ModuleList(ElasticInvertedResidual(shape, next(hidden), space.kernels) for shape in stage)
-            for stage in space.layout
+            # A stage may have fewer blocks than rows.
+            nn.ModuleList(ElasticInvertedResidual(*block) for block in zip(shapes, hidden, strict=False))
+            for shapes, hidden in zip(space.layout, widest, strict=True)
         )
         self.expand = ElasticConv2d(space.layout[-1][-1].outputs, last, 1)
-        self.expand_norm = ElasticNorm(last)
-        self.mix = nn.Linear(last, features, bias=False)
-        self.classifier = nn.Linear(features, classes)
+        self.expand_norm = ElasticNorm(last, first.epsilon)
+        self.mix = nn.Linear(last, *mixed, bias=False) if mixed else None
+        self.classifier = nn.Linear(space.head[-1], classes)
         self.apply(initialize)
         self.to(memory_format=torch.channels_last)
 
@@ -166,21 +126,26 @@ class ElasticMobileNetV3(Supernet):
         keep, space = self.space.keep_probability(depth), self.space
         pairs = form.unflatten(-1, (len(space.kernels), len(space.expansions)))
         hidden = space.hidden_channels.to(form.device)
-        blocks = (block for stage in self.stages for block in stage)
-        for index, block in enumerate(blocks):
+        for index, block in self.by_row():
             widths, share = hidden[index], pairs[index].sum(0)
             squeezed = torch.tensor([make_divisible(width // REDUCTION) for width in widths.tolist()])
             gates = included(share, widths), included(share, squeezed.to(form.device)), keep[index]
-            x = block(x, statistics, pairs[index].sum(1), gates=gates)
+            x = block(x, statistics, pairs[index].sum(1)[: len(block.shape.kernels)], gates=gates)
         return self.head(x, statistics)
+
+    def by_row(self) -> Iterator[tuple[int, ElasticInvertedResidual]]:
+        """Every block after its row in the space's tables."""
+        for stage, blocks in enumerate(self.stages):
+            yield from enumerate(blocks, start=stage * self.space.blocks_per_stage)
 
     def first_layers(self, images: Tensor, statistics: Statistics) -> Tensor:
         x = self.stem((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.first(activation(True, self.stem_norm(x, statistics)), statistics, 0)
+        return self.first(activation(self.space.activation, self.stem_norm(x, statistics)), statistics, 0)
 
     def head(self, x: Tensor, statistics: Statistics) -> Tensor:
-        x = F.hardswish(self.expand_norm(self.expand(x), statistics)).mean((2, 3))
-        return self.classifier(F.hardswish(self.mix(x))).float()
+        x = activation(self.space.activation, self.expand_norm(self.expand(x), statistics)).mean((2, 3))
+        x = x if self.mix is None else activation(self.space.activation, self.mix(x))
+        return self.classifier(x).float()
 
     def weights_of(self, arch: Tensor) -> dict[str, Tensor]:
         state = self.state_dict()
@@ -190,19 +155,13 @@ class ElasticMobileNetV3(Supernet):
                 state[f"{name}.weight"] = self.get_submodule(name).filters(kernel)
         return state
 
-    def load_start(self, path: str | Path) -> None:
-        """OFA's published weights, see eas.spaces.ofa_weights."""
-        from eas.spaces.ofa_weights import load_ofa
-
-        load_ofa(self, path)
-
     @torch.no_grad()
     def sort_channels(self) -> None:
         """Put hidden channels in the order of their importance, the largest first; the largest arch stays what it is.
 
         A channel's importance is the sum of the projection's absolute weights. Source: OFA, before widths are elastic.
         """
-        for block in (block for stage in self.stages for block in stage):
+        for _, block in self.by_row():
             order = block.project.weight.abs().sum((0, 2, 3)).argsort(descending=True)
             block.project.weight.copy_(block.project.weight[:, order])
             rows = [block.expand.weight, block.depthwise.weight]
@@ -221,7 +180,7 @@ class ElasticMobileNetV3(Supernet):
 
     @torch.no_grad()
     def begin_as_identity(self) -> None:
-        for block in (block for stage in self.stages for block in stage):
+        for _, block in self.by_row():
             if block.shape.residual:
                 block.project_norm.weight.zero_()
 
@@ -242,6 +201,18 @@ def initialize(module: nn.Module) -> None:
 # -------------------------------------------------------------------- the plain network
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution without bias whose images are padded as ElasticConv2d pads them."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, *, same: bool):
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.same = same
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, padding = padded(x, self.kernel_size[0], self.stride[0], same=self.same)
+        return F.conv2d(x, self.weight, None, self.stride, padding, groups=self.groups)
+
+
 class SqueezeExcite(nn.Module):
     """Scales channels by what a small network says of their means."""
 
@@ -255,57 +226,55 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A plain inverted residual block."""
+    """A plain inverted residual block with the `kernel`th of its kernels."""
 
     def __init__(self, shape: BlockShape, kernel: int, hidden: int):
         super().__init__()
         self.shape = shape
         self.expand = nn.Conv2d(shape.inputs, hidden, 1, bias=False) if shape.expands else None
-        self.expand_norm = nn.BatchNorm2d(hidden, EPSILON) if shape.expands else None
-        around = {"stride": shape.stride, "padding": kernel // 2, "groups": hidden, "bias": False}
-        self.depthwise = nn.Conv2d(hidden, hidden, kernel, **around)
-        self.depthwise_norm = nn.BatchNorm2d(hidden, EPSILON)
+        self.expand_norm = nn.BatchNorm2d(hidden, shape.epsilon) if shape.expands else None
+        self.depthwise = Conv2d(hidden, hidden, shape.kernels[kernel], shape.stride, groups=hidden, same=shape.same)
+        self.depthwise_norm = nn.BatchNorm2d(hidden, shape.epsilon)
         self.squeeze = SqueezeExcite(hidden) if shape.squeezed else None
         self.project = nn.Conv2d(hidden, shape.outputs, 1, bias=False)
-        self.project_norm = nn.BatchNorm2d(shape.outputs, EPSILON)
+        self.project_norm = nn.BatchNorm2d(shape.outputs, shape.epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x if self.expand is None else activation(self.shape.swish, self.expand_norm(self.expand(x)))
-        h = activation(self.shape.swish, self.depthwise_norm(self.depthwise(h)))
+        h = x if self.expand is None else activation(self.shape.activation, self.expand_norm(self.expand(x)))
+        h = activation(self.shape.activation, self.depthwise_norm(self.depthwise(h)))
         h = h if self.squeeze is None else self.squeeze(h)
         y = self.project_norm(self.project(h))
         return x + y if self.shape.residual else y
 
 
-class MobileNetV3(nn.Module):
-    """A plain network of a MobileNetV3Space: images [n, channels, size, size] in [0, 1] to logits [n, classes].
+class InvertedResiduals(nn.Module):
+    """A plain network of such a space: images [n, channels, size, size] in [0, 1] to logits [n, classes].
 
     `forms` holds kernel, as an index, and hidden channels of every block, one sequence a stage.
     """
 
-    def __init__(self, space: MobileNetV3Space, forms: Sequence[Sequence[tuple[int, int]]], classes: int):
+    def __init__(self, space: InvertedResidualSpace, forms: Sequence[Sequence[tuple[int, int]]], classes: int):
         super().__init__()
+        self.activation, first, (last, *mixed) = space.activation, space.first, space.head
         self.register_buffer("mean", torch.zeros(1, space.in_channels, 1, 1))
         self.register_buffer("std", torch.ones(1, space.in_channels, 1, 1))
-        first, last, features = space.ends
-        self.stem = nn.Conv2d(space.in_channels, first, 3, space.strides[0], 1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(first, EPSILON)
-        self.first = InvertedResidual(space.first, 3, first)
+        self.stem = Conv2d(space.in_channels, first.inputs, 3, space.strides[0], same=first.same)
+        self.stem_norm = nn.BatchNorm2d(first.inputs, first.epsilon)
+        self.first = InvertedResidual(first, 0, first.inputs)
         self.stages = nn.ModuleList(
             # A stage keeps its first blocks.
-            nn.Sequential(*(InvertedResidual(s, space.kernels[k], h) for s, (k, h) in zip(shapes, kept, strict=False)))
+            nn.Sequential(*(InvertedResidual(shape, *form) for shape, form in zip(shapes, kept, strict=False)))
             for shapes, kept in zip(space.layout, forms, strict=True)
         )
         self.expand = nn.Conv2d(space.layout[-1][-1].outputs, last, 1, bias=False)
-        self.expand_norm = nn.BatchNorm2d(last, EPSILON)
-        self.mix = nn.Linear(last, features, bias=False)
-        self.classifier = nn.Linear(features, classes)
+        self.expand_norm = nn.BatchNorm2d(last, first.epsilon)
+        self.mix = nn.Linear(last, *mixed, bias=False) if mixed else None
+        self.classifier = nn.Linear(space.head[-1], classes)
         self.apply(initialize)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.hardswish(self.stem_norm(self.stem((images - self.mean) / self.std)))
-        x = self.first(x)
+        x = self.first(activation(self.activation, self.stem_norm(self.stem((images - self.mean) / self.std))))
         for stage in self.stages:
             x = stage(x)
-        x = F.hardswish(self.expand_norm(self.expand(x))).mean((2, 3))
-        return self.classifier(F.hardswish(self.mix(x)))
+        x = activation(self.activation, self.expand_norm(self.expand(x))).mean((2, 3))
+        return self.classifier(x if self.mix is None else activation(self.activation, self.mix(x)))

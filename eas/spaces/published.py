@@ -1,0 +1,55 @@
+"""How weights that others published are read into a supernet whose network is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eas.layers import ElasticNorm
+from eas.spaces.supernet import Supernet
+
+COUNTERS, MEANS, VARIANCES = ".num_batches_tracked", ".running_mean", ".running_var"
+WRONG = (AttributeError, EOFError, RuntimeError, SafetensorError, UnpicklingError, ValueError)  # files raise these
+
+
+def load(
+    supernet: Supernet,
+    path: str | Path,
+    what: str,
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+) -> dict[ElasticNorm, tuple[Tensor, Tensor]]:
+    """Fill a supernet, in place, with a file's tensors under the names that `renamed` gives them.
+
+    A classifier of another number of classes is left out. So are running statistics, as archs are calibrated: what the
+    file has of them is returned, as FixedStatistics takes it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no checkpoint of `what`; one line that says which tensor differs, and how.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        safe = Path(path).suffix == ".safetensors"
+        content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
+        content = content.get("state_dict", content)
+        found = renamed({name: each for name, each in content.items() if torch.is_tensor(each)})
+    except WRONG as error:
+        raise ValueError(f"{path} is no checkpoint of {what}: {str(error).splitlines()[0]}") from None
+    state = {name: each for name, each in found.items() if not name.endswith((COUNTERS, MEANS, VARIANCES))}
+    own = {name: tensor for name, tensor in supernet.state_dict().items() if name not in ("mean", "std")}
+    if state.get("classifier.weight", own["classifier.weight"]).shape != own["classifier.weight"].shape:
+        state |= {name: own[name] for name in ("classifier.weight", "classifier.bias")}
+    for name in sorted(own.keys() | state.keys()):
+        there, due = (list(each[name].shape) if name in each else "nothing" for each in (state, own))
+        if there != due:
+            raise ValueError(f"{path} is of another network: {name} is {there} in place of {due}: look at the space")
+    supernet.load_state_dict(state, strict=False)
+    norms = ((name, each) for name, each in supernet.named_modules() if name + MEANS in found)
+    return {norm: (found[name + MEANS], found[name + VARIANCES]) for name, norm in norms}
