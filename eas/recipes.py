@@ -27,7 +27,7 @@ class Augment(Section):
 class Start(Section):
     """Weights that a supernet begins with, in place of random ones."""
 
-    weights: str  # a file, relative to the repository
+    weights: str  # a file, relative to the repository or the study's own file; or a name that the space knows
     sort_channels: bool = False  # by importance: where they are of a network that was trained at its largest only
 
 

