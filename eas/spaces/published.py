@@ -27,8 +27,9 @@ def load(
 ) -> dict[ElasticNorm, tuple[Tensor, Tensor]]:
     """Fill a supernet, in place, with a file's tensors under the names that `renamed` gives them.
 
-    A file of a supernet of ours has these names, and what its images were normalised by. A classifier of another number of classes is left out. So are running statistics, as archs are calibrated: what the
-    file has of them is returned, as FixedStatistics takes it.
+    A file of a supernet of ours has these names, and what its images were normalised by. A classifier of another number
+    of classes is left out. So are running statistics, as archs are calibrated: what the file has of them is returned,
+    as FixedStatistics takes it.
 
     Raises:
         FileNotFoundError: no such file.
