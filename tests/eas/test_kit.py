@@ -394,3 +394,21 @@ def test_a_studys_file_means_the_kit_that_was_trained_for_it(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "build" / "shop" / "kit")
     assert kits.find_kit(tmp_path / "shop.yaml") == tmp_path / "build" / "shop" / "kit"
     refused(tmp_path / "other.yaml", "other/kit/kit.json is missing: run `eas train", FileNotFoundError)
+
+
+def test_a_kit_that_was_installed_is_found_by_its_name_from_anywhere(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "prefix" / "share" / "eas" / "kits" / "tiny")
+
+    class File:
+        name = "kit.json"
+
+        def locate(self):
+            return tmp_path / "prefix" / "lib" / ".." / "share" / "eas" / "kits" / "tiny" / "kit.json"
+
+    class Distribution:
+        files = [File()]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kits, "distribution", lambda name: Distribution)
+    assert kits.find_kit("tiny") == (tmp_path / "prefix" / "share" / "eas" / "kits" / "tiny").resolve()
+    assert len(load_kit("tiny").calibration) == COUNT

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -272,3 +273,11 @@ def test_the_images_beside_the_weights_are_of_all_classes_alike(published_kit):
     assert len(counts) == 100 and counts.unique().tolist() == [20]
     assert published_kit.branch_images.images.shape[1:] == (3, 32, 32)
     assert len(published_kit.hierarchy.superclasses) == 20 and published_kit.branches
+
+
+def test_the_package_brings_all_files_of_the_kit_and_no_other():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    brought = {f"{folder}/{Path(path).name}": path for folder, paths in listed.items() for path in paths}
+    contents = json.loads((WEIGHTS / "kit.json").read_text())
+    parts = {"kit.json", *(part["path"] for part in contents["files"].values())}
+    assert brought == {f"share/eas/kits/cifar100/{part}": f"weights/cifar100/{part}" for part in parts}
