@@ -218,8 +218,9 @@ class ChoiceSpace(ABC):
         return self.canonical((uniform * self.choices).long())
 
     def block_names(self) -> list[str]:
-        """'1.1', '1.2', ...: stage and block, counted from one."""
-        return [f"{s + 1}.{b + 1}" for s in range(self.stages) for b in range(self.blocks_per_stage)]
+        """'1.1', '1.2', ...: stage and block, counted from one, of the blocks that there are (see `in_stage`)."""
+        stages = enumerate(self.stage_depths, start=1)
+        return [f"{stage}.{block}" for stage, depths in stages for block in range(1, depths[-1] + 1)]
 
     # ---------------------------------------------------------------- encoding for networks that read archs
 
