@@ -230,7 +230,7 @@ def test_blocks_that_a_stage_never_has_are_not_drawn():
     assert (texts.count("3x3\n2"), texts.count("")) == (9, 6)
     middles = [text.get_position()[0] for text in axis.texts if text.get_text().startswith("stage")]
     assert middles == [0.5, 2.5, 5, 8, 11.5, 14]
-    axis = figures.generated_archs(LITE.sample(3, seeded()), "abc", LITE).axes[0]
+    axis = figures.generated_archs(LITE.sample(3, seeded()), ["a", "b", "c"], LITE).axes[0]
     assert [line.get_xdata()[0] for line in axis.lines] == [2, 4, 7, 10, 14]
     assert axis.collections[0].get_array().reshape(3, -1).shape == (3, 15)
 
