@@ -61,7 +61,8 @@ def decode_at_one_size(
     """
     room = (budgets.double() - space.fixed_madds(class_counts)).numpy()
     # A choice that does not exist has the score, as it has the cost, of the first, which then is taken.
-    depth, form = (torch.where(there, s, s[..., :1]) for there, s in zip(space.exists, (depth, form), strict=True))
+    pairs = zip(space.exists, (depth, form), strict=True)
+    depth, form = (each if there.all() else each.where(there, each[..., :1]) for there, each in pairs)
     cost = (space.block_madds / space.block_madds.double().mean()).to(form)
     best_at = pricing(space, depth, form, cost)
     # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
@@ -123,7 +124,8 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, budgets: Tensor, class
     stage, position = np.divmod(np.arange(space.blocks), space.blocks_per_stage)
     addable = np.diff(depths, append=0) == 1  # only a depth whose successor is one block more can grow by one
     level = depth[:, stage]
-    active = position < depths[stage, level]
+    kept, grows = depths[stage, level], addable[stage, level]
+    active = position < kept
     choice *= active  # the canonical form
     flat = choice + np.arange(space.blocks) * space.forms
     paid = table.take(flat) * active
@@ -131,7 +133,7 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, budgets: Tensor, class
     # Of every change: what it costs and what it gains. A change moves one block, so only that block's row is renewed.
     extra = table - paid[..., None]
     scored = score.take(flat + np.arange(len(archs))[:, None] * table.size) * active
-    changes = active | ((position == depths[stage, level]) & addable[stage, level])
+    changes = active | ((position == kept) & grows)
     gain = np.where(changes[..., None] & (extra > 0), score - scored[..., None], NEVER)
     each = rows = np.arange(len(archs))  # the archs that can still change, as rows of `gain` and of `choice`
     while len(rows):

@@ -239,6 +239,7 @@ def export_onnx(network: nn.Module, card: Card, path: str | Path) -> Path:
     with warnings.catch_warnings():
         # By tracing, of whose age torch warns, it takes 0.06 s; by torch.export 3 s, for equal logits and speed.
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that what sizes of images decide stays as it is
         axes = {name: {0: "n"} for name in ("images", "logits")}
         torch.onnx.export(network, (images,), graph, **names, dynamic_axes=axes, dynamo=False)
     model = onnx.load_model_from_string(graph.getvalue())

@@ -8,7 +8,7 @@ from torch import nn
 from eas.data.batches import as_input
 from eas.dropout import soft_targets
 from eas.layers import CalibratedStatistics, FixedStatistics
-from eas.spaces import ChoiceSpace, MobileNetV3Space, PreResNetSpace
+from eas.spaces import ChoiceSpace, EfficientNetLiteSpace, MobileNetV3Space, PreResNetSpace
 from eas.spaces.supernet import resized
 
 GLYPHS = PreResNetSpace(16, 1, widths=(8, 16, 32), depths=(1, 2, 3), ratios=(0.25, 0.375, 0.5, 0.75, 1.0))
@@ -17,12 +17,13 @@ SMALL = PreResNetSpace(16, 1, widths=(8, 16), depths=(1, 2), ratios=(0.25, 0.5, 
 ODD = PreResNetSpace(15, 3, widths=(10, 7, 7), depths=(1, 3), ratios=(0.05, 0.4, 1.0))  # odd sides, a gap in depth
 SIZED = PreResNetSpace(16, 1, widths=(8, 16), depths=(1, 2), ratios=(0.25, 0.5, 1.0), image_sizes=(9, 12, 16))
 SIZED_MOBILENET = MobileNetV3Space(20, 1, 0.25, (1, 2), (3, 5), (1, 2), (1, 1, 2, 2, 1, 2), image_sizes=(11, 20))
+LITE = EfficientNetLiteSpace(33, 3)  # sides even and odd
 ONE_ARCH = PreResNetSpace(16, 1, widths=(8, 16), depths=(2,), ratios=(0.5,))
 
 
-def table_space(stages, depths, madds):
+def table_space(stages, depths, madds, **ragged):
     """A space that is nothing but its costs, int64 [blocks, forms]: all that decoding sees of one."""
-    content = {"stages": stages, "depths": depths, "forms": madds.shape[1], "block_madds": madds}
+    content = {"stages": stages, "depths": depths, "forms": madds.shape[1], "block_madds": madds} | ragged
     content["fixed_madds"] = lambda self, counts: 1000 + 7 * torch.as_tensor(counts)
     return type("TableSpace", (ChoiceSpace,), dict.fromkeys(ChoiceSpace.__abstractmethods__) | content)()
 
@@ -37,7 +38,18 @@ def mobilenet_costs():
 
 MOBILENET = table_space(5, (2, 3, 4), mobilenet_costs())
 EQUAL_COSTS = table_space(2, (1, 2, 4), torch.tensor([[5, 9, 9, 30]]).repeat(8, 1))
+
+
+def ragged_space():
+    """Stages of up to three, one and three blocks, one of them of two at least; blocks of one to four forms."""
+    costs = [[4, 6, 9, 12], [3, 7, 8], [5, 11], [20, 26, 24, 40]] + [[0]] * 2 + [[13, 17], [6, 9, 31], [8]]
+    rows = torch.tensor([row + row[:1] * (4 - len(row)) for row in costs])
+    return table_space(3, (), rows, stage_depths=((1, 2, 3), (1,), (2, 3)), block_forms=list(map(len, costs)))
+
+
+RAGGED = ragged_space()
 DECODED = {"small": SMALL, "glyphs": GLYPHS, "odd": ODD, "mobilenet": MOBILENET, "equal costs": EQUAL_COSTS}
+DECODED |= {"ragged": RAGGED, "lite": LITE}
 
 
 def seeded(seed=0):
@@ -86,7 +98,7 @@ class Additive:
     """In the place of a predictor: every choice has its worth, for every scenario alike or by its classes."""
 
     def __init__(self, space, classes, aware=False):
-        self.space, depths = space, space.stages * len(space.depths)
+        self.space, depths = space, prod(space.gate_shapes[0])
         rising = torch.rand(classes if aware else 1, depths + space.blocks * space.forms, generator=seeded(5))
         depth, form = rising.split([depths, space.blocks * space.forms], 1)
         self.worth = torch.cat([depth, form.unflatten(1, (space.blocks, -1)).cumsum(-1).flatten(1)], 1)
@@ -141,9 +153,10 @@ def check_space(space, count, classes=12):
         sums.add(round(sliced.sum().item(), 3))
     assert len(sums) > 0.9 * len(archs.unique(dim=0))  # other archs are other networks
     assert space.recipe.build(space.image_size, space.in_channels) == space
-    names = space.form_names(), space.form_sizes().tolist(), space.block_names()
-    assert [len(each) for each in names] == [space.blocks] * 3 and len(space.stage_names()) == space.stages
-    assert all(0 < size <= 1 for row in names[1] for size in row) and {len(row) for row in names[0]} == {space.forms}
+    sizes = space.form_sizes()
+    assert [len(names) for names in space.form_names()] == space.block_forms and sizes.shape == space.gate_shapes[1]
+    assert len(space.block_names()) == space.in_stage.sum() and len(space.stage_names()) == space.stages
+    assert sizes[space.in_stage].min() > 0 and sizes.max() <= 1
 
 
 def lively(space, classes, seed=0):

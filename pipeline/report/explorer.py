@@ -13,7 +13,7 @@ from eas.files import write_text
 from eas.spaces.base import ChoiceSpace
 from pipeline.methods import METHODS, OFAS_WAY
 from pipeline.report import stats
-from pipeline.report.figures import block_forms, block_sizes, label
+from pipeline.report.figures import block_forms, block_sizes, full_sizes, label, stage_ends
 from pipeline.scenarios import Scenarios
 
 
@@ -44,10 +44,10 @@ def write(
 
 def stages(space: ChoiceSpace) -> list[dict]:
     """Name of every stage, names of its blocks, and how large each of them is drawn at most."""
-    names, full, per_stage = space.block_names(), space.form_sizes().amax(-1).tolist(), space.blocks_per_stage
+    names, full, ends = space.block_names(), full_sizes(space).tolist(), stage_ends(space)
     return [
-        {"name": stage, "blocks": names[first : first + per_stage], "full": full[first : first + per_stage]}
-        for first, stage in zip(range(0, space.blocks, per_stage), space.stage_names(), strict=True)
+        {"name": stage, "blocks": names[first:end], "full": full[first:end]}
+        for first, end, stage in zip([0, *ends[:-1]], ends, space.stage_names(), strict=True)
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
+from itertools import accumulate, cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -279,28 +279,42 @@ def generator_losses(records: Sequence[dict]) -> Figure:
 
 
 def block_sizes(archs: Tensor, space: ChoiceSpace) -> Tensor:
-    """How large every block is drawn (see ChoiceSpace.form_sizes), NaN where it is absent, float [..., blocks]."""
+    """How large every block is drawn (see ChoiceSpace.form_sizes), NaN where it is absent, float [..., blocks].
+
+    Here and below, of the blocks that there are (ChoiceSpace.in_stage).
+    """
     sizes = space.form_sizes()[torch.arange(space.blocks), space.form_of(archs)]
-    return sizes.masked_fill(~space.active(archs), math.nan)
+    return sizes.masked_fill(~space.active(archs), math.nan)[..., space.in_stage]
+
+
+def full_sizes(space: ChoiceSpace) -> Tensor:
+    """How large every block is drawn at most, float [blocks]."""
+    return space.form_sizes().amax(-1)[space.in_stage]
+
+
+def stage_ends(space: ChoiceSpace) -> list[int]:
+    """How many blocks there are up to the end of every stage."""
+    return list(accumulate(depths[-1] for depths in space.stage_depths))
 
 
 def block_forms(arch: Tensor, space: ChoiceSpace) -> list[str]:
     """What a reader calls the form of every block of one arch, nothing where it is absent; [blocks]."""
-    forms, active = space.form_of(arch).tolist(), space.active(arch).tolist()
-    return [names[form] if kept else "" for names, form, kept in zip(space.form_names(), forms, active, strict=True)]
+    of_arch = space.form_of(arch).tolist(), space.active(arch).tolist(), space.in_stage.tolist()
+    rows = zip(space.form_names(), *of_arch, strict=True)
+    return [names[form] if kept else "" for names, form, kept, there in rows if there]
 
 
 def generated_archs(archs: Tensor, names: Sequence[str], space: ChoiceSpace) -> Figure:
     """Every block's size as a share of its largest form, of archs int64 [n, decisions]; an absent block is blank."""
-    sizes = block_sizes(archs, space) / space.form_sizes().amax(-1)
+    sizes = block_sizes(archs, space) / full_sizes(space)
     if space.image_sizes:
         pixels = (space.at_size_of(arch)[0].image_size for arch in archs)
         names = [f"{name}, {size} pixels" for name, size in zip(names, pixels, strict=True)]
     table = pd.DataFrame(sizes.numpy(), names, space.block_names())
     figure, ((axis,),) = panels(height=1.2 + 0.24 * len(table))
     draw_map(axis, table, "share of the block's largest form", vmin=0, vmax=1, fmt=".2g")
-    for stage in range(1, space.stages):
-        axis.axvline(stage * space.blocks_per_stage, color="black", linewidth=1.5)
+    for end in stage_ends(space)[:-1]:
+        axis.axvline(end, color="black", linewidth=1.5)
     axis.set(xlabel="stage.block", ylabel="")
     return figure
 
@@ -308,22 +322,24 @@ def generated_archs(archs: Tensor, names: Sequence[str], space: ChoiceSpace) -> 
 def draw_arch(space: ChoiceSpace, arch: Tensor, class_count: int = 0) -> Figure:
     """One arch as a row of blocks, each with its form's name and size; outlines show the largest possible."""
     figure, ((axis,),) = panels(height=2.6)
-    full, sizes = space.form_sizes().amax(-1), block_sizes(arch, space).nan_to_num()
-    shades = np.repeat(sns.color_palette("cividis", space.stages), space.blocks_per_stage, axis=0)
-    axis.bar(range(space.blocks), full.numpy(), 0.8, fill=False, edgecolor="0.7", linestyle=":")
+    full, sizes, ends = full_sizes(space), block_sizes(arch, space).nan_to_num(), stage_ends(space)
+    blocks, shades = (
+        range(len(full)),
+        np.repeat(sns.color_palette("cividis", space.stages), np.diff(ends, prepend=0), 0),
+    )
+    axis.bar(blocks, full.numpy(), 0.8, fill=False, edgecolor="0.7", linestyle=":")
     forms = [form.replace(", ", "\n") for form in block_forms(arch, space)]
-    bars = axis.bar(range(space.blocks), sizes.numpy(), 0.8, color=shades)
-    axis.bar_label(bars, forms, padding=1, fontsize=7 if space.blocks > CROWDED else None)
+    bars = axis.bar(blocks, sizes.numpy(), 0.8, color=shades)
+    axis.bar_label(bars, forms, padding=1, fontsize=7 if len(blocks) > CROWDED else None)
     top = full.max().item()
-    for stage, name in enumerate(space.at_size_of(arch)[0].stage_names()):
-        middle = (stage + 0.5) * space.blocks_per_stage - 0.5
-        axis.text(middle, top * 1.15, name.replace(", ", "\n"), ha="center")
-        axis.axvline(middle + space.blocks_per_stage / 2, color="0.5", linewidth=0.8 * (stage + 1 < space.stages))
-    axis.set_xticks(range(space.blocks), space.block_names())
+    for first, end, name in zip([0, *ends[:-1]], ends, space.at_size_of(arch)[0].stage_names(), strict=True):
+        axis.text((first + end - 1) / 2, top * 1.15, name.replace(", ", "\n"), ha="center")
+        axis.axvline(end - 0.5, color="0.5", linewidth=0.8 * (end < len(blocks)))
+    axis.set_xticks(blocks, space.block_names())
     counted = f"classifier of {class_count} classes" if class_count else "without classifier"
     pixels = f", images of {space.at_size_of(arch)[0].image_size} pixels" if space.image_sizes else ""
     axis.set_title(f"{space.madds(arch, class_count).item() / 1e6:.2f} M MAdds, {counted}{pixels}", loc="left")
     axis.set(xlabel="stage.block", ylabel="size of a block", yticks=[], ylim=(0, top * 1.45))
-    axis.set_xlim(-0.5, space.blocks - 0.5)
+    axis.set_xlim(-0.5, len(blocks) - 0.5)
     axis.grid(False)
     return figure

@@ -13,7 +13,8 @@ def decode(space, depth, form, budget, class_count):
     """The arch of one scenario: prices from low to high until one fits the budget, twice, then `fill`."""
     cost = (space.block_madds / space.block_madds.double().mean()).float().numpy()
     gaps = [gap for row in np.sort(cost, 1) for gap in np.diff(row) if gap > 0]
-    high = 2 * (np.ptp(form.numpy()) + np.ptp(depth.numpy()))
+    of_depth, of_form = (scores[there].numpy() for scores, there in zip((depth, form), space.exists, strict=True))
+    high = 2 * (np.ptp(of_form) + np.ptp(of_depth))
     high, low, best = (high / min(gaps) if gaps else high) + 1, np.float32(0), space.smallest.tolist()
     for shares in (WIDE, NARROW):
         prices = high * shares if shares is WIDE else low + (high - low) * shares
@@ -30,14 +31,14 @@ def decode(space, depth, form, budget, class_count):
 
 def best_at(space, depth, worth):
     """The arch with the highest total of depth scores [stages, depths] and forms' worths [blocks, forms]."""
-    levels, size = [], space.blocks_per_stage
+    levels, size, best = [], space.blocks_per_stage, [row[:n] for row, n in zip(worth, space.block_forms, strict=True)]
     for stage in range(space.stages):
         total, totals = np.float32(0), []
-        for row in worth[stage * size :][:size]:
+        for row in best[stage * size :][:size]:
             totals.append(total := total + row.max())
-        by_level = [totals[kept - 1] + depth[stage, level] for level, kept in enumerate(space.depths)]
+        by_level = [totals[kept - 1] + depth[stage, level] for level, kept in enumerate(space.stage_depths[stage])]
         levels.append(int(np.argmax(by_level)))
-    return levels + [int(row.argmax()) for row in worth]
+    return levels + [int(row.argmax()) for row in best]
 
 
 def fill(space, arch, form, budget, class_count):
@@ -49,11 +50,11 @@ def fill(space, arch, form, budget, class_count):
         best = None
         for block in range(space.blocks):
             stage, place = divmod(block, space.blocks_per_stage)
-            kept = space.depths[levels[stage]]
-            if place > kept or (place == kept and kept + 1 not in space.depths):
+            kept = space.stage_depths[stage][levels[stage]]
+            if place > kept or (place == kept and kept + 1 not in space.stage_depths[stage]):
                 continue  # neither kept nor the next that can be added
             paid, scored = (table[block][choice[block]], form[block, choice[block]]) if place < kept else (0, 0)
-            for larger, price in enumerate(table[block]):
+            for larger, price in enumerate(table[block][: space.block_forms[block]]):
                 gain = form[block, larger] - scored
                 if 0 < price - paid <= left and (best is None or gain > best[0]):
                     best = gain, price - paid, stage, place == kept, block, larger

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import GLYPHS, Additive, possible_budgets, seeded
+from cases import GLYPHS, RAGGED, Additive, possible_budgets, seeded
 
 from eas.additive import PENALTIES, AdditiveGenerator, fit_additive, ridge
 from eas.decoding import decode
@@ -18,8 +18,8 @@ def pool(worth, archs):
     return torch.rand(len(archs), IMAGES, generator=seeded(1)) < chance[:, PARENT[LABELS]]
 
 
-def fitted(archs, correct):
-    return fit_additive(GLYPHS, archs, correct, LABELS, PARENT, budget_range=(1e5, 1e6), seed=0)
+def fitted(archs, correct, space=GLYPHS):
+    return fit_additive(space, archs, correct, LABELS, PARENT, budget_range=(1e5, 1e6), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,17 @@ def test_what_superclasses_have_of_their_own_is_found(archs, masks):
     assert torch.corrcoef(torch.stack(own))[0, 1] > 0.8
     budget = GLYPHS.madds(archs, 5).double().median().expand(GROUPS)
     assert len(made.generate(masks, budget).unique(dim=0)) == GROUPS
+
+
+def test_what_does_not_exist_in_a_ragged_space_is_worth_nothing_and_never_chosen(masks):
+    truth, archs = Additive(RAGGED, CLASSES), RAGGED.sample(150, seeded())
+    made, told = fitted(archs, pool(truth.score(archs[:, None], masks[:1]).expand(-1, GROUPS), archs), RAGGED)
+    there = torch.cat([each.flatten() for each in RAGGED.exists])
+    assert told["r2_additive"] > 0.5 and made.effects[~there].abs().max() < 1e-6 < made.effects[there].abs().max()
+    budgets = possible_budgets(RAGGED, 100, torch.full((100,), 5))
+    found = made.generate(masks[:1].expand(100, -1), budgets)
+    RAGGED.check(found)
+    assert (RAGGED.madds(found, 5) <= budgets).all() and found.unique(dim=0).shape[0] > 10
 
 
 def test_a_union_has_the_mean_of_its_classes_and_the_scores_are_what_is_decoded(masks):

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from cases import GLYPHS, possible_budgets, random_class_masks, seeded
+from cases import GLYPHS, RAGGED, possible_budgets, random_class_masks, seeded
 from torch import nn
 
 from eas import generator
@@ -160,6 +160,31 @@ def test_the_entropy_is_that_of_all_choices():
     scores = torch.zeros(2, 3, 4)
     scores[1, 0, 0] = 100.0  # one of its decisions is made
     torch.testing.assert_close(entropy(scores), math.log(4) * torch.tensor([3.0, 2.0]))
+
+
+def test_a_choice_that_does_not_exist_is_never_made_and_leaves_the_entropy_as_it_is():
+    torch.manual_seed(0)
+    made, masks = Generator(RAGGED, 20, torch.tensor([1100.0, 1300.0])), random_class_masks(300, 20)
+    budgets = possible_budgets(RAGGED, 300, masks.sum(-1))
+    scores = made(masks, budgets)
+    for each, there in zip(scores, RAGGED.exists, strict=True):
+        assert (each.softmax(-1)[:, ~there] == 0).all() and (straight_through(each, seeded())[:, ~there] == 0).all()
+        alone = sum(entropy(each[:, [row], :choices]) for row, choices in enumerate(there.sum(1).tolist()))
+        torch.testing.assert_close(entropy(each), alone)
+    RAGGED.check(made.generate(masks, budgets))
+    model = AccuracyPredictor(RAGGED, 20, aware=True)
+
+    def draw(count, rng):
+        rows = torch.randint(300, (count,), generator=rng)
+        return masks[rows], budgets[rows]
+
+    history = train_generator(
+        made, PredictorSignal(model), draw, GeneratorTraining(steps=30, scenarios=32, entropy=1.0), seed=0
+    )
+    assert torch.tensor(history).isfinite().all() and all(p.isfinite().all() for p in made.parameters())
+    archs = made.generate(masks, budgets)
+    RAGGED.check(archs)
+    assert (RAGGED.madds(archs, masks.sum(-1)) <= budgets).all()
 
 
 # -------------------------------------------------------------------- training on a predictor

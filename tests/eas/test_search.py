@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import GLYPHS, MOBILENET, SMALL, Additive, every_arch, seeded
+from cases import GLYPHS, LITE, MOBILENET, RAGGED, SMALL, Additive, every_arch, seeded
 
 from eas import search
 from eas.predictor import AccuracyPredictor
@@ -52,6 +52,20 @@ def test_uniform_scaling_at_the_ends():
         assert torch.equal(uniform(GLYPHS, GLYPHS.madds(arch, 7)[None].double(), torch.tensor([7]))[0], arch)
 
 
+@pytest.mark.parametrize("space", [RAGGED, LITE])
+def test_uniform_scaling_of_a_ragged_space_takes_a_last_choice_where_there_are_fewer(space, monkeypatch):
+    masks, budgets = some_scenarios(space, count=100)
+    filled, parts = uniform(space, budgets, masks.sum(1)), [space.stages, space.blocks]
+    limits = zip((most for _, most in space.gate_shapes), space.choices.split(parts), strict=True)
+    space.check(filled)
+    assert (space.madds(filled, masks.sum(1)) <= budgets).all() and torch.equal(filled[-1], space.largest)
+    monkeypatch.setattr(search, "fill", lambda space, archs, *rest: archs)
+    depths, forms = (torch.arange(most)[:, None].minimum(own - 1) for most, own in limits)
+    for arch in uniform(space, budgets, masks.sum(1)):
+        depth, form = arch.split(parts)
+        assert (depths == depth).all(1).any() and ((forms == form) | ~space.active(arch)).all(1).any()
+
+
 # -------------------------------------------------------------------- random archs
 
 
@@ -67,10 +81,12 @@ def test_random_archs_are_within_budget_distinct_and_use_it():
     assert not torch.equal(archs, random_archs(GLYPHS, budgets, masks.sum(1), 50, seeded(1)))
 
 
-def test_random_archs_use_every_choice():
-    budget = GLYPHS.madds(GLYPHS.largest, 10)[None] * 0.5
-    archs = random_archs(GLYPHS, budget, torch.tensor([10]), 2000, seeded())[0]
-    for decision, count in enumerate(GLYPHS.choices.tolist()):
+@pytest.mark.parametrize("space", [GLYPHS, RAGGED, LITE])
+def test_random_archs_use_every_choice(space):
+    budget = torch.lerp(*(space.madds(arch, 10)[None].double() for arch in (space.smallest, space.largest)), 0.4)
+    archs = random_archs(space, budget, torch.tensor([10]), 2000, seeded())[0]
+    space.check(archs)
+    for decision, count in enumerate(space.choices.tolist()):
         assert archs[:, decision].bincount(minlength=count).min() > 50
 
 
@@ -105,15 +121,16 @@ def test_evolution_is_within_budget_repeats_and_beats_random_archs(search_for):
 
 
 @BOTH
-@pytest.mark.parametrize("aware", [False, True])
-def test_evolution_finds_nearly_the_best_of_a_small_space(search_for, aware):
-    model, archs = Additive(SMALL, CLASSES, aware), every_arch(SMALL)
-    masks, budgets = some_scenarios(SMALL, count=10)
+@pytest.mark.parametrize(("space", "aware"), [(SMALL, False), (SMALL, True), (RAGGED, True)])
+def test_evolution_finds_nearly_the_best_of_a_small_space(search_for, space, aware):
+    model, archs = Additive(space, CLASSES, aware), every_arch(space)
+    masks, budgets = some_scenarios(space, count=10)
     score = model.score(archs, masks[:, None])
-    fits = SMALL.madds(archs, masks.sum(1)[:, None]) <= budgets[:, None]
+    fits = space.madds(archs, masks.sum(1)[:, None]) <= budgets[:, None]
     best, worst = score.masked_fill(~fits, -1e9).amax(1), score.masked_fill(~fits, 1e9).amin(1)
-    found = search_for(SMALL, model, masks, budgets)
-    assert (SMALL.madds(found, masks.sum(1)) <= budgets).all()
+    found = search_for(space, model, masks, budgets)
+    space.check(found)
+    assert (space.madds(found, masks.sum(1)) <= budgets).all()
     share = (model.score(found, masks) - worst) / (best - worst).clamp_min(1e-6)
     assert share[best > worst].mean() > 0.97 and share[best > worst].median() > 0.999
 

@@ -2,13 +2,27 @@
 
 import pytest
 import torch
-from cases import CIFAR100, GLYPHS, MOBILENET, ODD, SMALL, every_arch, random_class_masks, seeded
+from cases import (
+    CIFAR100,
+    GLYPHS,
+    LITE,
+    MOBILENET,
+    ODD,
+    RAGGED,
+    SMALL,
+    every_arch,
+    random_class_masks,
+    random_scores,
+    seeded,
+    table_space,
+)
 
 from eas.spaces import SPACES, PreResNetSpace
 from eas.spaces.base import PIECE
 
 NARROW = PreResNetSpace(16, 1, widths=(8, 16), depths=(1, 3), ratios=(0.5, 1.0))
 EVERY = {"glyphs": GLYPHS, "cifar100": CIFAR100, "small": SMALL, "odd": ODD, "narrow": NARROW, "mobilenet": MOBILENET}
+EVERY |= {"ragged": RAGGED, "lite": LITE}
 
 
 def every_row(space):
@@ -23,7 +37,7 @@ def every_row(space):
 def test_no_arch_is_cheaper_than_the_smallest_or_dearer_than_the_largest(name):
     space = EVERY[name]
     archs = space.sample(2000, seeded())
-    for cost in (space.madds, space.parameters) if name != "mobilenet" else (space.madds,):
+    for cost in (space.madds, space.parameters) if space.block_parameters is not None else (space.madds,):
         low, costs, high = cost(space.smallest, 10), cost(archs, 10), cost(space.largest, 10)
         assert low <= costs.min() and costs.max() <= high
 
@@ -100,13 +114,36 @@ def test_samples_depend_on_the_generator_alone():
     assert not torch.equal(GLYPHS.sample(50, rng), GLYPHS.sample(50, rng))
 
 
-def test_samples_are_uniform_in_every_decision():
-    archs = GLYPHS.sample(30_000, seeded())
-    for decision in range(GLYPHS.decisions):
-        choices = int(GLYPHS.choices[decision])
-        block = decision - GLYPHS.stages
-        made = archs[:, decision] if block < 0 else archs[GLYPHS.active(archs)[:, block], decision]
-        assert (made.bincount(minlength=choices) / len(made) - 1 / choices).abs().max() < 0.02
+@pytest.mark.parametrize("space", [GLYPHS, RAGGED])
+def test_samples_are_uniform_in_every_decision(space):
+    archs = space.sample(30_000, seeded())
+    for decision, choices in enumerate(space.choices.tolist()):
+        block = decision - space.stages
+        made = archs[:, decision] if block < 0 else archs[space.active(archs)[:, block], decision]
+        if block < 0 or space.in_stage[block]:
+            assert (made.bincount(minlength=choices) / len(made) - 1 / choices).abs().max() < 0.02
+
+
+def test_a_ragged_space_has_what_its_stages_and_blocks_have():
+    assert (RAGGED.stages, RAGGED.blocks_per_stage, RAGGED.blocks, RAGGED.gate_shapes) == (3, 3, 9, [(3, 3), (9, 4)])
+    assert RAGGED.choices.tolist() == [3, 1, 2, 4, 3, 2, 4, 1, 1, 2, 3, 1]
+    assert RAGGED.depth_table.tolist() == [[1, 2, 3], [1, 1, 1], [2, 3, 2]]
+    assert RAGGED.in_stage.tolist() == [True] * 4 + [False] * 2 + [True] * 3
+    assert RAGGED.block_names() == ["1.1", "1.2", "1.3", "2.1", "3.1", "3.2", "3.3"]
+    assert [there.sum(1).tolist() for there in RAGGED.exists] == [[3, 1, 2], [4, 3, 2, 4, 1, 1, 2, 3, 1]]
+    assert RAGGED.size == (4 + 12 + 24) * 4 * (6 + 6) == len(every_arch(RAGGED))
+    for arch in (RAGGED.largest, RAGGED.smallest):
+        assert torch.equal(RAGGED.canonical(arch), arch)
+    for decision in range(RAGGED.decisions):
+        beyond = RAGGED.largest.clone()
+        beyond[decision] += 1
+        with pytest.raises(ValueError, match="outside 0"):
+            RAGGED.check(beyond)
+
+
+def test_a_block_that_its_stage_never_has_is_one_form_if_nothing_else_is_said():
+    space = table_space(2, (), torch.tensor([[1, 2], [1, 2], [3, 4], [0, 0]]), stage_depths=((1, 2), (1,)))
+    assert space.choices.tolist() == [2, 1, 2, 2, 2, 1] and space.size == (2 + 4) * 2 == len(every_arch(space))
 
 
 @pytest.mark.parametrize(
@@ -154,16 +191,18 @@ def test_expected_madds_of_one_hots_are_the_madds(name):
     assert torch.equal(space.keep_probability(depth), space.active(archs).double())
 
 
-def test_expected_madds_are_the_mean_over_drawn_archs():
-    rng = seeded()
-    depth = torch.rand(NARROW.stages, 2, generator=rng, dtype=torch.float64).softmax(-1)
-    form = torch.rand(NARROW.blocks, 2, generator=rng, dtype=torch.float64).softmax(-1)
-    rows = every_row(NARROW)
-    chance = torch.cat([depth, form])[torch.arange(NARROW.decisions), rows].prod(-1)
+@pytest.mark.parametrize("space", [NARROW, RAGGED])
+def test_expected_madds_are_the_mean_over_drawn_archs(space):
+    pairs = zip(random_scores(space, 1), space.exists, strict=True)
+    depth, form = (each[0].double().where(there, -torch.inf).softmax(-1) for each, there in pairs)
+    rows = every_row(space)
+    levels, forms = rows.split([space.stages, space.blocks], 1)
+    chance = depth.expand(len(rows), -1, -1).gather(2, levels[..., None]).prod(1)[:, 0]
+    chance *= form.expand(len(rows), -1, -1).gather(2, forms[..., None]).prod(1)[:, 0]
     assert chance.sum() == pytest.approx(1)
-    expected = (chance * NARROW.madds(rows, 7)).sum()
-    torch.testing.assert_close(NARROW.expected_madds(depth, form, torch.tensor(7)), expected)
-    torch.testing.assert_close(NARROW.keep_probability(depth), (chance[:, None] * NARROW.active(rows)).sum(0))
+    expected = (chance * space.madds(rows, 7)).sum()
+    torch.testing.assert_close(space.expected_madds(depth, form, torch.tensor(7)), expected)
+    torch.testing.assert_close(space.keep_probability(depth), (chance[:, None] * space.active(rows)).sum(0))
 
 
 def test_features_hold_what_the_network_has_and_nothing_else():

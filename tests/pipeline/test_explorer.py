@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from cases import LITE
 from report_cases import SPACE, OtherSpace, make_comparison
 
 from pipeline.report import explorer, stats
@@ -118,6 +119,12 @@ def test_another_search_space_is_shown_by_its_forms(tmp_path):
     assert content["stages"][1] == {"name": "second", "blocks": ["2.1", "2.2"], "full": [1.0, 1.0]}
     forms = content["scenarios"][0]["budgets"][str(BUDGETS[0])]["forms"]
     assert len(forms) == 4 and set(forms) <= {"", *OtherSpace().form_names()[0]}
+
+
+def test_blocks_that_a_stage_never_has_are_not_shown():
+    found = explorer.stages(LITE)
+    assert [len(stage["blocks"]) for stage in found] == [2, 2, 3, 3, 4, 1] == [len(stage["full"]) for stage in found]
+    assert found[-1]["blocks"] == ["6.1"] and all(full > 0 for stage in found for full in stage["full"])
 
 
 def test_a_comparison_without_ofas_way_is_refused():

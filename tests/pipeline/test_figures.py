@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import LITE, seeded
 from report_cases import SPACE, OtherSpace, make_comparison, make_records
 
 from eas import data
@@ -217,6 +218,21 @@ def test_another_search_space_is_drawn_by_its_forms():
     assert figures.block_forms(arch, space) == ["5, x3", "", "5, x6", "3, x6"]
     texts = [text.get_text() for text in figures.draw_arch(space, arch).axes[0].texts]
     assert {"5\nx3", "5\nx6", "3\nx6", "first", "second"} <= set(texts)
+
+
+def test_blocks_that_a_stage_never_has_are_not_drawn():
+    axis = figures.draw_arch(LITE, LITE.smallest, 10).axes[0]
+    names = [
+        f"{stage}.{block + 1}" for stage, count in enumerate((2, 2, 3, 3, 4, 1), start=1) for block in range(count)
+    ]
+    assert [label.get_text() for label in axis.get_xticklabels()] == names == LITE.block_names()
+    texts = [text.get_text() for text in axis.texts]
+    assert (texts.count("3x3\n2"), texts.count("")) == (9, 6)
+    middles = [text.get_position()[0] for text in axis.texts if text.get_text().startswith("stage")]
+    assert middles == [0.5, 2.5, 5, 8, 11.5, 14]
+    axis = figures.generated_archs(LITE.sample(3, seeded()), ["a", "b", "c"], LITE).axes[0]
+    assert [line.get_xdata()[0] for line in axis.lines] == [2, 4, 7, 10, 14]
+    assert axis.collections[0].get_array().reshape(3, -1).shape == (3, 15)
 
 
 def test_block_sizes():
