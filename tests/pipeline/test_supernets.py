@@ -94,7 +94,7 @@ def test_training_starts_from_published_weights_where_they_are_named(quick, data
         [],
         with_study(quick, training={"start": Start(weights="weights/of_others.pth", sort_channels=True)}),
     )
-    with pytest.raises(ValueError, match="no published weights are known for this space: leave `start` out"):
+    with pytest.raises(FileNotFoundError, match="weights/of_others.pth is missing"):
         supernets.seeded_supernet(started, dataset, 0)
     monkeypatch.setattr(ElasticPreResNet, "load_start", lambda supernet, path: seen.append(path))
     monkeypatch.setattr(ElasticPreResNet, "sort_channels", lambda supernet: seen.append("sorted"))
