@@ -86,14 +86,19 @@ class Checked:
 
 
 def check(
-    folder: str | Path, groups: str | Path | None = None, *, to: str | Path | None = None, compare: bool = False
+    folder: str | Path,
+    groups: str | Path | None = None,
+    *,
+    to: str | Path | None = None,
+    compare: bool = False,
+    seed: int = 0,
 ) -> Checked:
     """Look at every photograph in a folder, and write a study of them: a YAML file beside the folder, or at `to`.
 
     `folder` holds train/ and, where there are any, val/ and test/, each with a folder of images for every class, at any
     depth; or the classes themselves. `groups` is a YAML file that maps superclasses to lists of classes; without, the
     folders above the classes are the superclasses. With `compare` the file also says what a comparison with other
-    methods needs.
+    methods needs; all that is drawn in the training depends on `seed`.
 
     Raises:
         FileNotFoundError: a folder or a file is missing.
@@ -120,7 +125,8 @@ def check(
     source = source.model_copy(update=changes | shares(fewest if test else fewest - round(HELD_OUT * fewest)))
     source.survey(root)  # a class may have lost all of its images
     budgets = suggested_budgets(source.image_size, len(counts))
-    path.write_text(study_text(path.name, source, len(hierarchy.superclasses), budgets, compare), encoding="utf-8")
+    text = study_text(path.name, source, len(hierarchy.superclasses), budgets, seed, compare=compare)
+    path.write_text(text, encoding="utf-8")
     load_study(path.name, root)
     return Checked(path, source, hierarchy, counts, sum(map(len, test.values())), side, budgets)
 
@@ -192,14 +198,14 @@ def suggested_budgets(image_size: int, classes: int) -> list[float]:
     return [float(f"{low * (high / low) ** (index / (BUDGETS - 1)):.3g}") for index in range(BUDGETS)]
 
 
-def study_text(file: str, source: Folder, groups: int, budgets: list[float], compare: bool) -> str:
+def study_text(file: str, source: Folder, groups: int, budgets: list[float], seed: int, *, compare: bool) -> str:
     """The study's file."""
     chosen, told = suggested(), source.model_dump(mode="json")
     often = {1: 20, 2: 30, 3: 25, 5: 15}
     values = {name: flow(told[name]) for name in ("train", "test", "superclasses", "skip", "image_size")}
     values |= {name: flow(told[name]) for name in ("selection", "calibration")}
     values |= {name: flow(value) for name, value in chosen.items()}
-    values |= {"file": file, "budgets": flow(budgets), "comparison": COMPARISON if compare else ""}
+    values |= {"file": file, "seed": str(seed), "budgets": flow(budgets), "comparison": COMPARISON if compare else ""}
     values["sets"] = flow({size: share for size, share in often.items() if size == 1 or size < groups})
     for name, size in (("twos", 2), ("threes", 3)):  # some are measured, and never trained on: most are left for that
         values[name] = str(min(UNIONS, comb(groups, size) // 4))
