@@ -1,8 +1,9 @@
-"""What an engineer does without EAS: EfficientNet-Lite0 fine-tuned, and pruned for a group of classes and tuned again."""
+"""What an engineer does without EAS: EfficientNet-Lite0 fine-tuned; and pruned for a group of classes, then tuned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,12 @@ from eas.training import set_learning_rate
 PRUNING_STEPS = 20  # at most; each takes away a part of what is left, until the budget is met
 
 
-def pretrained_lite(dataset: Dataset, classes: Sequence[int], root) -> nn.Module:
+def pretrained_lite(dataset: Dataset, classes: Sequence[int]) -> nn.Module:
     """The network as published, with a fresh classifier of so many classes; its norms keep their statistics."""
     space = EfficientNetLiteSpace(dataset.train.images.shape[-1], 3)
     supernet = space.supernet(len(dataset.hierarchy.classes), dataset.mean, dataset.std)
     statistics = CalibratedStatistics()
-    statistics.recorded = load_lite(supernet, supernet.start_file("imagenet", root))
+    statistics.recorded = load_lite(supernet, supernet.start_file("imagenet", Path()))
     return supernet.extract(space.largest, classes, statistics).to(devices.device())
 
 

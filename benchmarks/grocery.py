@@ -2,9 +2,9 @@
 
     python -m benchmarks.grocery data/GroceryStoreDataset/dataset --groups superclasses.yaml
 
-runs `eas check` and `eas train` on the Grocery Store Dataset, nothing edited by hand, and asks for a network for each of
-its groups, its folders and some pairs of groups at every budget; then it does, on the same photographs, what an engineer
-would do instead. Every result is kept under build/grocery, so that a stopped run goes on; `--render` measures nothing.
+runs `eas check` and `eas train` on the Grocery Store Dataset, nothing edited by hand, and asks for a network for each
+of its groups, its folders and some pairs of groups at every budget; then it does, on the same photographs, what an
+engineer would do instead. Every result is kept under build/grocery: a stopped run goes on. `--render` measures nothing.
 """
 
 from __future__ import annotations
@@ -13,37 +13,42 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from itertools import combinations
+from collections.abc import Callable
+from functools import partial
+from itertools import combinations, product
 from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import nn
 
 from benchmarks import baselines, grocery_page
-from eas import data, devices, load_kit
+from eas import devices, load_kit
 from eas.answers import share_of
-from eas.data import Dataset
+from eas.data import Dataset, Split
 from eas.data.batches import as_input
 from eas.files import write_text
 from eas.recipes import Training
+from eas.spaces import EfficientNetLiteSpace
 from pipeline import own_kit, own_study
-from pipeline.params import load_study
-from pipeline.store import machine
+from pipeline.store import machine, open_workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK, FOLDER = ROOT / "build" / "grocery", ROOT / "reports" / "grocery"
 PAIRS = 6  # of groups, evenly spread over all
-PRUNED = (0.5, 0.25)  # of the published network's multiply-adds
+SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)  # budgets: of the multiply-adds of the published network at this image size
+PRUNED = (0.5, 0.25)  # the budgets of pruning, likewise
 EPOCHS = {"once": 10, "each": 20, "pruned": 20}  # a group has few steps an epoch
+LEARNING_RATE = 0.02  # of fine-tuning
 Rows = list[dict]
+Scenarios = dict[str, tuple[str, list[str]]]  # by name: kind, and the names of superclasses and classes
 
 
 # -------------------------------------------------------------------- scenarios
 
 
-def scenarios(dataset: Dataset, folders: dict[str, list[str]]) -> dict[str, tuple[str, list[str]]]:
-    """By name: the kind, group, pair or folder, and the names of superclasses and classes."""
+def scenarios(dataset: Dataset, folders: dict[str, list[str]]) -> Scenarios:
+    """Every group, some pairs of groups, and the folders."""
     groups = dataset.hierarchy.superclasses
     pairs = list(combinations(groups, 2))
     spread = [pairs[index * (len(pairs) - 1) // (PAIRS - 1)] for index in range(PAIRS)]
@@ -59,89 +64,79 @@ def folders_of(dataset: Dataset, train: Path) -> dict[str, list[str]]:
     return {top.name: sorted(path.name for path in top.rglob("*") if path.name in named) for top in tops}
 
 
-def rows_of(dataset: Dataset, names: list[str]) -> list[int]:
+def classes_of(dataset: Dataset, names: list[str]) -> list[int]:
     """The classes of a scenario, as indices."""
     return dataset.hierarchy.class_mask(names).nonzero()[:, 0].tolist()
 
 
-# -------------------------------------------------------------------- methods; each gives rows for a seed
+# -------------------------------------------------------------------- methods; each gives rows
 
 
-def ours(study: Path, seed: int, every: dict, photos: Path, groups: Path) -> Iterator[tuple[str, Callable[[], Rows]]]:
-    """The four commands' work: one job trains, one asks for all networks."""
-
-    def specialise() -> Rows:
-        start = time.perf_counter()
-        own_kit.train(study)
-        minutes, kit, rows = (time.perf_counter() - start) / 60, load_kit(study), []
-        for name, (kind, names) in every.items():
-            for budget in load_study(study.name, study.parent).scenarios.budgets:
-                begin = time.perf_counter()
-                network, card = kit.specialize(names, budget * 1e6)
-                seconds = time.perf_counter() - begin
-                tested = kit.tested(network, card).test
-                weights = "branches" if kit.branches_for(kit.hierarchy.class_mask(names)) else "shared"
-                rows.append(
-                    {"method": "eas", "scenario": name, "kind": kind, "budget_madds": budget * 1e6, "madds": card.madds}
-                    | {"parameters": card.parameters, "top1": tested.top1[0], "images": tested.images}
-                    | {"seconds": seconds, "minutes_before": minutes, "weights": weights}
-                )
-        return rows
-
-    yield f"eas-{seed}", specialise
+def ours(study: Path, every: Scenarios) -> Rows:
+    """`eas train`, then a network for every scenario at every budget."""
+    start = time.perf_counter()
+    own_kit.train(study)
+    minutes, kit, rows = (time.perf_counter() - start) / 60, load_kit(study), []
+    whole = EfficientNetLiteSpace(kit.supernet.space.image_size, 3)
+    for (name, (kind, names)), share in product(every.items(), SHARES):
+        mask, start = kit.hierarchy.class_mask(names), time.perf_counter()
+        budget = share * float(whole.madds(whole.largest, mask.sum()))
+        network, card = kit.specialize(names, budget)
+        seconds, tested = time.perf_counter() - start, kit.tested(network, card).test
+        rows.append(
+            {"method": "eas", "scenario": name, "kind": kind, "share": share, "madds": card.madds}
+            | {"parameters": card.parameters, "top1": tested.top1[0], "images": tested.images, "seconds": seconds}
+            | {"minutes_before": minutes, "weights": "branches" if kit.branches_for(mask) else "shared"}
+        )
+    return rows
 
 
-def row(method: str, name: str, kind: str, network, test, budget: float | None, seconds: float) -> dict:
-    """What is told of a network of an opponent."""
+def row(method: str, name: str, kind: str, network: nn.Module, test: Split, share: float, seconds: float) -> dict:
+    """What is told of a network of an opponent, made in so many seconds for this scenario alone."""
     with torch.inference_mode():
         said = torch.cat([network(as_input(each)).argmax(1) for each in test.images.split(64)])
-    right, example = int((said == test.labels).sum()), test.images[:1].float()
+    right, madds = int((said == test.labels).sum()), baselines.madds_of(network, test.images[:1].float())
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    madds = baselines.madds_of(network, example)
     return (
-        {"method": method, "scenario": name, "kind": kind, "budget_madds": budget or madds, "madds": madds}
-        | {"parameters": parameters, "top1": share_of(right, len(test))[0], "images": len(test), "seconds": seconds}
+        {"method": method, "scenario": name, "kind": kind, "share": share, "madds": madds, "parameters": parameters}
+        | {"top1": share_of(right, len(test))[0], "images": len(test), "seconds": seconds}
         | {"minutes_before": 0.0, "weights": "scenario"}
     )
 
 
-def opponents(dataset: Dataset, seed: int, every: dict, recipe: Training) -> Iterator[tuple[str, Callable[[], Rows]]]:
-    """EfficientNet-Lite0 fine-tuned once, whose outputs are cut; fine-tuned for each scenario; pruned for each group."""
-    count, device = len(dataset.hierarchy.classes), devices.device()
-    train, test = dataset.train.to(device), dataset.test.to(device)
-
-    def once() -> Rows:
-        start = time.perf_counter()
-        network = baselines.pretrained_lite(dataset, range(count), ROOT)
-        baselines.finetune(network, train, recipe.model_copy(update={"epochs": EPOCHS["once"]}), seed=seed)
-        seconds, weight, bias = time.perf_counter() - start, network.classifier.weight, network.classifier.bias
-        rows = []
-        for name, (kind, names) in every.items():
-            classes = rows_of(dataset, names)
-            network.classifier = torch.nn.Linear(weight.shape[1], len(classes))
-            network.classifier.load_state_dict({"weight": weight[classes].detach(), "bias": bias[classes].detach()})
-            some = baselines.of_classes(test, classes, count)
-            rows.append(row("finetuned_once", name, kind, network, some, None, 0.0) | {"minutes_before": seconds / 60})
-        return rows
-
-    def each(name: str, kind: str, names: list[str]) -> Rows:
-        classes, start = rows_of(dataset, names), time.perf_counter()
-        own, some = (baselines.of_classes(split, classes, count) for split in (train, test))
-        network = baselines.pretrained_lite(dataset, classes, ROOT)
-        tuned = recipe.model_copy(update={"epochs": EPOCHS["each"]})
-        baselines.finetune(network, own, tuned, seed=seed, label=f"fine-tuning for {name}")
-        rows = [row("finetuned_each", name, kind, network, some, None, time.perf_counter() - start)]
-        whole = rows[0]["madds"]
-        for share in PRUNED if kind == "group" else ():
-            tuned = recipe.model_copy(update={"epochs": EPOCHS["pruned"]})
-            baselines.prune(network, own, share * whole, seed=seed)
-            baselines.finetune(network, own, tuned, seed=seed, label=f"tuning {name}, pruned")
-            rows.append(row("pruned", name, kind, network, some, share * whole, time.perf_counter() - start))
-        return rows
-
-    yield f"finetuned_once-{seed}", once
+def finetuned_once(dataset: Dataset, seed: int, every: Scenarios, recipe: Training) -> Rows:
+    """EfficientNet-Lite0 fine-tuned for all classes; a scenario takes its outputs."""
+    start, count = time.perf_counter(), len(dataset.hierarchy.classes)
+    network = baselines.pretrained_lite(dataset, range(count))
+    baselines.finetune(network, dataset.train, tuned(recipe, "once"), seed=seed)
+    minutes, weights, rows = (time.perf_counter() - start) / 60, network.classifier.state_dict(), []
     for name, (kind, names) in every.items():
-        yield f"finetuned_each-{name}-{seed}", lambda name=name, kind=kind, names=names: each(name, kind, names)
+        classes = classes_of(dataset, names)
+        network.classifier = nn.Linear(network.classifier.in_features, len(classes))
+        network.classifier.load_state_dict({each: tensor[classes] for each, tensor in weights.items()})
+        own = baselines.of_classes(dataset.test, classes, count)
+        rows.append(row("finetuned_once", name, kind, network, own, 1.0, 0.0) | {"minutes_before": minutes})
+    return rows
+
+
+def finetuned_each(dataset: Dataset, seed: int, scenario: tuple[str, str, list[str]], recipe: Training) -> Rows:
+    """EfficientNet-Lite0 fine-tuned for a scenario; for a group also pruned, a first and a second time, and tuned."""
+    (name, kind, names), count, start = scenario, len(dataset.hierarchy.classes), time.perf_counter()
+    classes = classes_of(dataset, names)
+    train, test = (baselines.of_classes(split, classes, count) for split in (dataset.train, dataset.test))
+    network = baselines.pretrained_lite(dataset, classes)
+    baselines.finetune(network, train, tuned(recipe, "each"), seed=seed, label=f"fine-tuning for {name}")
+    rows = [row("finetuned_each", name, kind, network, test, 1.0, time.perf_counter() - start)]
+    for share in PRUNED if kind == "group" else ():
+        baselines.prune(network, train, share * rows[0]["madds"], seed=seed)
+        baselines.finetune(network, train, tuned(recipe, "pruned"), seed=seed, label=f"tuning {name}, pruned")
+        rows.append(row("pruned", name, kind, network, test, share, time.perf_counter() - start))
+    return rows
+
+
+def tuned(recipe: Training, how: str) -> Training:
+    """The recipe of an opponent: the study's, with epochs and a learning rate of its own."""
+    return recipe.model_copy(update={"epochs": EPOCHS[how], "learning_rate": LEARNING_RATE})
 
 
 # -------------------------------------------------------------------- running them
@@ -156,13 +151,17 @@ def measure(photos: Path, groups: Path, seeds: int) -> pd.DataFrame:
         WORK.mkdir(parents=True, exist_ok=True)
         if not study.is_file():
             own_study.check(photos, groups, to=study, seed=seed)
-        workspace = own_kit.open_workspace(str(study))
+        workspace = open_workspace(str(study))
         dataset = own_kit.images_of(workspace)
         every = scenarios(dataset, folders_of(dataset, photos / "train"))
-        recipe = workspace.study.training
-        parts = [*ours(study, seed, every, photos, groups), *opponents(dataset, seed, every, recipe)]
-        for name, make in parts:
-            rows += [{"seed": seed, **each} for each in kept(WORK / "results" / f"{name}.json", make)]
+        given = dataset.to(devices.device()), seed
+        parts = {"eas": partial(ours, study, every)}
+        parts["finetuned_once"] = partial(finetuned_once, *given, every, workspace.study.training)
+        for name, (kind, names) in every.items():
+            scenario = (name, kind, names)
+            parts[f"finetuned_each-{name}"] = partial(finetuned_each, *given, scenario, workspace.study.training)
+        for name, make in parts.items():
+            rows += [{"seed": seed, **each} for each in kept(WORK / "results" / f"{name}-{seed}.json", make)]
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,159 @@
+"""reports/grocery: a page, a figure and metrics.json, from networks.csv alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from eas.files import write_text
+from pipeline.report import figures
+from pipeline.report.stats import Interval, interval
+
+PAGE = Path(__file__).with_name("grocery.md")
+LABELS = {
+    "eas": "EAS, one kit",
+    "finetuned_once": "Lite0 fine-tuned once",
+    "finetuned_each": "Lite0 fine-tuned for each",
+    "pruned": "pruned for each, tuned",
+}
+LOOKS = {  # color, marker, line
+    "eas": ("#0b5fa5", "o", "-"),
+    "finetuned_once": ("#202020", "s", ""),
+    "finetuned_each": ("#d4a300", "*", ""),
+    "pruned": ("#b5122b", "v", "--"),
+}
+
+
+def render(folder: Path) -> None:
+    """Write README.md, the figure and metrics.json beside networks.csv; FileNotFoundError where that is missing."""
+    path = folder / "networks.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: measure first, without --render")
+    networks = pd.read_csv(path)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    groups = means(networks, "group")
+    draw(groups).savefig(folder / "figures" / "groups.png")
+    numbers = differences(networks)
+    told = {name: [round(each, 3) for each in value if math.isfinite(each)] for name, value in numbers.items()}
+    write_text(folder / "metrics.json", json.dumps(told, indent=1) + "\n")
+    of_groups = networks[networks.kind == "group"]
+    parts = {
+        "groups": of_groups.scenario.nunique(),
+        "seeds": networks.seed.nunique(),
+        "machine": " and ".join(networks.machine.unique()),
+        "verdict": verdict(numbers),
+        "table": with_minutes(groups, of_groups).to_markdown(index=False),
+        "by_group": by_group(of_groups).to_markdown(index=False),
+        "others": others(networks).to_markdown(index=False),
+        "weights": weights(networks),
+    }
+    write_text(folder / "README.md", PAGE.read_text(encoding="utf-8").format(**parts))
+
+
+def means(networks: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Columns method, share, madds, kilobytes and top1, low, high: the mean over a kind's scenarios, over seeds."""
+    rows = []
+    for (method, share), table in networks[networks.kind == kind].groupby(["method", "share"]):
+        top1 = interval(table.groupby("seed").top1.mean())
+        rows.append([method, share, table.madds.mean() / 1e6, table.parameters.mean() * 4 / 1e3, *top1])
+    table = pd.DataFrame(rows, columns=["method", "share", "madds", "kilobytes", "top1", "low", "high"])
+    order = {name: place for place, name in enumerate(LABELS)}
+    return table.sort_values(["method", "share"], key=lambda c: c.map(order) if c.name == "method" else -c)
+
+
+def differences(networks: pd.DataFrame) -> dict[str, Interval]:
+    """Points of the kit's networks over opponents', on groups, paired by seed; and the top-1 of each by itself."""
+    top1 = networks[networks.kind == "group"].groupby(["method", "share", "seed"]).top1.mean()
+    found = {f"top1_{method}_{share:g}": interval(top1[method, share]) for method, share in top1.index.droplevel(2)}
+    for share in networks[networks.method == "eas"].share.unique():
+        for method in ("finetuned_once", "finetuned_each"):
+            found[f"eas_{share:g}_minus_{method}"] = interval((top1["eas", share] - top1[method, 1.0]).dropna())
+        if ("pruned", share) in found or (top1.index.droplevel(2) == ("pruned", share)).any():
+            found[f"eas_{share:g}_minus_pruned"] = interval((top1["eas", share] - top1["pruned", share]).dropna())
+    return found
+
+
+def points(difference: Interval) -> str:
+    """A difference with its interval, where there is one."""
+    bounds = "" if math.isnan(difference.low) else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
+    return f"{difference.mean:+.1f}{bounds}"
+
+
+def verdict(numbers: dict[str, Interval]) -> str:
+    """What was found, before its numbers."""
+    better = max(("finetuned_once", "finetuned_each"), key=lambda name: numbers[f"top1_{name}_1"].mean)
+    lines = []
+    for share, words in ((0.25, "a quarter"), (0.5, "half")):
+        found = numbers[f"eas_{share:g}_minus_{better}"]
+        held = "ahead of" if found.mean > 0 else "behind"
+        lines.append(
+            f"- **At {words} of the multiply-adds the kit's networks are {held} the better fine-tuned network** "
+            f"({LABELS[better]}): {points(found)} points."
+        )
+        if pruned := numbers.get(f"eas_{share:g}_minus_pruned"):
+            held = "ahead of" if pruned.mean > 0 else "behind"
+            lines.append(f"- **There they are {held} pruning for each group**: {points(pruned)} points.")
+    return "\n".join(lines)
+
+
+def draw(groups: pd.DataFrame) -> Figure:
+    """Top-1 over multiply-adds, a line or a point for each method."""
+    figures.style()
+    figure, axes = figures.panels(height=3.6)
+    axis = axes[0, 0]
+    for method, table in groups.groupby("method", sort=False):
+        color, marker, line = LOOKS[method]
+        error = [table.top1 - table.low, table.high - table.top1]
+        look = {"color": color, "marker": marker, "linestyle": line, "capsize": 2, "markersize": 8 if not line else 5}
+        axis.errorbar(table.madds, table.top1, None if table.low.isna().any() else error, label=LABELS[method], **look)
+    axis.set_xlabel("million multiply-adds")
+    axis.set_ylabel("top-1 on test (%)")
+    axis.set_title("One kit serves every group at every budget")
+    axis.legend()
+    return figure
+
+
+def with_minutes(groups: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """The table of the groups: with minutes to the first network and to all of them, in the median over seeds."""
+    rows = []
+    for each in groups.itertuples():
+        own = networks[networks.method == each.method]
+        first = (own.minutes_before + own.seconds / 60).median()
+        every = (own.groupby("seed").minutes_before.max() + own.groupby("seed").seconds.sum() / 60).median()
+        if each.method == "pruned":  # a group's rows go on from one another: the last one's seconds are all of them
+            every = own.groupby(["seed", "scenario"]).seconds.max().groupby("seed").sum().median() / 60
+        top1 = f"{each.top1:.1f}" + ("" if math.isnan(each.low) else f" [{each.low:.1f}, {each.high:.1f}]")
+        size = f"{each.kilobytes:,.0f}"
+        rows.append([LABELS[each.method], f"{each.madds:.1f}", size, top1, f"{first:.1f}", f"{every:.1f}"])
+    return pd.DataFrame(rows, columns=["networks", "M multiply-adds", "kB", "top-1 (%)", "minutes: first", "all"])
+
+
+def by_group(networks: pd.DataFrame) -> pd.DataFrame:
+    """Top-1 of every group, mean over seeds: with half of the multiply-adds the kit's and pruning's; fine-tuning's."""
+    columns = [("eas", 0.5), ("pruned", 0.5), ("finetuned_once", 1.0), ("finetuned_each", 1.0)]
+    table = networks.groupby(["scenario", "method", "share"], sort=False).top1.mean()
+    there = [column for column in columns if (table.index.droplevel(0) == column).any()]
+    found = {LABELS[method]: table.xs((method, share), level=("method", "share")) for method, share in there}
+    return pd.DataFrame(found).round(1).rename_axis("group").reset_index()
+
+
+def others(networks: pd.DataFrame) -> pd.DataFrame:
+    """Top-1 of folders and pairs, mean over seeds and scenarios of a kind."""
+    rows = []
+    for kind in ("pair", "folder"):
+        table = networks[networks.kind == kind].groupby(["method", "share"]).top1.mean()
+        cells = {f"EAS, {share:.0%}": table["eas", share] for share in (1.0, 0.5, 0.25)}
+        cells |= {LABELS[name]: table.get((name, 1.0)) for name in ("finetuned_once", "finetuned_each")}
+        rows.append({"sets": f"{kind}s", "networks": networks[networks.kind == kind].scenario.nunique(), **cells})
+    return pd.DataFrame(rows).round(1)
+
+
+def weights(networks: pd.DataFrame) -> str:
+    """Of how many scenarios the kit's weights are branches."""
+    own = networks[networks.method == "eas"].drop_duplicates(["seed", "scenario"])
+    branches = int((own.weights == "branches").sum())
+    return f"branches serve {branches} of {len(own)} sets of classes and seeds"

@@ -1,0 +1,154 @@
+"""Side by side on photographs: the opponents are what they claim to be, and the page tells what was measured."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from photo_cases import GROUPS, draw_shop
+
+from benchmarks import baselines, grocery, grocery_page
+from eas import data
+from eas.recipes import Augment, Training
+from pipeline import own_study
+from pipeline.store import open_workspace
+
+RECIPE = Training(epochs=4, batch_size=16, learning_rate=0.05, random_subnets=1, augment=Augment(shift=0, flip=True))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Photographs that lie in folders under train/, and their data set at 32 pixels."""
+    folder = draw_shop(tmp_path_factory.mktemp("shop") / "shop", "train", "test", count=12)
+    workspace = open_workspace(str(own_study.check(folder).path))
+    return folder, data.make(workspace.study.data, workspace.root, workspace.dataset_path)[0]
+
+
+@pytest.fixture
+def lite(shop, monkeypatch):
+    """The published network, with random weights where its package is not there."""
+    monkeypatch.setattr(baselines, "load_lite", lambda supernet, path: statistics_of(supernet))
+    monkeypatch.setattr(
+        "eas.spaces.efficientnet_lite.find_spec", lambda name: type("Spec", (), {"origin": "/there/a.py"})
+    )
+    return shop[1]
+
+
+@torch.no_grad()
+def statistics_of(supernet):
+    from eas.layers import CalibratedStatistics
+
+    statistics = CalibratedStatistics()
+    torch.manual_seed(0)
+    supernet(torch.rand(8, 3, 32, 32), supernet.space.largest, statistics)
+    return statistics.recorded
+
+
+def test_every_group_some_pairs_and_the_folders_are_asked_for(shop):
+    folder, dataset = shop
+    folders = grocery.folders_of(dataset, folder / "train")
+    assert folders == {name: sorted(classes) for name, classes in sorted(GROUPS.items())}
+    every = grocery.scenarios(dataset, {"all of it": [name for names in GROUPS.values() for name in names]})
+    assert [kind for kind, _ in every.values()] == ["group"] * 3 + ["pair"] * 3 + ["folder"]
+    assert len(grocery.classes_of(dataset, every["bread+milk"][1])) == 4
+
+
+def test_images_of_some_classes_are_labelled_by_their_places(shop):
+    _, dataset = shop
+    own = baselines.of_classes(dataset.test, [5, 2], 6)
+    assert own.labels.bincount().tolist() == [12, 12]
+    assert torch.equal(own.images[own.labels == 0], dataset.test.images[dataset.test.labels == 5])
+
+
+def test_fine_tuning_learns_and_pruning_meets_its_budget(lite):
+    classes = [0, 1]
+    train, test = (baselines.of_classes(split, classes, 6) for split in (lite.train, lite.test))
+    network = baselines.pretrained_lite(lite, classes)
+    example = torch.zeros(1, 3, 32, 32)
+    whole = baselines.madds_of(network, example)
+    assert whole == int(network_space().madds(network_space().largest, 2))
+    baselines.finetune(network, train, RECIPE, seed=0)
+    once = grocery.row("finetuned_each", "bread", "group", network, test, 1.0, 3.0)
+    assert once["madds"] == whole and once["images"] == len(test) and 0 <= once["top1"] <= 100
+    with torch.inference_mode():
+        right = (network(test.images.float() / 255).argmax(1) == test.labels).float().mean().item()
+    assert once["top1"] == pytest.approx(100 * right, abs=0.01)
+    baselines.prune(network, train, 0.5 * whole, seed=0)
+    assert 0.2 * whole < baselines.madds_of(network, example) <= 0.5 * whole
+    baselines.finetune(network, train, RECIPE.model_copy(update={"epochs": 1}), seed=0)
+    assert network(test.images.float() / 255).shape == (len(test), 2)
+    with pytest.raises(ValueError, match="pruning does not reach 0.001M multiply-adds"):
+        baselines.prune(network, train, 1000, seed=0)
+
+
+def network_space():
+    from eas.spaces import EfficientNetLiteSpace
+
+    return EfficientNetLiteSpace(32, 3)
+
+
+def test_outputs_of_a_network_for_all_classes_are_cut(lite, monkeypatch):
+    monkeypatch.setattr(grocery, "EPOCHS", {"once": 1})
+    every = grocery.scenarios(lite, {})
+    rows = grocery.finetuned_once(lite, 0, every, RECIPE)
+    assert [row["scenario"] for row in rows] == list(every) and len({row["minutes_before"] for row in rows}) == 1
+    assert rows[0]["parameters"] < rows[3]["parameters"]  # two classes, four
+
+
+def test_results_are_kept(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return [{"top1": 50.0}]
+
+    path = tmp_path / "results" / "a.json"
+    assert grocery.kept(path, make) == grocery.kept(path, make) == [{"top1": 50.0}] and len(made) == 1
+
+
+def made_up(seeds=3):
+    rows = []
+    for seed in range(seeds):
+        for kind, names in (("group", ["milk", "bread"]), ("pair", ["milk+bread"]), ("folder", ["Food"])):
+            for name in names:
+                base = {"seed": seed, "scenario": name, "kind": kind, "images": 100, "machine": "a machine"}
+                base |= {"parameters": 1000, "seconds": 60.0, "weights": "shared"}
+                for share in grocery.SHARES:
+                    top1 = 70 + 10 * share + seed * (name != "milk")
+                    own = {"method": "eas", "share": share, "madds": 70e6 * share, "top1": top1, "minutes_before": 20}
+                    rows.append(base | own | {"seconds": 0.1})
+                for method in ("finetuned_once", "finetuned_each"):
+                    top1 = 76 + (method == "finetuned_each")
+                    own = {"method": method, "share": 1.0, "madds": 70e6, "top1": top1, "minutes_before": 0.0}
+                    rows.append(base | own)
+                for share in grocery.PRUNED if kind == "group" else ():
+                    own = {"method": "pruned", "share": share, "madds": 70e6 * share, "top1": 60, "minutes_before": 0.0}
+                    rows.append(base | own | {"seconds": 60 / share})
+    return pd.DataFrame(rows)
+
+
+def test_the_page_tells_what_was_measured(tmp_path):
+    made_up().to_csv(tmp_path / "networks.csv", index=False)
+    grocery_page.render(tmp_path)
+    page, numbers = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "metrics.json").read_text())
+    # 70 + 10 / 2 + the seed's 0, 0.5, 1 in the mean over two groups, and 77 of those fine-tuned for each.
+    assert numbers["top1_eas_0.5"][0] == pytest.approx(75.5) and numbers["top1_finetuned_each_1"] == [77, 77, 77]
+    assert numbers["eas_0.5_minus_finetuned_each"][0] == pytest.approx(-1.5)
+    assert "At half of the multiply-adds the kit's networks are behind the better fine-tuned network" in page
+    assert "There they are ahead of pruning for each group**: +15.5 [" in page
+    pruned = next(line for line in page.splitlines() if line.startswith("| pruned for each, tuned"))
+    assert pruned.split()[-2] == "8"  # minutes: of two groups, each of 240 seconds when it was pruned to a quarter
+    assert (tmp_path / "figures" / "groups.png").stat().st_size > 1000 and "branches serve 0 of" in page
+
+
+def test_a_single_seed_has_no_intervals(tmp_path):
+    made_up(1).to_csv(tmp_path / "networks.csv", index=False)
+    grocery_page.render(tmp_path)
+    assert "nan" not in (tmp_path / "README.md").read_text().lower()
+
+
+def test_without_results_there_is_no_page(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grocery, "FOLDER", tmp_path)
+    assert grocery.main(["--render"]) == 1
+    assert "networks.csv is missing: measure first" in capsys.readouterr().err
+    assert grocery.main([]) == 1 and "name the folder of photographs" in capsys.readouterr().err
