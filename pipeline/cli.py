@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 
 from eas import cli
+
+NEEDED = ("pandas", "scipy", "torchvision")  # to train, beside what specialising needs
 
 
 def add_parsers(commands: cli.Commands) -> None:
@@ -32,6 +35,8 @@ def check(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ModuleNotFoundError(f"training needs {', '.join(missing)}: pip install 'eas[train]'")
     from eas.training import Diverged
     from pipeline.own_kit import train
 

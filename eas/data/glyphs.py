@@ -129,7 +129,7 @@ def font_path(typeface: str) -> Path:
     try:
         import matplotlib  # only who draws needs it
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("glyphs are drawn in matplotlib's fonts: pip install -e '.[study]'") from None
+        raise ModuleNotFoundError("glyphs are drawn in matplotlib's fonts: pip install 'eas[study]'") from None
 
     fonts = {path.stem: path for path in (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("*.ttf")}
     if typeface not in fonts:

@@ -121,7 +121,7 @@ class ChangedImages:
 
     def __init__(self, images: Tensor | Photographs, augment: Augment):
         if augment.by_image and find_spec("torchvision") is None:
-            raise ModuleNotFoundError("crops and colours need torchvision: pip install -e '.[study]'")
+            raise ModuleNotFoundError("crops and colours need torchvision: pip install 'eas[train]'")
         self.images, self.changes = images, changes(augment, images.shape[-1])
 
     def __len__(self) -> int:

@@ -305,7 +305,8 @@ class ChoiceSpace(ABC):
             worst = int((~(budgets >= smallest)).nonzero()[0])
             raise ValueError(
                 f"budget of {float(budgets[worst]) / 1e6:g}M MAdds is below the smallest arch: "
-                f"{int(smallest[worst]) / 1e6:g}M MAdds for {int(count[worst])} classes"
+                f"{int(smallest[worst]) / 1e6:g}M MAdds for {int(count[worst])} classes; ask for as much, or train a "
+                "narrower space"
             )
 
 

@@ -225,3 +225,9 @@ def test_a_comparison_runs_all_other_methods(tmp_path):
     workspace = open_workspace(str(path))
     assert steps.missing(workspace, "05_specialize") == []
     assert own_study.COMPARISON.splitlines()[0] in path.read_text()
+
+
+def test_packages_that_only_training_needs_are_named(study, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "torchvision" else name)
+    assert run("train", study) == 1
+    assert capsys.readouterr().err == "error: training needs torchvision: pip install 'eas[train]'\n"
