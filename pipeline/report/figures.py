@@ -323,23 +323,24 @@ def draw_arch(space: ChoiceSpace, arch: Tensor, class_count: int = 0) -> Figure:
     """One arch as a row of blocks, each with its form's name and size; outlines show the largest possible."""
     figure, ((axis,),) = panels(height=2.6)
     full, sizes, ends = full_sizes(space), block_sizes(arch, space).nan_to_num(), stage_ends(space)
-    blocks, shades = (
-        range(len(full)),
-        np.repeat(sns.color_palette("cividis", space.stages), np.diff(ends, prepend=0), 0),
-    )
+    blocks = range(len(full))
+    shades = np.repeat(sns.color_palette("cividis", space.stages), np.diff(ends, prepend=0), 0)
     axis.bar(blocks, full.numpy(), 0.8, fill=False, edgecolor="0.7", linestyle=":")
     forms = [form.replace(", ", "\n") for form in block_forms(arch, space)]
     bars = axis.bar(blocks, sizes.numpy(), 0.8, color=shades)
-    axis.bar_label(bars, forms, padding=1, fontsize=7 if len(blocks) > CROWDED else None)
+    small = {"fontsize": 7} if len(blocks) > CROWDED else {}
+    axis.bar_label(bars, forms, padding=1, **small)
     top = full.max().item()
     for first, end, name in zip([0, *ends[:-1]], ends, space.at_size_of(arch)[0].stage_names(), strict=True):
-        axis.text((first + end - 1) / 2, top * 1.15, name.replace(", ", "\n"), ha="center")
+        axis.text(
+            (first + end - 1) / 2, top * 1.24, name.replace(", ", "\n").replace("pixels", "px"), ha="center", **small
+        )
         axis.axvline(end - 0.5, color="0.5", linewidth=0.8 * (end < len(blocks)))
     axis.set_xticks(blocks, space.block_names())
     counted = f"classifier of {class_count} classes" if class_count else "without classifier"
     pixels = f", images of {space.at_size_of(arch)[0].image_size} pixels" if space.image_sizes else ""
     axis.set_title(f"{space.madds(arch, class_count).item() / 1e6:.2f} M MAdds, {counted}{pixels}", loc="left")
-    axis.set(xlabel="stage.block", ylabel="size of a block", yticks=[], ylim=(0, top * 1.45))
+    axis.set(xlabel="stage.block", ylabel="size of a block", yticks=[], ylim=(0, top * 1.55))
     axis.set_xlim(-0.5, len(blocks) - 0.5)
     axis.grid(False)
     return figure
