@@ -228,7 +228,8 @@ def test_an_impossible_budget_is_an_error_that_states_the_smallest_possible_one(
         GLYPHS.check_scenarios(masks, smallest)
     classes, budget = int(masks[PIECE + 1].sum()), float(smallest[PIECE + 1])
     expected = f"budget of {budget / 1e6:g}M MAdds is below the smallest arch: {(budget + 1) / 1e6:g}M MAdds"
-    assert str(caught.value) == f"{expected} for {classes} classes"
+    advice = "ask for as much, or train a narrower space"
+    assert str(caught.value) == f"{expected} for {classes} classes; {advice}"
 
 
 @pytest.mark.parametrize("budget", [float("nan"), 0.0, -1e6, float("-inf")])
