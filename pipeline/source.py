@@ -2,7 +2,7 @@
 
     python -m pipeline.source build/source
 
-writes, for every notebook and for the report, <name>.ipynb (stripped, so that saving it in JupyterLab makes no stage
+writes, for every numbered notebook and for the report, <name>.ipynb (stripped, so that saving it in JupyterLab makes no stage
 stale) and <name>.code: the hash of every module of this repository that it imports, directly or not, and of those
 that hold its steps' functions. A stage that depends on these goes stale when code changes that it needs, and only then.
 For every study that is run, <study>.images has what tells of changed image folders (Source.fingerprint).
@@ -114,7 +114,7 @@ def stripped(path: Path) -> str:
 
 def main(target: str, root: str = ".") -> None:
     """Write the files into the folder `target`."""
-    notebooks = sorted(path.stem for path in (Path(root) / "notebooks").glob("*.ipynb"))
+    notebooks = sorted(path.stem for path in (Path(root) / "notebooks").glob("[0-9]*.ipynb"))
     for name in (*notebooks, REPORT):
         modules = needed(entry_modules(name, Path(root)), Path(root))
         write_text(
