@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from eas.data import Split
 from eas.data.batches import as_input
 from eas.data.images import MODES, read_pixels
 from eas.deploy import Accuracy, Card
+from eas.evaluation import PATIENT
 
 Network = Callable[[Tensor], Tensor]  # images float [n, channels, size, size] in [0, 1] to logits [n, classes]
 Answer = list[tuple[str, float]]  # classes with their probabilities, the most likely first
@@ -27,7 +29,8 @@ def class_probabilities(network: Network, card: Card, images: Tensor) -> Tensor:
     shape = [card.in_channels, card.image_size, card.image_size]
     if images.dtype != torch.uint8 or list(images.shape[1:]) != shape:
         raise ValueError(f"images must be uint8 [n, {str(shape)[1:]}, got {images.dtype} {list(images.shape)}")
-    rows = [network(as_input(batch)).softmax(1) for batch in images.split(BATCH) if len(batch)]
+    batches = tqdm([batch for batch in images.split(BATCH) if len(batch)], "looking at images", **PATIENT)
+    rows = [network(as_input(batch)).softmax(1) for batch in batches]
     return torch.cat([torch.empty(0, len(card.classes)), *rows])
 
 

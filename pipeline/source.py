@@ -2,8 +2,8 @@
 
     python -m pipeline.source build/source
 
-writes, for every numbered notebook and for the report, <name>.ipynb (stripped, so that saving it in JupyterLab makes no stage
-stale) and <name>.code: the hash of every module of this repository that it imports, directly or not, and of those
+writes, for every numbered notebook and for the report, <name>.ipynb (stripped, so that saving it in JupyterLab makes no
+stage stale) and <name>.code: the hash of every module of this repository that it imports, directly or not, and of those
 that hold its steps' functions. A stage that depends on these goes stale when code changes that it needs, and only then.
 For every study that is run, <study>.images has what tells of changed image folders (Source.fingerprint).
 """

@@ -231,3 +231,9 @@ def test_packages_that_only_training_needs_are_named(study, capsys, monkeypatch)
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "torchvision" else name)
     assert run("train", study) == 1
     assert capsys.readouterr().err == "error: training needs torchvision: pip install 'eas[train]'\n"
+
+
+@pytest.mark.parametrize("name", ["cifar100", "shop", "shop.json"])
+def test_what_is_no_studys_file_is_refused(name, capsys):
+    assert run("train", name) == 1
+    assert capsys.readouterr().err == f"error: {name} is no YAML file of a study: `eas check FOLDER` writes one\n"

@@ -2,16 +2,22 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from photo_cases import GROUPS, draw_shop
 
+from eas import data
+from eas.kit import load_kit
 from pipeline import own_study
 from pipeline.own_study import FEWEST, check
 from pipeline.params import load_study
 from pipeline.scenarios import scenarios, set_sampler
 from pipeline.store import open_workspace
 from pipeline.supernets import new_space
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -139,8 +145,24 @@ def test_the_smallest_class_has_an_image_in_every_part(fewest):
 def test_the_smallest_possible_classes_make_a_data_set(tmp_path):
     found = check(draw_shop(tmp_path / "shop", count=FEWEST))
     workspace = open_workspace(str(found.path))
-    from eas import data
-
     dataset, _ = data.make(workspace.study.data, workspace.root, workspace.dataset_path)
     assert all(len(getattr(dataset, name)) == 6 for name in data.SPLITS)
     new_space(workspace.study, dataset)
+
+
+def test_training_may_start_from_a_kit_in_its_space(shop):
+    found = check(shop, start="cifar100")
+    study, root = load_study("shop.yaml", shop.parent), shop.parent
+    assert study.data.image_size == 32 and study.space == load_study("cifar100", ROOT).space
+    supernet = study.space.build(32, 3).supernet(6, [0.5] * 3, [0.2] * 3)
+    supernet.load_start(supernet.start_file(study.training.start.weights, root))
+    assert torch.equal(supernet.state_dict()["stem.weight"], load_kit("cifar100").supernet.state_dict()["stem.weight"])
+    assert found.budgets[-1] > 50
+
+
+def test_what_training_may_not_start_from_is_one_line(shop, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no kit nowhere: looked for"):
+        check(shop, start="nowhere")
+    assert not (tmp_path / "shop.yaml").exists()
+    check(shop, start="nothing")
+    assert load_study("shop.yaml", tmp_path).training.start is None
