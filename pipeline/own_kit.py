@@ -144,8 +144,7 @@ def seconds_an_epoch(workspace: Workspace, dataset: Dataset) -> float:
     start = time.perf_counter()
     for _, (images, labels) in zip(range(TIMED), batches(split, recipe.batch_size, recipe.augment, rng), strict=False):
         mask, weight = classes(labels, rng, 0.0)
-        loss = step(images, soft_targets(labels, mask, recipe.label_smoothing), mask, weight, draw(archs)).item()
-        assert loss == loss, "the very first losses are no numbers"
+        step(images, soft_targets(labels, mask, recipe.label_smoothing), mask, weight, draw(archs)).item()
         times.append(time.perf_counter() - start)
         start = time.perf_counter()
     return min(times) * max(1, len(split) // recipe.batch_size)

@@ -29,28 +29,33 @@ HELD_OUT = 0.2  # of every class for the test, where there is no folder for it
 FEWEST = 4  # photographs of a class: one each to learn from, to choose on, to take statistics from, to test on
 BUDGETS, UNIONS = 5, 3  # how many a study has; of unions, of two and of three superclasses each
 NOTHING = "nothing"  # to start from: random weights
-PRETRAINED: dict[str, Any] = {
-    "space": {"kind": "efficientnet_lite"},
-    "start": {"weights": "imagenet", "sort_channels": True},
-    "learning_rate": 0.05,
-    "branch_rate": 0.01,
-    "epochs": 20,
-    "branch_epochs": 5,
-}
-FROM_NOTHING: dict[str, Any] = {
-    "space": {
-        "kind": "preresnet",
-        "widths": [16, 32, 64],
-        "depths": [1, 2, 3, 4],
-        "ratios": [0.25, 0.5, 0.75, 1.0],
-        "stem_stride": 2,
-    },
-    "start": None,
-    "learning_rate": 0.2,
-    "branch_rate": 0.05,
-    "epochs": 60,
-    "branch_epochs": 10,
-}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study is trained on and how: a space, weights to start from, and lengths and rates of the trainings."""
+
+    space: dict[str, Any]
+    start: dict[str, Any] | None
+    learning_rate: float
+    branch_rate: float
+    epochs: int
+    branch_epochs: int
+    image_size: int | None = None  # where the space asks for one
+
+
+PRETRAINED = Plan(
+    space={"kind": "efficientnet_lite"},
+    start={"weights": "imagenet", "sort_channels": True},
+    learning_rate=0.05,
+    branch_rate=0.01,
+    epochs=20,
+    branch_epochs=5,
+)
+RESNET = {"kind": "preresnet", "widths": [16, 32, 64], "depths": [1, 2, 3, 4], "ratios": [0.25, 0.5, 0.75, 1.0]}
+FROM_NOTHING = Plan(
+    space=RESNET | {"stem_stride": 2}, start=None, learning_rate=0.2, branch_rate=0.05, epochs=60, branch_epochs=10
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Checked:
     tested: int  # photographs to test on; 0 where they are a share of the others
     side: int  # the median of the photographs' shorter sides, in pixels
     budgets: list[float]  # in millions of multiply-adds
-    plan: dict[str, Any]  # space, start and training
+    plan: Plan
 
     def __str__(self) -> str:
         sizes = [f"{name} {len(members)}" for name, members in self.groups]
@@ -127,7 +132,7 @@ def check(
     bad = Photographs(paths, source.image_size).unreadable()
     side = int(median(shorter_side(each) for each in paths if str(each) not in bad))
     changes = {"skip": tuple(relative(each, root) for each in bad)}
-    changes |= {"image_size": plan.get("image_size", suggested_size(side))}
+    changes |= {"image_size": plan.image_size or suggested_size(side)}
     fewest = min(counts.values())
     source = source.model_copy(update=changes | shares(fewest if test else fewest - round(HELD_OUT * fewest)))
     source.survey(root)  # a class may have lost all of its images
@@ -192,8 +197,8 @@ def shares(fewest: int) -> dict[str, float]:
     return {name: round(max(share, 0.6 / fewest), 3) for name, share in (("selection", 0.12), ("calibration", 0.06))}
 
 
-def plan_from(start: str | Path | None, root: Path) -> dict[str, Any]:
-    """Space, start and training; with a kit's space the size of its images. Errors of a kit as load_kit."""
+def plan_from(start: str | Path | None, root: Path) -> Plan:
+    """That of a start, see `check`; errors of a kit as load_kit."""
     if start is None and is_pretrained():
         return PRETRAINED
     if start in (None, NOTHING):
@@ -202,14 +207,13 @@ def plan_from(start: str | Path | None, root: Path) -> dict[str, Any]:
     contents = read_section(Contents, folder / NAME, "the list of a kit")
     if (stored := contents.files.supernet).prefix:
         raise ValueError(f"{folder / stored.path} holds more than a supernet: start from another kit")
-    weights = {"weights": relative(folder / stored.path, root)}
-    told = contents.model_dump(mode="json", include={"space", "image_size"})
-    return FROM_NOTHING | told | {"start": weights, "learning_rate": 0.05, "branch_rate": 0.02, "epochs": 40}
+    space, weights = contents.space.model_dump(mode="json"), {"weights": relative(folder / stored.path, root)}
+    return Plan(space, weights, 0.05, 0.02, epochs=40, branch_epochs=10, image_size=contents.image_size)
 
 
-def suggested_budgets(plan: dict[str, Any], image_size: int, classes: int) -> list[float]:
+def suggested_budgets(plan: Plan, image_size: int, classes: int) -> list[float]:
     """From a little above the smallest arch to the largest, in equal ratios, in millions of multiply-adds."""
-    space = SPACES.validate(plan["space"]).build(image_size, 3)
+    space = SPACES.validate(plan.space).build(image_size, 3)
     low, high = (float(space.madds(arch, classes)) / 1e6 for arch in (space.smallest, space.largest))
     low *= 1.1
     return [float(f"{low * (high / low) ** (index / (BUDGETS - 1)):.3g}") for index in range(BUDGETS)]
@@ -219,7 +223,7 @@ def study_text(
     file: str,
     source: Folder,
     groups: int,
-    plan: dict[str, Any],
+    plan: Plan,
     budgets: list[float],
     seed: int,
     *,
@@ -230,7 +234,7 @@ def study_text(
     often = {1: 20, 2: 30, 3: 25, 5: 15}
     values = {name: flow(told[name]) for name in ("train", "test", "superclasses", "skip", "image_size")}
     values |= {name: flow(told[name]) for name in ("selection", "calibration")}
-    values |= {name: flow(value) for name, value in plan.items()}
+    values |= {name: flow(value) for name, value in vars(plan).items() if name != "image_size"}
     values |= {"file": file, "seed": str(seed), "budgets": flow(budgets), "comparison": COMPARISON if compare else ""}
     values["sets"] = flow({size: share for size, share in often.items() if size == 1 or size < groups})
     for name, size in (("twos", 2), ("threes", 3)):  # some are measured, and never trained on: most are left for that
