@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -236,11 +237,13 @@ def study_text(
     values |= {name: flow(told[name]) for name in ("selection", "calibration")}
     values |= {name: flow(value) for name, value in vars(plan).items() if name != "image_size"}
     values |= {"file": file, "seed": str(seed), "budgets": flow(budgets), "comparison": COMPARISON if compare else ""}
-    values["sets"] = flow({size: share for size, share in often.items() if size == 1 or size < groups})
+    values["sets"] = flow({size: share for size, share in often.items() if size <= groups})
     for name, size in (("twos", 2), ("threes", 3)):  # some are measured, and never trained on: most are left for that
         values[name] = str(min(UNIONS, comb(groups, size) // 4))
     template = Template(Path(__file__).with_name("own_study.yaml").read_text(encoding="utf-8"))
-    return template.substitute(values).rstrip() + "\n"
+    text = template.substitute(values).rstrip() + "\n"
+    # The branch of an only superclass would serve what the shared weights do.
+    return text if groups > 1 else re.sub(r"(?ms)^branches:.*?(?=^scenarios:)", "", text)
 
 
 COMPARISON = """# For `eas train --compare`: the paper's superclass dropout, and archs that are tuned alone.

@@ -1,6 +1,7 @@
 """`eas train`: a kit of one's own photographs, its epochs, going on, and the commands around it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -237,3 +238,21 @@ def test_packages_that_only_training_needs_are_named(study, capsys, monkeypatch)
 def test_what_is_no_studys_file_is_refused(name, capsys):
     assert run("train", name) == 1
     assert capsys.readouterr().err == f"error: {name} is no YAML file of a study: `eas check FOLDER` writes one\n"
+
+
+@pytest.mark.parametrize(
+    "groups", [{"food": ["apple", "pear", "rye"]}, {"a": ["apple", "pear"], "b": ["rye", "toast"]}]
+)
+def test_one_or_two_superclasses_are_enough(groups, tmp_path):
+    (tmp_path / "groups.json").write_text(json.dumps(groups))
+    shop = draw_shop(tmp_path / "shop", "train", "test")
+    named = {name for names in groups.values() for name in names}
+    for folder in [path for path in shop.glob("*/*/*") if path.name not in named]:
+        shutil.rmtree(folder)
+    for folder in [path for path in shop.glob("*/*") if not any(path.iterdir())]:
+        folder.rmdir()
+    kit = train(smaller(check(shop, tmp_path / "groups.json").path))
+    assert (kit.branches is None) == (len(groups) == 1)
+    for names in ([next(iter(groups))], ["apple", "rye"]):
+        network, card = kit.specialize(names, 1.5e6)
+        assert kit.tested(network, card).test.images == 20 * len(card.classes)
