@@ -35,7 +35,7 @@ def smaller(path):
         (r"epochs: \d+", "epochs: 3"),
         (r"budgets: \[[^]]*\]", "budgets: [0.9, 1.5, 2.5]"),
         (r"pool: 60", "pool: 12"),
-        (r"learning_rate: 0\.05\b", "learning_rate: 0.02"),
+        (r"learning_rate: \S+\n  weight_decay", "learning_rate: 0.2\n  weight_decay"),
         (r"start: .*", "start: null"),
         (r"predictor_steps: 600", "predictor_steps: 20"),
         (r"predictor: {steps: 600}", "predictor: {steps: 10}"),
