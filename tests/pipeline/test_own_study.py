@@ -57,9 +57,9 @@ def test_what_is_told(shop):
     said = str(check(shop))
     for line in (
         "6 classes in 3 groups: bread 2, fruit 2, milk 2",
-        "120 photographs to learn from, 120 to test on; their shorter sides: 40 pixels",
-        "smallest class: ",
-        "1 files cannot be read, and are left out: shop/train/milk/whole/0.png",
+        "119 photographs to learn from, 120 to test on; their shorter sides: 40 pixels",
+        "smallest class: whole, 19 photographs",
+        "left out, as unreadable: shop/train/milk/whole/0.png",
         f"next: eas train {shop.parent / 'shop.yaml'}",
     ):
         assert line in said
@@ -116,6 +116,9 @@ def test_what_cannot_be_used_is_one_line_and_writes_nothing(shop, tmp_path):
         path.unlink()
     before = sorted(tmp_path.rglob("*"))
     refused(ValueError, rf"classes with fewer than {FEWEST} photographs: whole \(3\): add some", shop)
+    for path in (shop / "train").rglob("*.png"):
+        path.write_bytes(b"no image")
+    refused(ValueError, "train/bread/rye holds no images; .*train/milk/whole holds no images", shop)
     shutil.rmtree(shop / "test" / "bread" / "rye")
     before = sorted(tmp_path.rglob("*"))
     refused(ValueError, "shop/test has no class rye", shop)
