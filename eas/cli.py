@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
     told = {"description": "Networks for exactly your classes and your budget.", "epilog": EXIT}
-    main = Parser(prog="eas", **told, formatter_class=partial(argparse.HelpFormatter, max_help_position=16))
+    main = Parser(prog="eas", **told, formatter_class=partial(argparse.HelpFormatter, max_help_position=20))
     commands = main.add_subparsers(required=True, metavar="command")
     if add_first:
         add_first(commands)
