@@ -9,7 +9,6 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 Commands = Any  # what argparse's add_subparsers returns, whose class has no public name
@@ -22,8 +21,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
-    told = {"description": "Networks for exactly your classes and your budget.", "epilog": EXIT}
-    main = Parser(prog="eas", **told, formatter_class=partial(argparse.HelpFormatter, max_help_position=20))
+    main = Parser(prog="eas", description="Networks for exactly your classes and your budget.", epilog=EXIT)
     commands = main.add_subparsers(required=True, metavar="command")
     if add_first:
         add_first(commands)
