@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import check_space, lively, random_bytes, random_images, seeded
+from cases import LITE, check_space, lively, random_bytes, random_images, seeded
 
 from eas import deploy
 from eas.additive import AdditiveGenerator
@@ -91,12 +91,13 @@ def test_kernels_begin_as_centres_of_larger_ones():
     assert torch.equal(layer.mixture(torch.tensor([0.0, 1.0, 0.0]), 8)[..., 1:6, 1:6], layer.filters(1, 8))
 
 
+@pytest.mark.parametrize("space", [TINY, LITE], ids=["mobilenetv3", "efficientnet lite"])
 @torch.no_grad()
-def test_sorted_channels_leave_the_largest_arch_and_put_the_important_first():
-    supernet, images = lively(TINY, CLASSES), random_images(6, TINY)
-    before = [supernet(images, arch, Statistics()) for arch in (TINY.largest, TINY.smallest)]
+def test_sorted_channels_leave_the_largest_arch_and_put_the_important_first(space):
+    supernet, images = lively(space, CLASSES), random_images(6, space)
+    before = [supernet(images, arch, Statistics()) for arch in (space.largest, space.smallest)]
     supernet.sort_channels()
-    after = [supernet(images, arch, Statistics()) for arch in (TINY.largest, TINY.smallest)]
+    after = [supernet(images, arch, Statistics()) for arch in (space.largest, space.smallest)]
     close(before[0], after[0])
     assert (before[1] - after[1]).abs().max() > 1e-2
     for block in (block for stage in supernet.stages for block in stage):
