@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from eas.costs import Bound, check_bounds, like_madds
 from eas.data import Split
 from eas.data.batches import as_input
 from eas.decoding import decode
@@ -62,19 +63,23 @@ class ArchGenerator(nn.Module):
         return tuple(each.unflatten(-1, there.shape).where(there.to(each.device), NEVER) for each, there in parts)
 
     @torch.inference_mode()
-    def generate(self, class_masks: Tensor, budgets: Tensor) -> Tensor:
-        """Archs int64 [scenarios, decisions], every one within its budget.
+    def generate(self, class_masks: Tensor, budgets: Tensor, bounds: Sequence[Bound] = ()) -> Tensor:
+        """Archs int64 [scenarios, decisions], every one within its budget and all other bounds.
 
-        `class_masks` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds.
+        `class_masks` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds, of which inf is none.
 
         Raises:
-            ValueError: see ChoiceSpace.check_scenarios.
+            ValueError: see ChoiceSpace.check_scenarios and check_bounds.
         """
         self.space.check_scenarios(class_masks, budgets)
         archs = torch.empty(len(class_masks), self.space.decisions, dtype=torch.long)
-        for out, masks, some in zip(*(each.split(PIECE) for each in (archs, class_masks, budgets)), strict=True):
-            depth, form, *size = self(masks, some)
-            out[:] = decode(self.space, depth, form, some, masks.sum(-1), *size)
+        for rows in torch.arange(len(archs)).split(PIECE):
+            masks, some, counts = class_masks[rows], budgets[rows], class_masks[rows].sum(-1)
+            own = [each.rows(rows) for each in bounds]
+            check_bounds(self.space, own, counts)
+            told = some.minimum(like_madds(self.space, own, counts)) if own else some
+            depth, form, *size = self(masks, told)
+            archs[rows] = decode(self.space, depth, form, some, counts, *size, bounds=own)
         return archs
 
 

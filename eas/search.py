@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eas.decoding import decode, fill
+from eas.costs import MADDS, Bound
+from eas.decoding import Room, decode, fill
 from eas.spaces import ChoiceSpace
 
 FIRST = 1e4  # a score that no sum of others outweighs
@@ -35,7 +36,8 @@ def uniform(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor) -> Tensor
     for index, one in enumerate(space.sized):
         rows = (best[:, -1] == index).nonzero()[:, 0] if space.image_sizes else torch.arange(len(best))
         even = torch.zeros(len(rows), space.blocks, space.forms)
-        best[rows, : one.decisions] = fill(one, best[rows, : one.decisions], even, budgets[rows], class_counts[rows])
+        room = Room.under(one, [Bound(MADDS, budgets[rows])], class_counts[rows])
+        best[rows, : one.decisions] = fill(one, best[rows, : one.decisions], even, room)
     return best
 
 

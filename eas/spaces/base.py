@@ -256,7 +256,7 @@ class ChoiceSpace(ABC):
     def madds(self, archs: Tensor, class_counts: Tensor | int) -> Tensor:
         """Multiply-adds of one image, the classifier counted for that many classes only; int64 [...]."""
         if not self.image_sizes:
-            return self.fixed_madds(class_counts) + self._total(self.block_madds, archs)
+            return self.fixed_madds(class_counts) + self.total(self.block_madds, archs)
         class_counts = torch.as_tensor(class_counts)
         shape = torch.broadcast_shapes(archs.shape[:-1], class_counts.shape)
         counts, rest, size = (each.expand(shape) for each in (class_counts, archs[..., 0], archs[..., -1]))
@@ -268,7 +268,7 @@ class ChoiceSpace(ABC):
 
     def parameters(self, archs: Tensor, class_counts: Tensor | int) -> Tensor:
         """Trainable parameters, the classifier's rows and biases for that many classes only; int64 [...]."""
-        return self.fixed_parameters(class_counts) + self._total(self.block_parameters, archs)
+        return self.fixed_parameters(class_counts) + self.total(self.block_parameters, archs)
 
     def expected_madds(self, depth: Tensor, form: Tensor, class_counts: Tensor, size: Tensor | None = None) -> Tensor:
         """Mean multiply-adds over archs drawn from independent choice probabilities (see `gates`), float [...]."""
@@ -278,7 +278,7 @@ class ChoiceSpace(ABC):
         blocks = (form * self.block_madds).sum(-1) * self.keep_probability(depth)
         return blocks.sum(-1) + self.fixed_madds(class_counts)
 
-    def _total(self, table: Tensor, archs: Tensor) -> Tensor:
+    def total(self, table: Tensor, archs: Tensor) -> Tensor:
         """Sum of a [blocks, forms] table over the blocks that the archs keep, int64 [...]."""
 
         def total(archs: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from cases import (
 )
 
 from eas import decoding
-from eas.decoding import decode, fill
+from eas.costs import MADDS, Bound
+from eas.decoding import Room, decode
 from eas.spaces import PreResNetSpace
 
 SPACES = DECODED | {
@@ -48,6 +49,11 @@ def case(space, count, scores="random"):
     """Scores, budgets and numbers of classes of so many scenarios."""
     classes = random_class_masks(count).sum(-1)
     return *map(SCORES[scores], random_scores(space, count)), possible_budgets(space, count, classes), classes
+
+
+def fill(space, archs, form, budgets, classes):
+    """decoding.fill under budgets of multiply-adds."""
+    return decoding.fill(space, archs, form, Room.under(space, [Bound(MADDS, budgets)], classes))
 
 
 def total_score(space, archs, depth, form):
