@@ -24,11 +24,11 @@ from torch import nn
 
 from benchmarks import baselines, grocery_page
 from eas import devices, load_kit
-from eas.answers import share_of
 from eas.data import Dataset, Split
 from eas.data.batches import as_input
 from eas.files import write_text
 from eas.recipes import Training
+from eas.serving.answers import share_of
 from eas.spaces import EfficientNetLiteSpace
 from pipeline import own_kit, own_study
 from pipeline.store import machine, open_workspace

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from benchmarks import timing
 from benchmarks.peers import OfaPreResNet
-from eas import deploy
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
 from eas.evaluation import calibrate
 from eas.generator import Generator
+from eas.serving import deploy
 from eas.spaces import Supernet
 from pipeline.generators import new_generator
 from pipeline.params import load_study
@@ -213,7 +213,7 @@ def inference_steps(parts: Parts, count: int) -> list[Step]:
 
 
 def all_steps(parts: Parts, folder: Path) -> Tensor:
-    """Scenario to logits [1, classes of the scenario] as a user of eas.deploy does it: every time a new network."""
+    """Scenario to logits [1, classes of the scenario] as a user does it: every time a new network."""
     scenario = (parts.supernet, parts.generator, parts.hierarchy, parts.class_mask, parts.budget, parts.calibration)
     network, card = deploy.specialize(*scenario, synthetic=True)
     deploy.save(network, card, folder / "all")

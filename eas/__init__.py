@@ -9,13 +9,13 @@ eas.predict(network, card, ["photo.jpg"])
 from importlib import import_module
 
 HOMES = {  # of the names that a user needs; torch is imported when the first of them is asked for
-    "Kit": "eas.kit",
-    "load_kit": "eas.kit",
-    "Card": "eas.deploy",
-    "save": "eas.deploy",
-    "load": "eas.deploy",
-    "export_onnx": "eas.deploy",
-    "predict": "eas.answers",
+    "Kit": "eas.serving.kit",
+    "load_kit": "eas.serving.kit",
+    "Card": "eas.serving.deploy",
+    "save": "eas.serving.deploy",
+    "load": "eas.serving.deploy",
+    "export_onnx": "eas.serving.onnx_files",
+    "predict": "eas.serving.answers",
 }
 __all__ = list(HOMES)
 

@@ -1,8 +1,8 @@
-"""`python -m eas`: see eas.cli."""
+"""`python -m eas`: see eas.serving.cli."""
 
 import sys
 
-from eas.cli import main
+from eas.serving.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

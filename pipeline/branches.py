@@ -103,7 +103,7 @@ def largest_set(record: Record) -> int:
 
 
 def served_sets(record: Record) -> dict[str, int | bool]:
-    """Which sets the study's kit serves with these branches: see the fields of eas.kit.Kit of these names.
+    """Which sets the study's kit serves with these branches: see the fields of eas.serving.kit.Kit of these names.
 
     The selection images decide, for the study; the comparison has what branches reach either way.
     """

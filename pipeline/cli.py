@@ -1,4 +1,4 @@
-"""The command `eas`: that of eas.cli, with what makes a kit of one's own photographs."""
+"""The command `eas`: that of eas.serving.cli, with what makes a kit of one's own photographs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib.util import find_spec
 
-from eas import cli
+from eas.serving import cli
 
 NEEDED = ("pandas", "scipy", "torchvision")  # to train, beside what specialising needs
 

@@ -10,7 +10,7 @@ import torch
 from eas import search
 from eas.data import Dataset
 from eas.evaluation import measure_archs
-from eas.kit import Kit
+from eas.serving.kit import Kit
 from pipeline.branches import branch_method, generator_with
 from pipeline.comparison import search_effort
 from pipeline.generators import load_predictor

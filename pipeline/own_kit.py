@@ -22,8 +22,8 @@ from eas.data.batches import batches
 from eas.dropout import SuperclassDropout, soft_targets
 from eas.evaluation import calibration_sample
 from eas.files import write_text
-from eas.kit import Kit, kit_of_study, load_kit
 from eas.recipes import NO_DROPOUT
+from eas.serving.kit import Kit, kit_of_study, load_kit
 from eas.training import make_step, sandwich
 from pipeline import publish, steps
 from pipeline.expected import expected_jobs

@@ -19,8 +19,8 @@ from PIL import Image
 from eas import devices
 from eas.data import Folder, Hierarchy
 from eas.data.photographs import Photographs
-from eas.deploy import read_section
-from eas.kit import NAME, Contents, find_kit
+from eas.serving.deploy import read_section
+from eas.serving.kit import NAME, Contents, find_kit
 from eas.spaces import SPACES
 from eas.spaces.efficientnet_lite import PACKAGE
 from pipeline.params import load_study

@@ -15,8 +15,8 @@ from eas.evaluation import calibration_sample
 from eas.expected import ExpectedAccuracy
 from eas.files import write_text
 from eas.generator import ArchGenerator
-from eas.kit import Kit, write_images, write_kit
 from eas.recipes import Branch
+from eas.serving.kit import Kit, write_images, write_kit
 from pipeline import steps
 from pipeline.branches import choose_branch, chosen_branch_jobs, generator_with, served_sets
 from pipeline.expected import expected_jobs

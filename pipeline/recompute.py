@@ -20,9 +20,9 @@ from eas import data, devices
 from eas.additive import AdditiveGenerator
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
-from eas.deploy import Card
 from eas.evaluation import batch_size
-from eas.kit import load_kit
+from eas.serving.deploy import Card
+from eas.serving.kit import load_kit
 from eas.spaces.supernet import resized
 from pipeline.params import Study, load_study
 from pipeline.report.stats import side_of

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from tiny_kit import make_kit, write_tiny_kit
 
-from eas import answers, cli, deploy
 from eas.expected import ExpectedAccuracy
+from eas.serving import answers, cli, deploy
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ MISTAKES = [
     ("specialize {kit} digits --madds M --to {to}", "--madds M: a number such as 20M or 20e6 is needed"),
     ("specialize {kit} digits --madds 20k --to {to}", "--madds 20k: a number such as"),
     ("specialize {kit} digits --madds 1e400 --to {to}", "above zero and finite"),
-    ("specialize {kit} digits --to {to}", "--madds --top1 is required; see eas specialize --help"),
+    ("specialize {kit} digits --to {to}", "say how large it may be: --madds, --parameters or --ms, or --top1"),
     ("specialize {to}.yaml digits --madds 0.5M --to {to}", "kit.json is missing: run `eas train"),
     ("predict {to}.onnx {to}.png", "network.onnx is missing"),
     ("specialize {kit} --madds 0.5M --to {to}", "required: name"),

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from tiny_kit import make_kit
 
-from eas import deploy, files
-from eas.answers import accuracy_on, predict, read_image, share_of
+from eas import export_onnx, files
 from eas.data import Split
-from eas.deploy import Card, load, save, specialize
 from eas.evaluation import SharedStem, calibrate
 from eas.files import sha256
+from eas.serving.answers import accuracy_on, predict, read_image, share_of
+from eas.serving.deploy import Card, load, save, specialize
 from eas.spaces import SPACES
 
 
@@ -597,7 +597,7 @@ def test_accuracy_counts_right_answers_and_names_what_is_taken_for_what(saved):
 
 def test_an_onnx_file_is_loaded_and_says_the_same(saved, dataset, tmp_path):
     network, card = load(saved)
-    path = deploy.export_onnx(network, card, tmp_path / "network")
+    path = export_onnx(network, card, tmp_path / "network")
     other, same_card = load(path)
     assert same_card == card
     for here, there in zip(*(predict(each, card, dataset.test.images[:50]) for each in (network, other)), strict=True):
@@ -613,7 +613,7 @@ def test_what_is_no_onnx_file_of_ours_is_refused(saved, tmp_path):
         load(path)
     assert "\n" not in str(caught.value)
     network, card = load(saved)
-    model = onnx.load(deploy.export_onnx(network, card, tmp_path / "other"))
+    model = onnx.load(export_onnx(network, card, tmp_path / "other"))
     del model.metadata_props[:]
     onnx.save(model, path)
     with pytest.raises(ValueError, match="network.onnx is damaged, or no network that was exported here"):

@@ -12,12 +12,13 @@ from cases import LITE, SIZED_MOBILENET, SMALL, check_space, counted_madds, live
 from safetensors.torch import save_file
 from torch import nn
 
-from eas import deploy
+from eas import export_onnx
 from eas.additive import AdditiveGenerator
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
 from eas.files import write_tensors
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics, padded
+from eas.serving import deploy
 from eas.spaces import SPACES, EfficientNetLiteSpace, efficientnet_lite
 from eas.spaces.efficientnet_lite import load_lite
 
@@ -297,7 +298,7 @@ def test_specialised_networks_keep_their_budgets_and_go_through_files_and_onnx(t
         again, read = deploy.load(tmp_path / "network")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            path = deploy.export_onnx(network, card, tmp_path / "network")
+            path = export_onnx(network, card, tmp_path / "network")
         (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": as_input(images).numpy()})
         with torch.inference_mode():
             expected = network(as_input(images))

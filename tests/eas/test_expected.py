@@ -8,9 +8,10 @@ import torch
 from cases import seeded
 from tiny_kit import make_kit, write_tiny_kit
 
-from eas import deploy, load_kit
+from eas import load_kit
 from eas.evaluation import SharedStem, calibration_sample, measure_archs
 from eas.expected import ExpectedAccuracy, answers_of, log_odds
+from eas.serving import deploy
 
 LINE = torch.tensor([0.5, 1.0, -0.25], dtype=torch.float64)
 

@@ -19,9 +19,8 @@ from cases import (
     seeded,
 )
 
-from eas import deploy, evaluation, search
+from eas import evaluation, search
 from eas.additive import AdditiveGenerator
-from eas.answers import predict
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
 from eas.decoding import decode, total_score
@@ -31,6 +30,8 @@ from eas.generator import GateSignal
 from eas.predictor import AccuracyPredictor
 from eas.recipes import Training
 from eas.sandwich import sliced_step
+from eas.serving import deploy
+from eas.serving.answers import predict
 from eas.spaces import SPACES
 from eas.spaces.supernet import resized
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from tiny_kit import COUNT, FILES, make_kit, write_branches, write_tiny_kit
 
 from eas import data
-from eas import kit as kits
 from eas.additive import AdditiveGenerator
-from eas.answers import predict
 from eas.branches import compose_branches, superclass_shares
 from eas.evaluation import calibrate, calibration_sample
 from eas.files import sha256, write_tensors
-from eas.kit import load_kit, write_images, write_kit
+from eas.serving import kit as kits
+from eas.serving.answers import predict
+from eas.serving.kit import load_kit, write_images, write_kit
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import pytest
 import torch
 from cases import LITE, check_space, lively, random_bytes, random_images, seeded
 
-from eas import deploy
+from eas import export_onnx
 from eas.additive import AdditiveGenerator
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics
+from eas.serving import deploy
 from eas.spaces import SPACES, MobileNetV3Space
 from eas.spaces.inverted_residual import make_divisible
 from eas.spaces.ofa_weights import load_ofa
@@ -230,7 +231,7 @@ def test_a_specialised_network_keeps_its_budget_and_goes_through_files_and_onnx(
     assert card.space.kind == "mobilenetv3" and card.madds <= budget and card.classes == ("a", "b", "c")
     deploy.save(network, card, tmp_path / "network")
     again, read = deploy.load(tmp_path / "network")
-    path = deploy.export_onnx(network, card, tmp_path / "network")
+    path = export_onnx(network, card, tmp_path / "network")
     (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": as_input(images).numpy()})
     with torch.inference_mode():
         expected = network(as_input(images))

@@ -6,7 +6,7 @@ from eas.branches import stored, tuned_names
 from eas.evaluation import SharedStem, calibration_sample
 from eas.files import write_tensors
 from eas.generator import Generator
-from eas.kit import Kit, write_images, write_kit
+from eas.serving.kit import Kit, write_images, write_kit
 
 COUNT = 60  # calibration images of the shared weights
 FILES = {  # two modules in one file, the others in files of their own

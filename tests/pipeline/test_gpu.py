@@ -16,7 +16,7 @@ import yaml
 from study_cases import NOTEBOOKS, every_job, hashes, small_study, times
 
 from eas import data
-from eas.kit import load_kit
+from eas.serving.kit import load_kit
 from pipeline import gpu, jobs, publish, steps, tables
 from pipeline.steps import STEPS, Step
 from pipeline.store import Workspace, open_workspace

@@ -12,7 +12,7 @@ from PIL import Image
 
 import eas
 from eas import training
-from eas.kit import load_kit
+from eas.serving.kit import load_kit
 from pipeline import cli, own_kit, own_study, steps
 from pipeline.own_kit import train, with_epochs
 from pipeline.own_study import check

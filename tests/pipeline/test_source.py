@@ -114,8 +114,8 @@ CHANGES = {  # a file, and what depends on it
     "eas/training.py": EVERY - {"01_superclasses", "report"},
     "eas/cuda_graphs.py": EVERY - {"01_superclasses", "report"},  # imported inside a function
     "eas/predictor.py": {"03_generator", "04_ablations", "05_specialize"},
-    "eas/kit.py": {"05_specialize"},
-    "eas/cli.py": set(),
+    "eas/serving/kit.py": {"05_specialize"},
+    "eas/serving/cli.py": set(),
     "pipeline/engine.py": set(NOTEBOOKS),
     "pipeline/throughput.py": {"04_ablations"},
     "pipeline/demo.py": {"05_specialize"},
@@ -141,7 +141,7 @@ def test_an_added_import_counts_for_those_that_it_reaches_with_all_that_it_bring
     with (repository / "pipeline" / "throughput.py").open("a") as file:
         file.write("\n\ndef late():\n    from pipeline import demo\n\n    return demo\n")
     assert stale(repository) == {"04_ablations"}
-    assert {"pipeline.demo", "pipeline.publish", "eas.kit"} <= set(listed(repository, "04_ablations"))
+    assert {"pipeline.demo", "pipeline.publish", "eas.serving.kit"} <= set(listed(repository, "04_ablations"))
     with (repository / "pipeline" / "demo.py").open("a") as file:
         file.write("\n# changed\n")
     assert stale(repository) == {"04_ablations", "05_specialize"}

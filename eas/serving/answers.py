@@ -13,8 +13,8 @@ from tqdm import tqdm
 from eas.data import Split
 from eas.data.batches import as_input
 from eas.data.images import MODES, read_pixels
-from eas.deploy import Accuracy, Card
 from eas.evaluation import PATIENT
+from eas.serving.deploy import Accuracy, Card
 
 Network = Callable[[Tensor], Tensor]  # images float [n, channels, size, size] in [0, 1] to logits [n, classes]
 Answer = list[tuple[str, float]]  # classes with their probabilities, the most likely first

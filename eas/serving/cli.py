@@ -29,10 +29,13 @@ def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
     make = commands.add_parser("specialize", help="write a network for some classes under a budget; takes a second")
     make.add_argument("kit", **kit)
     make.add_argument("names", nargs="+", metavar="name", help="superclasses and classes to tell apart")
-    wanted = make.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--madds", help="budget of multiply-adds, such as 20M or 20e6")
-    wanted.add_argument(
-        "--top1", type=float, metavar="PERCENT", help="the cheapest network that is expected to reach it"
+    make.add_argument("--madds", help="the most multiply-adds, such as 20M or 20e6")
+    make.add_argument("--parameters", help="the most parameters, likewise; a parameter takes four bytes")
+    make.add_argument("--ms", type=float, help="the most milliseconds an image, here or by the table --latency")
+    make.add_argument("--latency", metavar="FILE", help="of another machine, as `eas latency --to` writes it there")
+    runs(make)
+    make.add_argument(
+        "--top1", type=float, metavar="PERCENT", help="in place of these: the cheapest expected to reach it"
     )
     make.add_argument("--to", metavar="PATH", help="of the files, without .safetensors and .json (default: the names)")
     make.add_argument("--onnx", action="store_true", help="also write PATH.onnx, for runtimes without torch")
@@ -41,40 +44,75 @@ def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
     say.add_argument("path", help="of a specialised network: as given to specialize --to, or its .onnx file")
     say.add_argument("images", nargs="+", metavar="image", help="files; the centre of each is looked at")
     say.set_defaults(run=predict)
+    time = commands.add_parser("latency", help="measure how long a kit's networks take on this machine; about a minute")
+    time.add_argument("kit", **kit)
+    runs(time)
+    time.add_argument("--to", metavar="FILE", help="where else to write the table, for other machines to read")
+    time.set_defaults(run=measure_latency)
     show = commands.add_parser("list", help="show a kit's superclasses, classes and budgets")
     show.add_argument("kit", **kit)
     show.set_defaults(run=list_kit)
     return main
 
 
-def budget(text: str) -> float:
-    """A number of multiply-adds, M for millions; ValueError, in one line, where it cannot be meant."""
+def runs(command: Parser) -> None:
+    """Add the options that say how networks are run."""
+    command.add_argument("--runtime", default="onnxruntime", help="what runs them: onnxruntime (default) or torch")
+    command.add_argument("--threads", type=int, default=1, help="that run one (default: 1)")
+
+
+def budget(text: str, option: str = "--madds") -> float:
+    """A number of multiply-adds or parameters, M for millions; ValueError, in one line, where it cannot be meant."""
     number, millions = (text[:-1], 1e6) if text[-1:] in ("M", "m") else (text, 1)
     try:
-        madds = float(number) * millions
+        most = float(number) * millions
     except ValueError:
-        raise ValueError(f"--madds {text}: a number such as 20M or 20e6 is needed") from None
-    if not 0 < madds < math.inf:
-        raise ValueError(f"--madds {text}: a budget must be above zero and finite")
-    if madds < 1e4 and millions == 1:
-        raise ValueError(f"--madds {text}: that few multiply-adds are no network; did you mean {text}M?")
-    return madds
+        raise ValueError(f"{option} {text}: a number such as 20M or 20e6 is needed") from None
+    if not 0 < most < math.inf:
+        raise ValueError(f"{option} {text}: a budget must be above zero and finite")
+    what, least = {"--madds": ("multiply-adds", 1e4), "--parameters": ("parameters", 100)}[option]
+    if most < least and millions == 1:
+        raise ValueError(f"{option} {text}: that few {what} are no network; did you mean {text}M?")
+    return most
+
+
+def bounds_of(options: argparse.Namespace, kit) -> list[tuple[Any, float]]:
+    """What is asked of other costs than multiply-adds."""
+    from eas.costs import PARAMETERS
+    from eas.serving.latency import latency_table, load_latency
+
+    bounds = [(PARAMETERS, budget(options.parameters, "--parameters"))] if options.parameters else []
+    if options.ms is None:
+        return bounds
+    if not 0 < options.ms < math.inf:
+        raise ValueError(f"--ms {options.ms:g}: must be above zero and finite")
+    space = kit.supernet.space
+    if options.latency:
+        table = load_latency(options.latency, space)
+    else:
+        table = latency_table(space, options.runtime, threads=options.threads)
+    return [*bounds, (table, options.ms * table.scale)]
 
 
 def specialize(options: argparse.Namespace) -> None:
-    from eas import deploy, devices, load_kit
+    from eas import devices, export_onnx, load_kit
+    from eas.serving import deploy
 
+    if options.top1 is None and not (options.madds or options.parameters or options.ms is not None):
+        raise ValueError("say how large it may be: --madds, --parameters or --ms, or --top1 for what it has to reach")
     madds, path = budget(options.madds) if options.madds else None, options.to
     path = path or "+".join(options.names).replace("/", "-")
     devices.keep_memory()  # calibration, which is nearly all of the time, takes a third of it then
     kit = load_kit(options.kit)
-    network, card = kit.specialize(options.names, madds, top1=options.top1)
+    network, card = kit.specialize(options.names, madds, top1=options.top1, bounds=bounds_of(options, kit))
     card = kit.tested(network, card)
     if options.onnx:
-        print(f"wrote {deploy.export_onnx(network, card, path)}")
+        print(f"wrote {export_onnx(network, card, path)}")
     weights = deploy.save(network, card, path)
     costs = f"{card.madds / 1e6:.4g}M multiply-adds, {card.parameters:,} parameters"
     print(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB, {costs}) for {', '.join(card.classes)}")
+    for bound in card.bounds:
+        print(f"{bound.cost}: {bound.told:.4g} {bound.unit}, at most {bound.most:.4g} were asked for")
     if card.expected_top1:
         print("expected: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*card.expected_top1))
     if card.test:
@@ -84,7 +122,7 @@ def specialize(options: argparse.Namespace) -> None:
 
 
 def told(accuracy) -> str:
-    """An eas.deploy.Accuracy in a line."""
+    """An eas.serving.deploy.Accuracy in a line."""
     pairs = "; ".join(f"{name} taken for {other} ({times})" for name, other, times in accuracy.confused)
     confused = f"; most confused: {pairs}" if pairs else ""
     return "test: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*accuracy.top1) + f" of {accuracy.images} images{confused}"
@@ -97,6 +135,21 @@ def predict(options: argparse.Namespace) -> None:
     network, card = load(options.path)
     for path, answers in zip(options.images, answers_to(network, card, options.images), strict=True):
         print(f"{path}  {' | '.join(f'{name} {share:.2f}' for name, share in answers[:3])}")
+
+
+def measure_latency(options: argparse.Namespace) -> None:
+    from eas import load_kit
+    from eas.serving.latency import latency_table, save_latency
+
+    space = load_kit(options.kit).supernet.space
+    table = latency_table(space, options.runtime, threads=options.threads, again=True)
+    if options.to:
+        save_latency(table, options.to)
+    ends = (float(table.seconds(space, arch, 10)) * 1e3 for arch in (space.smallest, space.largest))
+    print(f"{table.name}")
+    print("an image takes {:.3g} to {:.3g} ms".format(*ends) + f", told from {table.archs} measured networks")
+    print(f"error {100 * table.error:.1f} %, rank correlation {table.correlation:.3f} on networks it was not fitted on")
+    print(f"written: {options.to or table.path()}")
 
 
 def list_kit(options: argparse.Namespace) -> None:
@@ -114,7 +167,7 @@ def list_kit(options: argparse.Namespace) -> None:
 
 
 def overview(kit) -> str:
-    """What the networks of every superclass of an eas.kit.Kit are expected to reach, in a table; empty if unknown."""
+    """What a kit's networks of every superclass are expected to reach, in a table; empty if unknown."""
     if kit.expected is None:
         return ""
     import torch

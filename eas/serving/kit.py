@@ -12,18 +12,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from eas import data, deploy
+from eas import data
 from eas.additive import AdditiveGenerator
-from eas.answers import accuracy_on
 from eas.branches import BRANCH_IMAGES, compose_branches, superclass_shares
+from eas.costs import Cost
 from eas.data import SPLITS, Dataset, Hierarchy, Split
 from eas.data.base import require_every_class
-from eas.deploy import Card, StoredSpace
 from eas.evaluation import calibration_sample
 from eas.expected import ExpectedAccuracy
 from eas.files import sha256, write_text
 from eas.generator import ArchGenerator, Generator
 from eas.registry import Finite, Positive, Section
+from eas.serving import deploy
+from eas.serving.answers import accuracy_on
+from eas.serving.deploy import Card, StoredSpace
 from eas.spaces import ChoiceSpace, Supernet
 
 NAME = "kit.json"
@@ -96,23 +98,29 @@ class Kit:
         return budgets[enough[madds[enough].argmin()]].item()
 
     def specialize(
-        self, names: str | Sequence[str], budget_madds: float | None = None, *, top1: float | None = None
+        self,
+        names: str | Sequence[str],
+        budget_madds: float | None = None,
+        *,
+        top1: float | None = None,
+        bounds: Sequence[tuple[Cost, float]] = (),
     ) -> tuple[nn.Module, Card]:
         """The specialised network for the named superclasses and classes, in eval mode.
 
-        Under a budget of multiply-adds; or the cheapest one that is expected to reach `top1` percent.
+        Under a budget of multiply-adds, under `bounds` of other costs (eas.costs.PARAMETERS, a LatencyTable), or all of
+        these; or the cheapest one that is expected to reach `top1` percent.
 
-        ValueError for an unknown name, no name, a budget below the smallest arch or an accuracy that no network is
-        expected to reach, which says what is possible; or not one of the two.
+        ValueError for an unknown name, no name, a bound below the smallest arch or an accuracy that no network is
+        expected to reach, which says what is possible; or no bound, or one beside `top1`.
         """
         class_mask = self.hierarchy.class_mask([names] if isinstance(names, str) else names)
-        if (budget_madds is None) == (top1 is None):
-            raise ValueError("give either a budget of multiply-adds or a top-1 in percent")
-        if budget_madds is None:
+        if (budget_madds is None and not bounds) == (top1 is None):
+            raise ValueError("give either a budget of multiply-adds, or other bounds, or a top-1 in percent")
+        if top1 is not None:
             budget_madds = self.cheapest_budget(class_mask, top1)
         supernet, images = self.weights(class_mask)
         parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, images)
-        network, card = deploy.specialize(*parts, synthetic=self.synthetic)
+        network, card = deploy.specialize(*parts, synthetic=self.synthetic, bounds=bounds)
         if self.expected:
             (expected,) = self.expected_top1(class_mask, torch.tensor([card.madds])).tolist()
             card = card.model_copy(update={"expected_top1": tuple(round(each, 2) for each in expected)})
@@ -292,7 +300,7 @@ def kit_of_study(path: Path) -> Path:
 
 def installed_kits() -> list[Path]:
     """The folders of the kits that came with this package, or lie in the clone that it runs from."""
-    found = [path.parent for path in (Path(__file__).resolve().parents[1] / "weights").glob(f"*/{NAME}")]
+    found = [path.parent for path in (Path(__file__).resolve().parents[2] / "weights").glob(f"*/{NAME}")]
     try:
         files = distribution("eas").files or []
     except PackageNotFoundError:  # run from a folder

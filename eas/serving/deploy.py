@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import warnings
-from collections.abc import Callable
-from importlib.util import find_spec
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from eas.costs import Bound, Cost, total
 from eas.data import Hierarchy, Split
 from eas.evaluation import calibrate
-from eas.files import sha256, write_bytes, write_tensors, write_text
+from eas.files import sha256, write_tensors, write_text
 from eas.generator import Generator
 from eas.registry import Finite, Positive, Section, one_line
 from eas.spaces import SPACES, ChoiceSpace, Supernet
@@ -44,24 +42,34 @@ class StoredSpace(Section):
 
 
 class Accuracy(Section):
-    """How often a network is right on images that nothing was trained on or chosen with (see eas.answers)."""
+    """How often a network is right on images that nothing was trained on or chosen with (see eas.serving.answers)."""
 
     top1: tuple[Percent, Percent, Percent]  # and its 95 % interval
     images: Positive
     confused: tuple[tuple[str, str, Positive], ...] = ()  # a class, what it was taken for, how often: the most frequent
 
 
+class KeptBound(Section):
+    """What a network was allowed to cost beside multiply-adds, and what it costs; see eas.costs."""
+
+    cost: Annotated[str, Field(min_length=1)]
+    unit: str
+    most: Finite
+    told: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Card(StoredSpace):
     """What a specialised network is: everything but its weights, as plain data."""
 
     classes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)  # in the order of the logits
-    budget_madds: Finite
+    budget_madds: Finite | None  # none where only others were set
     madds: Positive
     parameters: Positive
     arch: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
     synthetic: bool  # whether it learned from synthetic images
     expected_top1: tuple[Percent, Percent, Percent] | None = None  # and its 95 % interval, before it was measured
     test: Accuracy | None = None
+    bounds: tuple[KeptBound, ...] = ()
 
     @model_validator(mode="after")
     def be_consistent(self) -> Card:
@@ -77,8 +85,10 @@ class Card(StoredSpace):
             raise one_line("it holds a number that is too large") from None
         if costs != [self.madds, self.parameters]:
             raise one_line("the arch needs {} multiply-adds and {} parameters, not those stated".format(*costs))
-        if self.madds > self.budget_madds:
+        if self.budget_madds and self.madds > self.budget_madds:
             raise one_line(f"{self.madds} multiply-adds are more than the budget of {self.budget_madds:g}")
+        if over := [bound for bound in self.bounds if bound.told > bound.most]:
+            raise one_line("{0.told:g} {0.unit} of {0.cost} are more than {0.most:g}".format(over[0]))
         return self
 
 
@@ -87,27 +97,39 @@ def specialize(
     generator: Generator,
     hierarchy: Hierarchy,
     class_mask: Tensor,
-    budget_madds: float,
+    budget_madds: float | None,
     calibration: Split,
     *,
     synthetic: bool,
+    bounds: Sequence[tuple[Cost, float]] = (),
 ) -> tuple[nn.Module, Card]:
     """The specialised network for a set of classes (bool [classes]) under a budget, calibrated, in eval mode.
 
     The generator picks the arch in one forward pass; the classifier keeps the rows of these classes; `calibration`
-    holds the images that the statistics are taken from, on the supernet's device. ValueError if there is no class, or
-    the budget is infinite or below the smallest arch; it says what is possible.
+    holds the images that the statistics are taken from, on the supernet's device. `bounds` are of other costs, such as
+    a LatencyTable. ValueError if there is no class, or no bound, or one is infinite or below the smallest arch; it says
+    what is possible.
     """
-    if budget_madds == math.inf:
+    if budget_madds is None and not bounds:
+        raise ValueError("give a budget, of multiply-adds or another cost")
+    if math.inf in (budget_madds, *(most for _, most in bounds)):
         raise ValueError("a budget must be finite")
-    arch = generator.generate(class_mask[None], torch.tensor([budget_madds], dtype=torch.float64))[0]
+    budget = torch.tensor([math.inf if budget_madds is None else budget_madds], dtype=torch.float64)
+    hard = [Bound(cost, torch.tensor([most], dtype=torch.float64)) for cost, most in bounds]
+    arch = generator.generate(class_mask[None], budget, hard)[0]
     classes, space = class_mask.nonzero()[:, 0].tolist(), supernet.space
     network = supernet.extract(arch, classes, calibrate(supernet, arch, calibration))
     costs = {name: int(getattr(space, name)(arch, len(classes))) for name in ("madds", "parameters")}
     one, own = space.at_size_of(arch)  # of one size of images: the network's
     where = {"image_size": one.image_size, "in_channels": one.in_channels, "space": one.recipe}
     what = {"classes": tuple(hierarchy.classes[i] for i in classes), "arch": tuple(own.tolist())}
-    return network, Card(budget_madds=float(budget_madds), synthetic=synthetic, **what, **costs, **where)
+    kept = tuple(
+        KeptBound(cost=cost.name, unit=cost.unit, most=most / cost.scale, told=told / cost.scale)
+        for cost, most in bounds
+        for told in [float(total(space, cost, arch, len(classes)))]
+    )
+    asked = {"budget_madds": budget_madds and float(budget_madds), "bounds": kept}
+    return network, Card(synthetic=synthetic, **asked, **what, **costs, **where)
 
 
 # -------------------------------------------------------------------- files
@@ -133,8 +155,8 @@ def save(network: nn.Module, card: Card, path: str | Path) -> Path:
     return weights
 
 
-def load(path: str | Path) -> tuple[nn.Module | OnnxNetwork, Card]:
-    """Read what `save` wrote, or `export_onnx`, whose files are named *.onnx; the network is in eval mode on the CPU.
+def load(path: str | Path) -> tuple[Callable[[Tensor], Tensor], Card]:
+    """Read what `save` wrote, a network in eval mode on the CPU; or eas.export_onnx, whose files are named *.onnx.
 
     Raises:
         FileNotFoundError: one of the files is missing.
@@ -142,7 +164,7 @@ def load(path: str | Path) -> tuple[nn.Module | OnnxNetwork, Card]:
         ModuleNotFoundError: an ONNX file, without the package that runs it; says how to install it.
     """
     if str(path).endswith(".onnx"):
-        return load_onnx(Path(path))
+        return import_module("eas.serving.onnx_files").load_onnx(Path(path))  # which knows of cards
     weights, text = Path(f"{path}.safetensors"), Path(f"{path}.json")
     for file in (weights, text):
         if not file.is_file():
@@ -221,57 +243,3 @@ def make_module(build: Callable[[], nn.Module], tensors: dict[str, Tensor], unfi
     module = build()
     module.load_state_dict(tensors)
     return module.eval()
-
-
-def export_onnx(network: nn.Module, card: Card, path: str | Path) -> Path:
-    """Write `path`.onnx, one file for runtimes that know neither torch nor this package; returns it.
-
-    Input `images` float32 [n, channels, size, size] in [0, 1], normalised inside; output `logits` float32 [n, classes].
-    The card is in the model's metadata, a JSON value for each of its fields: `classes` are those of the logits.
-    Without the package onnx, a ModuleNotFoundError that says how to install it.
-    """
-    if find_spec("onnx") is None:
-        raise ModuleNotFoundError("ONNX needs a package of that name: pip install 'eas[onnx]'")
-    import onnx
-
-    images, graph = torch.zeros(2, card.in_channels, card.image_size, card.image_size), io.BytesIO()
-    names = {"input_names": ["images"], "output_names": ["logits"]}
-    with warnings.catch_warnings():
-        # By tracing, of whose age torch warns, it takes 0.06 s; by torch.export 3 s, for equal logits and speed.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that what sizes of images decide stays as it is
-        axes = {name: {0: "n"} for name in ("images", "logits")}
-        torch.onnx.export(network, (images,), graph, **names, dynamic_axes=axes, dynamo=False)
-    model = onnx.load_model_from_string(graph.getvalue())
-    for name, value in card.model_dump(mode="json").items():
-        model.metadata_props.add(key=name, value=json.dumps(value))
-    write_bytes(f"{path}.onnx", model.SerializeToString())
-    return Path(f"{path}.onnx")
-
-
-class OnnxNetwork:
-    """An exported network, run by onnxruntime: images float [n, channels, size, size] in [0, 1] to logits."""
-
-    def __init__(self, session):
-        self.session = session
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self.session.run(["logits"], {"images": images.numpy()})[0])
-
-
-def load_onnx(path: Path) -> tuple[OnnxNetwork, Card]:
-    """Read what `export_onnx` wrote; errors as `load`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    if find_spec("onnxruntime") is None:
-        raise ModuleNotFoundError("ONNX files are run by the package onnxruntime: pip install 'eas[onnx]'")
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-        told = session.get_modelmeta().custom_metadata_map
-        card = Card.model_validate_json(json.dumps({name: json.loads(value) for name, value in told.items()}))
-    except Exception as error:  # onnxruntime has errors of its own, for every kind of damage
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is damaged, or no network that was exported here: {reason}") from None
-    return OnnxNetwork(session), card
