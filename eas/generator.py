@@ -63,18 +63,22 @@ class ArchGenerator(nn.Module):
         return tuple(each.unflatten(-1, there.shape).where(there.to(each.device), NEVER) for each, there in parts)
 
     @torch.inference_mode()
-    def generate(self, class_masks: Tensor, budgets: Tensor, bounds: Sequence[Bound] = ()) -> Tensor:
+    def generate(
+        self, class_masks: Tensor, budgets: Tensor, bounds: Sequence[Bound] = (), outputs: Tensor | None = None
+    ) -> Tensor:
         """Archs int64 [scenarios, decisions], every one within its budget and all other bounds.
 
-        `class_masks` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds, of which inf is none.
+        `class_masks` bool [scenarios, classes], `budgets` [scenarios] in multiply-adds, of which inf is none. Networks
+        have an output for each of their classes, or as many as `outputs` [scenarios] says.
 
         Raises:
             ValueError: see ChoiceSpace.check_scenarios and check_bounds.
         """
-        self.space.check_scenarios(class_masks, budgets)
+        self.space.check_scenarios(class_masks, budgets, outputs)
         archs = torch.empty(len(class_masks), self.space.decisions, dtype=torch.long)
         for rows in torch.arange(len(archs)).split(PIECE):
-            masks, some, counts = class_masks[rows], budgets[rows], class_masks[rows].sum(-1)
+            masks, some = class_masks[rows], budgets[rows]
+            counts = masks.sum(-1) if outputs is None else outputs[rows]
             own = [each.rows(rows) for each in bounds]
             check_bounds(self.space, own, counts)
             told = some.minimum(like_madds(self.space, own, counts)) if own else some

@@ -88,12 +88,12 @@ def expected_result(workspace: Workspace) -> Result | None:
 def write_study_kit(workspace: Workspace, folder: Path, dataset: Dataset, *, tested: bool = False) -> bool:
     """Write images and kit.json into a folder that holds the study's results; whether there was all that it takes.
 
-    The images are those of the data set to calibrate on, and where networks are to be `tested`, to test on.
+    The images are those of the data set to calibrate on; with `tested` also those to choose and to test on.
     """
     if not (parts := kit_parts(workspace)):
         return False
     files = {name: (f"{result.name}.safetensors", prefix) for name, (result, prefix) in parts.items()}
-    write_images(dataset, folder / IMAGES)
+    write_images(dataset, folder / IMAGES, "calibration", *["selection"] * tested)
     files["images"] = (IMAGES, "")
     if tested:
         write_images(dataset, folder / TEST_IMAGES, "test")
@@ -122,6 +122,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
         branches=steps.find(workspace, "branches", **jobs[0])[0].tensor_path() if jobs else None,
         calibration=calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images),
         branch_images=dataset.train,
+        unseen=dataset.selection,
         synthetic=dataset.synthetic,
         expected=ExpectedAccuracy(**expected.tensors()) if expected else None,
         **(served_sets(steps.record_of(workspace, "branches", **jobs[0])) if jobs else {}),

@@ -15,35 +15,69 @@ from eas.data.batches import as_input
 from eas.data.images import MODES, read_pixels
 from eas.evaluation import PATIENT
 from eas.serving.deploy import Accuracy, Card
+from eas.spaces.supernet import resized
 
 Network = Callable[[Tensor], Tensor]  # images float [n, channels, size, size] in [0, 1] to logits [n, classes]
-Answer = list[tuple[str, float]]  # classes with their probabilities, the most likely first
+Answer = list[
+    tuple[str, float]
+]  # classes with their probabilities, the most likely first; NONE before all where refused
+NONE = "none of these"
 BATCH = 64  # images
 TOLD = 3  # pairs of classes that a card names
 NORMAL_95 = 1.959964  # of a normal distribution, that many standard deviations to either side hold 95 %
 
 
-@torch.inference_mode()
 def class_probabilities(network: Network, card: Card, images: Tensor) -> Tensor:
     """Probabilities [n, classes] for uint8 images [n, channels, size, size]; ValueError for another type or shape."""
+    return weigh(network, card, images)[0]
+
+
+@torch.inference_mode()
+def weigh(network: Network, card: Card, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities [n, classes] among the network's classes, and log odds [n] that an image shows one at all.
+
+    The latter are infinite where the network does not tell strangers. ValueError as `class_probabilities`.
+    """
     shape = [card.in_channels, card.image_size, card.image_size]
     if images.dtype != torch.uint8 or list(images.shape[1:]) != shape:
         raise ValueError(f"images must be uint8 [n, {str(shape)[1:]}, got {images.dtype} {list(images.shape)}")
     batches = tqdm([batch for batch in images.split(BATCH) if len(batch)], "looking at images", **PATIENT)
-    rows = [network(as_input(batch)).softmax(1) for batch in batches]
-    return torch.cat([torch.empty(0, len(card.classes)), *rows])
+    odds = network.odds if card.strangers else lambda batch: (network(batch), torch.full((len(batch),), math.inf))
+    rows, certain = [torch.empty(0, len(card.classes))], [torch.empty(0)]
+    for batch in batches:
+        logits, of_batch = odds(as_input(batch))
+        rows.append(logits.softmax(1))
+        certain.append(of_batch)
+    return torch.cat(rows), torch.cat(certain)
 
 
 def predict(network: Network, card: Card, images: Tensor | Sequence[str | Path]) -> list[Answer]:
     """What each image shows: uint8 images [n, channels, size, size], or image files, of which the centre is looked at.
 
+    Where the network tells strangers, probabilities are of all that its supernet knows: what they lack to 1 is that of
+    another class. An image that is refused gets that as its first answer, under the name NONE.
     ValueError for images of another type or shape; for files as `read_image`.
     """
-    if isinstance(images, Tensor):
-        rows = class_probabilities(network, card, images).tolist()
-    else:
-        rows = [class_probabilities(network, card, read_image(path, card))[0].tolist() for path in images]
-    return [sorted(zip(card.classes, row, strict=True), key=lambda pair: -pair[1]) for row in rows]
+    if not isinstance(images, Tensor):
+        images = torch.cat([read_image(path, card) for path in images])
+    probabilities, odds = weigh(network, card, images)
+    own = odds.sigmoid()
+    answers = [
+        sorted(zip(card.classes, row, strict=True), key=lambda pair: -pair[1])
+        for row in (probabilities * own[:, None]).tolist()
+    ]
+    least = card.strangers.least_odds if card.strangers else -math.inf
+    refused = (odds < least).tolist()
+    shares = (1 - own).tolist()
+    return [[(NONE, share)] * no + answer for answer, no, share in zip(answers, refused, shares, strict=True)]
+
+
+def refused_on(network: Network, card: Card, images: Tensor) -> float | None:
+    """Of images, how many percent are refused; None where there are none."""
+    if not len(images):
+        return None
+    odds = weigh(network, card, resized(images, card.image_size))[1]
+    return round(100 * (odds < card.strangers.least_odds).double().mean().item(), 2)
 
 
 def read_image(path: str | Path, card: Card) -> Tensor:

@@ -9,9 +9,11 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 Commands = Any  # what argparse's add_subparsers returns, whose class has no public name
+COMPARED = 32  # images that an exported network is compared on
 EXIT = "exit codes: 0 done, 1 an error, which is one line, 130 stopped by Ctrl-C"
 
 
@@ -37,6 +39,7 @@ def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
     make.add_argument(
         "--top1", type=float, metavar="PERCENT", help="in place of these: the cheapest expected to reach it"
     )
+    make.add_argument("--no-strangers", action="store_true", help="do not tell images of none of the classes")
     make.add_argument("--to", metavar="PATH", help="of the files, without .safetensors and .json (default: the names)")
     make.add_argument("--onnx", action="store_true", help="also write PATH.onnx, for runtimes without torch")
     make.set_defaults(run=specialize)
@@ -44,6 +47,10 @@ def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
     say.add_argument("path", help="of a specialised network: as given to specialize --to, or its .onnx file")
     say.add_argument("images", nargs="+", metavar="image", help="files; the centre of each is looked at")
     say.set_defaults(run=predict)
+    prove = commands.add_parser("verify", help="check that an exported network does here what it did where it was made")
+    prove.add_argument("path", help="of the .onnx file; a .safetensors file beside it is compared with")
+    prove.add_argument("images", nargs="*", metavar="image", help="files to compare on, beside those of its own check")
+    prove.set_defaults(run=verify)
     time = commands.add_parser("latency", help="measure how long a kit's networks take on this machine; about a minute")
     time.add_argument("kit", **kit)
     runs(time)
@@ -104,10 +111,13 @@ def specialize(options: argparse.Namespace) -> None:
     path = path or "+".join(options.names).replace("/", "-")
     devices.keep_memory()  # calibration, which is nearly all of the time, takes a third of it then
     kit = load_kit(options.kit)
-    network, card = kit.specialize(options.names, madds, top1=options.top1, bounds=bounds_of(options, kit))
+    bounds = bounds_of(options, kit)
+    network, card = kit.specialize(
+        options.names, madds, top1=options.top1, bounds=bounds, refuse=not options.no_strangers
+    )
     card = kit.tested(network, card)
     if options.onnx:
-        print(f"wrote {export_onnx(network, card, path)}")
+        print(f"wrote {export_onnx(network, card, path)}{proven(network, f'{path}.onnx', kit, card)}")
     weights = deploy.save(network, card, path)
     costs = f"{card.madds / 1e6:.4g}M multiply-adds, {card.parameters:,} parameters"
     print(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB, {costs}) for {', '.join(card.classes)}")
@@ -117,8 +127,40 @@ def specialize(options: argparse.Namespace) -> None:
         print("expected: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*card.expected_top1))
     if card.test:
         print(told(card.test))
+    if card.strangers and card.strangers.refused_others is not None:
+        own, others = card.strangers.refused_own, card.strangers.refused_others
+        print(f"none of these: said of {others:.1f} % of other classes' images, and of {own:.1f} % of its own")
     branches = ", ".join(kit.branches_for(kit.hierarchy.class_mask(options.names)))
     print(f"weights: {f'superclass branches ({branches})' if branches else 'shared by all classes'}")
+
+
+def proven(network, path: str, kit, card) -> str:
+    """That a file says what the network does, on images of its classes; ValueError where it does not."""
+    import torch
+
+    from eas import load
+    from eas.serving.verify import MOST_OFF, largest_difference
+    from eas.spaces.supernet import resized
+
+    if find_spec("onnxruntime") is None:
+        return " (not run: the package onnxruntime is missing)"
+    place = torch.tensor([name in card.classes for name in kit.hierarchy.classes])
+    images = resized(kit.branch_images.only(place).images[:COMPARED], card.image_size)
+    off = largest_difference(load(path)[0], network, images)
+    if not off <= MOST_OFF:
+        raise ValueError(f"{path} does not say what the network does: logits differ by {off:.2g}")
+    return f": on {len(images)} images its logits are the network's, {off:.0e} apart at most"
+
+
+def verify(options: argparse.Namespace) -> None:
+    from eas.serving.verify import verify as found_of
+
+    found = found_of(options.path, options.images)
+    print(f"as exported: on its own check the logits are {found.as_exported:.0e} apart at most")
+    if found.as_saved is not None:
+        saved = options.path.removesuffix(".onnx") + ".safetensors"
+        print(f"as {saved}: on {found.images} images they are {found.as_saved:.0e} apart at most")
+    print(f"an image takes {found.ms:.3g} ms")
 
 
 def told(accuracy) -> str:

@@ -16,11 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from eas.costs import Bound, Cost, total
 from eas.data import Hierarchy, Split
-from eas.evaluation import calibrate
+from eas.evaluation import calibrate, calibration_sample
 from eas.files import sha256, write_tensors, write_text
 from eas.generator import Generator
 from eas.registry import Finite, Positive, Section, one_line
+from eas.serving.strangers import MOST_FITTED, Refusing, inner, least_odds
 from eas.spaces import SPACES, ChoiceSpace, Supernet
+from eas.spaces.supernet import resized
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 MOST_FORMS = 2**14  # of all blocks of a space that is read from a file: its tables stay small
@@ -49,6 +51,15 @@ class Accuracy(Section):
     confused: tuple[tuple[str, str, Positive], ...] = ()  # a class, what it was taken for, how often: the most frequent
 
 
+class Strangers(Section):
+    """How a network tells images of none of its classes; see eas.serving.strangers."""
+
+    outputs: Positive  # for all other classes that its supernet knows, behind those of its own
+    least_odds: Annotated[float, Field(allow_inf_nan=False)]  # log odds that an image of its own has at least
+    refused_own: Percent | None = None  # of test images: of its own classes, by mistake
+    refused_others: Percent | None = None  # and of other classes
+
+
 class KeptBound(Section):
     """What a network was allowed to cost beside multiply-adds, and what it costs; see eas.costs."""
 
@@ -70,6 +81,12 @@ class Card(StoredSpace):
     expected_top1: tuple[Percent, Percent, Percent] | None = None  # and its 95 % interval, before it was measured
     test: Accuracy | None = None
     bounds: tuple[KeptBound, ...] = ()
+    strangers: Strangers | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Of the network's classifier: its classes', and those for all others where it tells strangers."""
+        return len(self.classes) + (self.strangers.outputs if self.strangers else 0)
 
     @model_validator(mode="after")
     def be_consistent(self) -> Card:
@@ -80,7 +97,7 @@ class Card(StoredSpace):
             if len(arch) != space.decisions:
                 raise one_line(f"the arch has {len(arch)} choices, but its space {space.decisions} decisions")
             space.check(arch)
-            costs = [int(count(arch, len(self.classes))) for count in (space.madds, space.parameters)]
+            costs = [int(count(arch, self.outputs)) for count in (space.madds, space.parameters)]
         except (RuntimeError, OverflowError):  # what torch and Python say of numbers beyond 64 bits
             raise one_line("it holds a number that is too large") from None
         if costs != [self.madds, self.parameters]:
@@ -102,6 +119,7 @@ def specialize(
     *,
     synthetic: bool,
     bounds: Sequence[tuple[Cost, float]] = (),
+    unseen: Split | None = None,
 ) -> tuple[nn.Module, Card]:
     """The specialised network for a set of classes (bool [classes]) under a budget, calibrated, in eval mode.
 
@@ -109,6 +127,9 @@ def specialize(
     holds the images that the statistics are taken from, on the supernet's device. `bounds` are of other costs, such as
     a LatencyTable. ValueError if there is no class, or no bound, or one is infinite or below the smallest arch; it says
     what is possible.
+
+    With `unseen`, images of all classes that nothing was trained on, the network also tells images of none of its
+    classes (eas.serving.strangers.Refusing); the costs are with what that takes.
     """
     if budget_madds is None and not bounds:
         raise ValueError("give a budget, of multiply-adds or another cost")
@@ -116,20 +137,28 @@ def specialize(
         raise ValueError("a budget must be finite")
     budget = torch.tensor([math.inf if budget_madds is None else budget_madds], dtype=torch.float64)
     hard = [Bound(cost, torch.tensor([most], dtype=torch.float64)) for cost, most in bounds]
-    arch = generator.generate(class_mask[None], budget, hard)[0]
     classes, space = class_mask.nonzero()[:, 0].tolist(), supernet.space
-    network = supernet.extract(arch, classes, calibrate(supernet, arch, calibration))
-    costs = {name: int(getattr(space, name)(arch, len(classes))) for name in ("madds", "parameters")}
+    others = (~class_mask).nonzero()[:, 0].tolist() if unseen else []
+    outputs = len(classes) + len(others)
+    arch = generator.generate(class_mask[None], budget, hard, torch.tensor([outputs]))[0]
+    network = supernet.extract(arch, classes + others, calibrate(supernet, arch, calibration))
+    costs = {name: int(getattr(space, name)(arch, outputs)) for name in ("madds", "parameters")}
     one, own = space.at_size_of(arch)  # of one size of images: the network's
     where = {"image_size": one.image_size, "in_channels": one.in_channels, "space": one.recipe}
     what = {"classes": tuple(hierarchy.classes[i] for i in classes), "arch": tuple(own.tolist())}
     kept = tuple(
         KeptBound(cost=cost.name, unit=cost.unit, most=most / cost.scale, told=told / cost.scale)
         for cost, most in bounds
-        for told in [float(total(space, cost, arch, len(classes)))]
+        for told in [float(total(space, cost, arch, outputs))]
     )
+    strangers = None
+    if others:
+        network = Refusing(network, len(classes)).eval()
+        samples = (calibration_sample(unseen.only(mask), MOST_FITTED).images for mask in (class_mask, ~class_mask))
+        least = least_odds(network, *(resized(images, one.image_size) for images in samples))
+        strangers = Strangers(outputs=len(others), least_odds=least)
     asked = {"budget_madds": budget_madds and float(budget_madds), "bounds": kept}
-    return network, Card(synthetic=synthetic, **asked, **what, **costs, **where)
+    return network, Card(synthetic=synthetic, strangers=strangers, **asked, **what, **costs, **where)
 
 
 # -------------------------------------------------------------------- files
@@ -149,7 +178,7 @@ def save(network: nn.Module, card: Card, path: str | Path) -> Path:
     The weights' metadata repeat the card, so that a change of either file is seen.
     """
     weights = Path(f"{path}.safetensors")
-    write_tensors(network.state_dict(), weights, {"card": card.model_dump_json()})
+    write_tensors(inner(network).state_dict(), weights, {"card": card.model_dump_json()})
     stored = StoredCard(format="eas-specialized-2", sha256=sha256(weights), card=card)
     write_text(f"{path}.json", stored.model_dump_json(indent=1) + "\n")
     return weights
@@ -178,7 +207,8 @@ def load(path: str | Path) -> tuple[Callable[[Tensor], Tensor], Card]:
     space, arch, unfit = card.choice_space(), torch.tensor(card.arch), f"{weights} does not fit its card"
     if space.depth(arch).sum() > len(tensors):  # a block has a tensor at least: nothing larger is even tried
         raise ValueError(f"{unfit}: it holds {len(tensors)} tensors, fewer than the arch has blocks")
-    return make_module(lambda: space.network(arch, len(card.classes)), tensors, unfit), card
+    network = make_module(lambda: space.network(arch, card.outputs), tensors, unfit)
+    return (Refusing(network, len(card.classes)).eval() if card.strangers else network), card
 
 
 def is_card(text: str, card: Card) -> bool:

@@ -24,13 +24,15 @@ from eas.files import sha256, write_text
 from eas.generator import ArchGenerator, Generator
 from eas.registry import Finite, Positive, Section
 from eas.serving import deploy
-from eas.serving.answers import accuracy_on
+from eas.serving.answers import accuracy_on, refused_on
 from eas.serving.deploy import Card, StoredSpace
 from eas.spaces import ChoiceSpace, Supernet
+from eas.spaces.supernet import resized
 
 NAME = "kit.json"
 BUDGETS = 64  # that are tried to find the cheapest network for an accuracy
-MOST_TESTED = 10_000  # test images that a kit carries
+MOST_IMAGES = 10_000  # of a split that a kit carries
+MOST_STRANGERS = 1000  # of these, images of other classes that a network is tested on
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Kit:
     mixed_sets: bool = True  # whether they serve some of the classes of several superclasses
     expected: ExpectedAccuracy | None = None  # what networks reach, where that was measured
     test: Split | None = None  # images of all classes that nothing was trained on or chosen with
+    unseen: Split | None = None  # those that choices were made with, where `branch_images` were trained on
 
     def branches_for(self, class_mask: Tensor) -> list[str]:
         """The superclasses whose branches serve a set of classes; none where the weights do that all classes share.
@@ -82,14 +85,15 @@ class Kit:
             raise ValueError("this kit does not know what its networks reach: ask for a budget instead")
         return self.expected(class_mask, madds, len(self.branches_for(class_mask)))
 
-    def cheapest_budget(self, class_mask: Tensor, top1: float) -> float:
+    def cheapest_budget(self, class_mask: Tensor, top1: float, outputs: int | None = None) -> float:
         """The smallest budget, in multiply-adds, whose network is expected to reach `top1` percent.
 
-        Of BUDGETS between those that the generator was made for, in one pass. ValueError, which says what is
+        It may have more `outputs` than classes. Of BUDGETS between those that the generator was made for, in one pass. ValueError, which says what is
         possible, where none is expected to.
         """
         budgets = torch.linspace(*self.generator.budget_range.tolist(), BUDGETS, dtype=torch.float64)
-        archs = self.generator.generate(class_mask.expand(BUDGETS, -1), budgets)
+        counts = outputs and torch.full((BUDGETS,), outputs)
+        archs = self.generator.generate(class_mask.expand(BUDGETS, -1), budgets, outputs=counts)
         madds = self.supernet.space.madds(archs, class_mask.sum())
         expected = self.expected_top1(class_mask, madds)[:, 0]
         if not len(enough := (expected >= top1).nonzero()[:, 0]):
@@ -104,11 +108,13 @@ class Kit:
         *,
         top1: float | None = None,
         bounds: Sequence[tuple[Cost, float]] = (),
+        refuse: bool = False,
     ) -> tuple[nn.Module, Card]:
         """The specialised network for the named superclasses and classes, in eval mode.
 
         Under a budget of multiply-adds, under `bounds` of other costs (eas.costs.PARAMETERS, a LatencyTable), or all of
-        these; or the cheapest one that is expected to reach `top1` percent.
+        these; or the cheapest one that is expected to reach `top1` percent. With `refuse` it also tells images of none
+        of its classes, for what it costs (see eas.serving.strangers).
 
         ValueError for an unknown name, no name, a bound below the smallest arch or an accuracy that no network is
         expected to reach, which says what is possible; or no bound, or one beside `top1`.
@@ -117,23 +123,32 @@ class Kit:
         if (budget_madds is None and not bounds) == (top1 is None):
             raise ValueError("give either a budget of multiply-adds, or other bounds, or a top-1 in percent")
         if top1 is not None:
-            budget_madds = self.cheapest_budget(class_mask, top1)
+            budget_madds = self.cheapest_budget(class_mask, top1, len(class_mask) if refuse else None)
         supernet, images = self.weights(class_mask)
         parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, images)
-        network, card = deploy.specialize(*parts, synthetic=self.synthetic, bounds=bounds)
+        unseen = (self.unseen or self.branch_images) if refuse else None
+        network, card = deploy.specialize(*parts, synthetic=self.synthetic, bounds=bounds, unseen=unseen)
         if self.expected:
-            (expected,) = self.expected_top1(class_mask, torch.tensor([card.madds])).tolist()
+            one = card.choice_space()  # what is expected was measured on networks with these outputs only
+            madds = one.madds(torch.tensor([card.arch]), len(card.classes))
+            (expected,) = self.expected_top1(class_mask, madds).tolist()
             card = card.model_copy(update={"expected_top1": tuple(round(each, 2) for each in expected)})
         return network, card
 
     def tested(self, network: nn.Module, card: Card) -> Card:
-        """The card with the network's accuracy on the kit's test images, where it has any of the classes."""
+        """The card with how right the network is on the kit's test images, where it has any of the classes."""
         place = torch.full((len(self.hierarchy.classes),), -1)
         place[[self.hierarchy.classes.index(name) for name in card.classes]] = torch.arange(len(card.classes))
         if self.test is None or not len(own := self.test.only(place >= 0)):
             return card
-        accuracy = accuracy_on(network, card, replace(own, labels=place[own.labels]))
-        return card.model_copy(update={"test": accuracy})
+        own = Split(resized(own.images, card.image_size), place[own.labels])
+        told = {"test": accuracy_on(network, card, own)}
+        if card.strangers:
+            others = calibration_sample(self.test.only(place < 0), MOST_STRANGERS)
+            refused = refused_on(network, card, own.images), refused_on(network, card, others.images)
+            names = "refused_own", "refused_others"
+            told["strangers"] = card.strangers.model_copy(update=dict(zip(names, refused, strict=True)))
+        return card.model_copy(update=told)
 
 
 # -------------------------------------------------------------------- the folder
@@ -178,11 +193,15 @@ class Contents(StoredSpace):
     files: StoredParts
 
 
-def write_images(dataset: Dataset, path: str | Path, split: Literal["calibration", "test"] = "calibration") -> None:
-    """Write what a kit needs of a data set: its file, with this split only; of test images at most MOST_TESTED."""
-    kept = dataset.calibration.decoded() if split == "calibration" else calibration_sample(dataset.test, MOST_TESTED)
-    nothing = Split(kept.images[:0], kept.labels[:0])
-    data.save(replace(dataset, **dict.fromkeys(SPLITS, nothing) | {split: kept}), path)
+def write_images(dataset: Dataset, path: str | Path, *splits: str) -> None:
+    """Write what a kit needs of a data set: its file, with these splits only, each of at most MOST_IMAGES images."""
+    whole = ((name, getattr(dataset, name)) for name in splits)
+    kept = {
+        n: each.decoded() if len(each) <= MOST_IMAGES else calibration_sample(each, MOST_IMAGES) for n, each in whole
+    }
+    some = kept[splits[0]]
+    nothing = Split(some.images[:0], some.labels[:0])
+    data.save(replace(dataset, **dict.fromkeys(SPLITS, nothing) | kept), path)
 
 
 def write_kit(
@@ -234,7 +253,7 @@ def load_kit(kit: str | Path) -> Kit:
 
     def load_images(path: Path) -> Dataset:
         found = data.load(path)
-        for split in (found.calibration, found.test):
+        for split in (found.calibration, found.selection, found.test):
             if split.images.shape[1:] != (space.in_channels, space.image_size, space.image_size):
                 raise ValueError(f"{path} does not fit {folder / NAME}: its images have another shape")
         return found
@@ -263,6 +282,7 @@ def load_kit(kit: str | Path) -> Kit:
         mixed_sets=contents.mixed_sets,
         expected=ExpectedAccuracy(**load_tensors("expected")) if "expected" in stored else None,
         test=load_images(paths["test"]).test if "test" in stored else None,
+        unseen=dataset.selection if len(dataset.selection) else None,
     )
 
 

@@ -45,7 +45,8 @@ KEPT = 0.95  # share of networks that keep to a bound
 def run_onnx(network: nn.Module, shape: tuple[int, int], threads: int) -> Run:
     """By onnxruntime; `shape` is the channels and pixels of an image."""
     session = session_of(as_onnx(network, *shape), threads)
-    images = np.random.default_rng(0).random((1, shape[0], shape[1], shape[1]), dtype=np.float32)
+    channels, pixels = shape
+    images = np.random.default_rng(0).integers(256, size=(1, pixels, pixels, channels), dtype=np.uint8)
     return lambda: session.run(["logits"], {"images": images})
 
 

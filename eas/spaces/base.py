@@ -289,8 +289,8 @@ class ChoiceSpace(ABC):
         pieces = archs.reshape(-1, self.decisions).split(PIECE)
         return torch.cat([total(piece) for piece in pieces]).view(archs.shape[:-1])
 
-    def check_scenarios(self, class_masks: Tensor, budgets: Tensor) -> None:
-        """Check scenarios, bool [n, classes] and multiply-adds [n], before any long work.
+    def check_scenarios(self, class_masks: Tensor, budgets: Tensor, outputs: Tensor | None = None) -> None:
+        """Check scenarios, bool [n, classes] and multiply-adds [n], before any long work; `outputs` as the generator.
 
         Raises:
             ValueError: an empty set of classes, or a budget that no arch fits; it states the smallest possible.
@@ -300,6 +300,7 @@ class ChoiceSpace(ABC):
             torch.sum(piece, -1, out=out)  # in pieces: a sum of bools holds them all as integers
         if not count.all():
             raise ValueError(f"scenario {int((count == 0).nonzero()[0])} keeps no class: name at least one")
+        count = count if outputs is None else outputs
         smallest = self.madds(self.smallest, count)
         if not (budgets >= smallest).all():  # also catches NaN
             worst = int((~(budgets >= smallest)).nonzero()[0])

@@ -60,7 +60,7 @@ def test_an_accuracy_may_be_asked_for_and_what_is_expected_is_said(supernet, dat
     card = deploy.load(target)[1]
     line = "expected: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*card.expected_top1)
     assert line in capsys.readouterr().out and card.expected_top1[0] > 80
-    assert card.madds == int(space.madds(torch.tensor(card.arch), len(card.classes)))
+    assert card.madds == int(space.madds(torch.tensor(card.arch), card.outputs))
     assert run("specialize", folder, "arrows", "--top1", "100", "--to", target) == 1
     assert "no network is expected to reach 100 %" in capsys.readouterr().err
 

@@ -299,7 +299,7 @@ def test_specialised_networks_keep_their_budgets_and_go_through_files_and_onnx(t
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             path = export_onnx(network, card, tmp_path / "network")
-        (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": as_input(images).numpy()})
+        (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": images.permute(0, 2, 3, 1).numpy()})
         with torch.inference_mode():
             expected = network(as_input(images))
             assert read == card and torch.equal(again(as_input(images)), expected)

@@ -169,7 +169,7 @@ def test_a_stored_kit_has_the_parts_that_were_stored(kit, folder, dataset):
 
 
 def test_the_images_beside_the_weights_are_the_calibration_split(dataset, tmp_path):
-    write_images(dataset, tmp_path / "images.safetensors")
+    write_images(dataset, tmp_path / "images.safetensors", "calibration")
     written = data.load(tmp_path / "images.safetensors")
     assert torch.equal(written.calibration.images, dataset.calibration.images)
     assert torch.equal(written.calibration.labels, dataset.calibration.labels)
@@ -222,7 +222,7 @@ def test_a_name_means_a_kit_under_weights(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, "weights/tiny")
     assert kits.find_kit("tiny").resolve() == (tmp_path / "weights" / "tiny").resolve()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(kits, "__file__", str(tmp_path / "eas" / "kit.py"))
+    monkeypatch.setattr(kits, "__file__", str(tmp_path / "eas" / "serving" / "kit.py"))
     assert kits.find_kit("tiny").resolve() == (tmp_path / "weights" / "tiny").resolve()
     assert len(load_kit("tiny").calibration) == COUNT
     refused("small", "no kit small: looked for weights/small/kit.json; kits that have names: ", FileNotFoundError)
@@ -340,7 +340,9 @@ def test_a_list_that_is_not_json_is_refused(folder, content):
 def test_images_must_be_of_every_class(folder, shared, dataset):
     mask = ~dataset.hierarchy.class_mask(["arrows"])
     write_images(
-        dataclasses.replace(dataset, calibration=dataset.calibration.only(mask)), folder / "images.safetensors"
+        dataclasses.replace(dataset, calibration=dataset.calibration.only(mask)),
+        folder / "images.safetensors",
+        "calibration",
     )
     write_kit(folder, shared.generator, COUNT, FILES)
     refused(folder, "classes without calibration images: ←")
@@ -385,7 +387,7 @@ def test_networks_are_tested_on_the_kits_test_images(kit, folder, dataset):
 
 
 def test_a_kit_carries_no_more_test_images_than_it_should(folder, dataset, monkeypatch):
-    monkeypatch.setattr(kits, "MOST_TESTED", 12)
+    monkeypatch.setattr(kits, "MOST_IMAGES", 12)
     write_images(dataset, folder / "test.safetensors", "test")
     assert len(data.load(folder / "test.safetensors").test) == 12
 

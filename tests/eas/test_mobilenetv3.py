@@ -232,7 +232,7 @@ def test_a_specialised_network_keeps_its_budget_and_goes_through_files_and_onnx(
     deploy.save(network, card, tmp_path / "network")
     again, read = deploy.load(tmp_path / "network")
     path = export_onnx(network, card, tmp_path / "network")
-    (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": as_input(images).numpy()})
+    (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": images.permute(0, 2, 3, 1).numpy()})
     with torch.inference_mode():
         expected = network(as_input(images))
         assert read == card and torch.equal(again(as_input(images)), expected)

@@ -12,7 +12,9 @@ import torch
 from tiny_kit import make_kit
 
 from eas import export_onnx
+from eas.data.batches import as_input
 from eas.serving import deploy
+from eas.serving.onnx_files import CHECKED
 
 
 @pytest.fixture
@@ -30,10 +32,10 @@ def test_an_onnx_runtime_gives_the_same_logits(kit, dataset, tmp_path, budget):
     assert [path] == list((tmp_path / "deep").iterdir()) and path.name == "v1.0.onnx"
     session = onnxruntime.InferenceSession(path)
     for count in (1, 2, 50):
-        images = dataset.test.images[:count].float() / 255
-        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        images = dataset.test.images[:count]
+        (logits,) = session.run(["logits"], {"images": images.permute(0, 2, 3, 1).numpy()})
         with torch.inference_mode():
-            torch.testing.assert_close(torch.from_numpy(logits), network(images), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.from_numpy(logits), network(as_input(images)), rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_that_was_loaded_is_exported_as_well(kit, tmp_path):
@@ -50,10 +52,22 @@ def test_an_onnx_file_is_valid_and_says_what_it_is(kit, tmp_path):
     onnx.checker.check_model(onnx.load(path), full_check=True)
     session = onnxruntime.InferenceSession(path)
     said = session.get_modelmeta().custom_metadata_map
-    assert {name: json.loads(value) for name, value in said.items()} == card.model_dump(mode="json")
+    said = {name: json.loads(value) for name, value in said.items()}
+    assert said.pop("input") == "uint8 [n, 16, 16, 1]: grey, 0 to 255; the centre square, scaled (bicubic)"
+    assert len(said.pop("check")) == CHECKED and said == card.model_dump(mode="json")
     (images,), (logits,) = session.get_inputs(), session.get_outputs()
-    assert (images.name, images.shape, images.type) == ("images", ["n", 1, 16, 16], "tensor(float)")
+    assert (images.name, images.shape, images.type) == ("images", ["n", 16, 16, 1], "tensor(uint8)")
     assert (logits.name, logits.shape) == ("logits", ["n", len(card.classes)])
+
+
+@pytest.mark.parametrize("wrong", ["range", "layout"])
+def test_images_of_another_range_or_layout_are_refused_by_the_runtime(kit, dataset, tmp_path, wrong):
+    session = onnxruntime.InferenceSession(export_onnx(*kit.specialize(NAMES, 5e5), tmp_path / "network"))
+    right = dataset.test.images[:2].permute(0, 2, 3, 1).numpy()
+    session.run(["logits"], {"images": right})
+    images = {"range": right.astype("float32") / 255, "layout": dataset.test.images[:2].numpy()}[wrong]
+    with pytest.raises(Exception, match=r"[Uu]nexpected input data type|[Gg]ot invalid dimensions"):
+        session.run(["logits"], {"images": images})
 
 
 def test_an_onnx_file_names_no_path_of_the_machine_that_wrote_it(kit, tmp_path):

@@ -45,7 +45,7 @@ def write_tiny_kit(folder, kit, dataset):
     states = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     write_tensors(states, folder / FILES["supernet"][0])
     write_branches(kit, folder / FILES["branches"][0])
-    write_images(dataset, folder / FILES["images"][0])
+    write_images(dataset, folder / FILES["images"][0], "calibration")
     files = dict(FILES)
     if kit.expected:
         write_tensors(vars(kit.expected), folder / "expected.safetensors")
