@@ -88,8 +88,8 @@ class Kit:
     def cheapest_budget(self, class_mask: Tensor, top1: float, outputs: int | None = None) -> float:
         """The smallest budget, in multiply-adds, whose network is expected to reach `top1` percent.
 
-        It may have more `outputs` than classes. Of BUDGETS between those that the generator was made for, in one pass. ValueError, which says what is
-        possible, where none is expected to.
+        It may have more `outputs` than classes. Of BUDGETS between those that the generator was made for, in one pass.
+        ValueError, which says what is possible, where none is expected to.
         """
         budgets = torch.linspace(*self.generator.budget_range.tolist(), BUDGETS, dtype=torch.float64)
         counts = outputs and torch.full((BUDGETS,), outputs)
