@@ -42,6 +42,7 @@ def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
     make.add_argument("--no-strangers", action="store_true", help="do not tell images of none of the classes")
     make.add_argument("--to", metavar="PATH", help="of the files, without .safetensors and .json (default: the names)")
     make.add_argument("--onnx", action="store_true", help="also write PATH.onnx, for runtimes without torch")
+    make.add_argument("--int8", action="store_true", help="also write PATH.int8.onnx, in 8-bit integers")
     make.set_defaults(run=specialize)
     say = commands.add_parser("predict", help="say what image files show")
     say.add_argument("path", help="of a specialised network: as given to specialize --to, or its .onnx file")
@@ -64,7 +65,7 @@ def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
 
 def runs(command: Parser) -> None:
     """Add the options that say how networks are run."""
-    command.add_argument("--runtime", default="onnxruntime", help="what runs them: onnxruntime (default) or torch")
+    command.add_argument("--runtime", default="onnxruntime", help="onnxruntime (default), onnxruntime-int8 or torch")
     command.add_argument("--threads", type=int, default=1, help="that run one (default: 1)")
 
 
@@ -118,6 +119,8 @@ def specialize(options: argparse.Namespace) -> None:
     card = kit.tested(network, card)
     if options.onnx:
         print(f"wrote {export_onnx(network, card, path)}{proven(network, f'{path}.onnx', kit, card)}")
+    if options.int8:
+        print(write_int8(network, card, kit, path))
     weights = deploy.save(network, card, path)
     costs = f"{card.madds / 1e6:.4g}M multiply-adds, {card.parameters:,} parameters"
     print(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB, {costs}) for {', '.join(card.classes)}")
@@ -134,18 +137,42 @@ def specialize(options: argparse.Namespace) -> None:
     print(f"weights: {f'superclass branches ({branches})' if branches else 'shared by all classes'}")
 
 
-def proven(network, path: str, kit, card) -> str:
-    """That a file says what the network does, on images of its classes; ValueError where it does not."""
+def images_for(card, kit):
+    """A kit's images of a network's classes, of its size."""
     import torch
 
+    from eas.spaces.supernet import resized
+
+    own = torch.tensor([name in card.classes for name in kit.hierarchy.classes])
+    return resized(kit.branch_images.only(own).images, card.image_size)
+
+
+def write_int8(network, card, kit, path: str) -> str:
+    """Write the network in 8-bit integers; what it takes and reaches, beside the network, in words."""
+    from eas import export_onnx, load
+    from eas.serving.onnx_files import OnnxNetwork, as_onnx, session_of
+    from eas.serving.verify import milliseconds
+
+    images = images_for(card, kit)
+    written = export_onnx(network, card, f"{path}.int8", int8=images)
+    exact = as_onnx(network, card.in_channels, card.image_size)
+    both = (OnnxNetwork(session_of(content, 1)) for content in (written.read_bytes(), exact))
+    small, large = (milliseconds(each, images[:1]) for each in both)
+    gains = "" if small < 0.95 * large else ": this processor gains nothing"
+    said = [f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB, {small:.3g} ms, in floats {large:.3g}{gains})"]
+    if test := kit.tested(*load(written)).test:
+        said.append(f"in 8-bit integers: {told(test)}")
+    return "\n".join(said)
+
+
+def proven(network, path: str, kit, card) -> str:
+    """That a file says what the network does, on images of its classes; ValueError where it does not."""
     from eas import load
     from eas.serving.verify import MOST_OFF, largest_difference
-    from eas.spaces.supernet import resized
 
     if find_spec("onnxruntime") is None:
         return " (not run: the package onnxruntime is missing)"
-    place = torch.tensor([name in card.classes for name in kit.hierarchy.classes])
-    images = resized(kit.branch_images.only(place).images[:COMPARED], card.image_size)
+    images = images_for(card, kit)[:COMPARED]
     off = largest_difference(load(path)[0], network, images)
     if not off <= MOST_OFF:
         raise ValueError(f"{path} does not say what the network does: logits differ by {off:.2g}")
@@ -160,7 +187,7 @@ def verify(options: argparse.Namespace) -> None:
     if found.as_saved is not None:
         saved = options.path.removesuffix(".onnx") + ".safetensors"
         print(f"as {saved}: on {found.images} images they are {found.as_saved:.0e} apart at most")
-    print(f"an image takes {found.ms:.3g} ms")
+    print(f"an image takes {found.ms:.3g} ms on one thread")
 
 
 def told(accuracy) -> str:

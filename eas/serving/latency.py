@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -30,8 +31,10 @@ from eas.registry import Positive
 from eas.search import random_archs
 from eas.serving.deploy import StoredSpace, read_section
 from eas.serving.onnx_files import as_onnx, require, session_of
+from eas.serving.quantize import random_quantized
 from eas.spaces import ChoiceSpace
 
+Export = Callable[[nn.Module, int, int], bytes]  # of a network for images of so many channels and pixels
 Run = Callable[[], object]  # runs a network once on one image
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ARCHS, CLASSES = 60, 10  # that are measured; the classes of each
@@ -42,9 +45,9 @@ KEPT = 0.95  # share of networks that keep to a bound
 # -------------------------------------------------------------------- what runs networks
 
 
-def run_onnx(network: nn.Module, shape: tuple[int, int], threads: int) -> Run:
+def run_onnx(network: nn.Module, shape: tuple[int, int], threads: int, export: Export = as_onnx) -> Run:
     """By onnxruntime; `shape` is the channels and pixels of an image."""
-    session = session_of(as_onnx(network, *shape), threads)
+    session = session_of(export(network, *shape), threads)
     channels, pixels = shape
     images = np.random.default_rng(0).integers(256, size=(1, pixels, pixels, channels), dtype=np.uint8)
     return lambda: session.run(["logits"], {"images": images})
@@ -62,7 +65,11 @@ def run_torch(network: nn.Module, shape: tuple[int, int], threads: int) -> Run:
     return run
 
 
-RUNTIMES: dict[str, Callable[[nn.Module, tuple[int, int], int], Run]] = {"onnxruntime": run_onnx, "torch": run_torch}
+RUNTIMES: dict[str, Callable[[nn.Module, tuple[int, int], int], Run]] = {
+    "onnxruntime": run_onnx,
+    "onnxruntime-int8": partial(run_onnx, export=random_quantized),
+    "torch": run_torch,
+}
 
 
 def processor() -> str:
@@ -93,8 +100,9 @@ class Measured(StoredSpace):
             raise ValueError(f"runtime {runtime!r}: known are {', '.join(RUNTIMES)}")
         if not 1 <= threads <= cpu_count():
             raise ValueError(f"{threads} threads: this machine has 1 to {cpu_count()}")
-        require(runtime)
-        version = import_module(runtime).__version__
+        package = runtime.partition("-")[0]
+        require(package)
+        version = import_module(package).__version__
         sizes = {"space": space.recipe, "image_size": space.image_size, "in_channels": space.in_channels}
         return cls(processor=processor(), runtime=runtime, version=version, threads=threads, **sizes)
 

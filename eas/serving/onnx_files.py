@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def require(*packages: str) -> None:
             raise ModuleNotFoundError(f"this needs the package {name}: pip install 'eas[onnx]'")
 
 
-def export_onnx(network: nn.Module, card: Card, path: str | Path) -> Path:
-    """Write `path`.onnx; returns it.
+def export_onnx(network: nn.Module, card: Card, path: str | Path, *, int8: Tensor | None = None) -> Path:
+    """Write `path`.onnx; returns it. With `int8`, images to calibrate on, in 8-bit integers: eas.serving.quantize.
 
     Input `images` uint8 [n, size, size, channels], as image libraries hold them; all else happens inside, and a runtime
     refuses any other type or shape. Output `logits` float32 [n, classes]; where the network tells strangers also `odds`
@@ -41,10 +42,15 @@ def export_onnx(network: nn.Module, card: Card, path: str | Path) -> Path:
     import onnx
 
     least = card.strangers.least_odds if card.strangers else None
-    model = onnx.load_model_from_string(as_onnx(network, card.in_channels, card.image_size, least))
+    content, serves = as_onnx(network, card.in_channels, card.image_size, least), network
+    if int8 is not None:
+        content = import_module("eas.serving.quantize").quantized(content, int8)
+        serves = OnnxNetwork(session_of(content))
     with torch.inference_mode():
-        check = network(as_input(check_images(card))).tolist()
-    for name, value in (card.model_dump(mode="json") | {INPUT: how_to_make_ready(card), CHECK: check}).items():
+        check = serves(as_input(check_images(card))).tolist()
+    model, more = onnx.load_model_from_string(content), {INPUT: how_to_make_ready(card), CHECK: check}
+    del model.metadata_props[:]  # what quantising leaves there
+    for name, value in (card.model_dump(mode="json") | more).items():
         model.metadata_props.add(key=name, value=json.dumps(value))
     write_bytes(f"{path}.onnx", model.SerializeToString())
     return Path(f"{path}.onnx")
