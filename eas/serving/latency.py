@@ -12,7 +12,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -220,12 +220,18 @@ def measure(space: ChoiceSpace, archs: Tensor, runtime: str, threads: int) -> np
         one, own = space.at_size_of(arch)
         network = one.network(own, CLASSES).eval()
         runs.append(RUNTIMES[runtime](network, (one.in_channels, one.image_size), threads))
+    seconds = in_turns(runs)
+    torch.set_num_threads(before)
+    return seconds
+
+
+def in_turns(runs: Sequence[Run]) -> np.ndarray:
+    """Seconds of each, [rounds, runs]: all of them, and again."""
     seconds = np.empty((ROUNDS, len(runs)))
     for row in tqdm(seconds, "measuring", leave=False):
         for index, run in enumerate(runs):
             run()  # brings its weights back into the cache
             row[index] = min(timed(run) for _ in range(TIMES))
-    torch.set_num_threads(before)
     return seconds
 
 

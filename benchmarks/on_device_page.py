@@ -1,0 +1,115 @@
+"""reports/on_device: a page and a figure, from tables.csv and networks.csv alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from eas.files import write_text
+from pipeline.report import figures
+
+PAGE = Path(__file__).with_name("on_device.md")
+
+
+def render(folder: Path) -> None:
+    """Write README.md and the figure beside the tables; FileNotFoundError where these are missing."""
+    for name in ("tables.csv", "networks.csv"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing: measure first, without --render")
+    tables, networks = (pd.read_csv(folder / name) for name in ("tables.csv", "networks.csv"))
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    draw(networks).savefig(folder / "figures" / "latency.png")
+    parts = {
+        "processor": " and ".join(tables.processor.unique()),
+        "low": f"{networks.share.min():.0%}",
+        "high": f"{networks.share.max():.0%}",
+        "verdict": verdict(tables, networks),
+        "tables": told_of_tables(tables).to_markdown(index=False),
+        "networks": told_of_networks(networks).to_markdown(index=False),
+    }
+    write_text(folder / "README.md", PAGE.read_text(encoding="utf-8").format(**parts))
+
+
+def verdict(tables: pd.DataFrame, networks: pd.DataFrame) -> str:
+    """What was found, before its numbers; the studies' names where they differ."""
+    floats = tables[tables.runtime == "onnxruntime"]
+    kept = 100 * networks.groupby("study").kept.mean()
+    gain = (networks.measured_ms / networks.measured_ms_int8).groupby(networks.study).median()
+    loss = (networks.top1_int8 - networks.top1).groupby(networks.study).mean()
+    size = (networks.bytes_int8 / networks.bytes_float).median()
+    refused = networks.groupby("study")[["refused_others", "refused_own"]].mean()
+    faster = "is faster" if (gain > 1.05).all() else "gains little" if (gain < 1.05).all() else "is not always faster"
+    held = "keeps" if floats.error.max() < 5 and floats.correlation.min() > 0.98 else "does not always keep"
+    floats = floats.set_index("study")
+    return "\n".join(
+        (
+            f"- **A table of sixty networks {held} its aim** (an error under 5 %, ranks that correlate by 0.98): "
+            f"errors {each(floats.error, '.1f')} %, correlations {each(floats.correlation, '.3f')}; those of "
+            f"multiply-adds {each(floats.correlation_of_madds, '.3f')}.",
+            f"- **Bounds hold, measured again after export**: in {each(kept, '.0f')} % of runs.",
+            f"- **8-bit integers take {size:.0%} of the bytes, and their speed {faster}**: times "
+            f"{each(gain, '.2f')}, for {each(loss, '+.1f')} points of accuracy.",
+            f"- **Strangers are told**: {each(refused.refused_others, '.0f')} % of other classes' images are refused, "
+            f"and {each(refused.refused_own, '.0f')} % of a network's own.",
+        )
+    )
+
+
+def each(values: pd.Series, form: str) -> str:
+    """A number of every study; its name where there are several."""
+    if len(values) == 1:
+        return f"{values.iloc[0]:{form}}"
+    return ", ".join(f"{value:{form}} ({name})" for name, value in values.items())
+
+
+def told_of_tables(tables: pd.DataFrame) -> pd.DataFrame:
+    """What a reader wants of tables of latency."""
+    rows = [
+        {
+            "study": row.study,
+            "run by": row.runtime,
+            "networks take (ms)": f"{row.fastest_ms:.2f} to {row.slowest_ms:.2f}",
+        }
+        | {"error (%)": f"{row.error:.1f}", "ranks": f"{row.correlation:.3f}"}
+        | {"of multiply-adds": f"{row.correlation_of_madds:.3f}"}
+        | {"margin (%)": f"{row.margin:.1f}", "kept (%)": f"{row.kept:.0f}"}
+        for row in tables.itertuples()
+    ]
+    return pd.DataFrame(rows)
+
+
+def told_of_networks(networks: pd.DataFrame) -> pd.DataFrame:
+    """The mean over superclasses of every study and bound."""
+    columns = ["asked_ms", "told_ms", "measured_ms", "measured_ms_int8", "top1", "top1_int8"]
+    columns += ["bytes_float", "bytes_int8", "refused_others", "refused_own", "strangers"]
+    mean = networks.groupby(["study", "share"])[columns].mean().reset_index()
+    rows = [
+        {"study": row.study, "asked (ms)": f"{row.asked_ms:.2f}", "told": f"{row.told_ms:.2f}"}
+        | {"measured": f"{row.measured_ms:.2f}", "int8": f"{row.measured_ms_int8:.2f}"}
+        | {"top-1 (%)": f"{row.top1:.1f}", "int8 ": f"{row.top1_int8:.1f}"}
+        | {"kB": f"{row.bytes_float / 1e3:,.0f}", "int8  ": f"{row.bytes_int8 / 1e3:,.0f}"}
+        | {"refused (%): others": f"{row.refused_others:.0f}", "own": f"{row.refused_own:.0f}"}
+        | {"noise": f"{row.strangers:.0f}"}
+        for row in mean.itertuples()
+    ]
+    return pd.DataFrame(rows)
+
+
+def draw(networks: pd.DataFrame) -> Figure:
+    """Measured over told milliseconds, a panel for each study."""
+    figures.style()
+    studies = list(networks.study.unique())
+    figure, axes = figures.panels(columns=len(studies), height=3.4)
+    for axis, study in zip(axes[0], studies, strict=True):
+        own = networks[networks.study == study]
+        ends = [0, 1.05 * max(own.asked_ms.max(), own.measured_ms.max())]
+        axis.plot(ends, ends, color="0.6", linewidth=1)
+        axis.plot(own.asked_ms, own.measured_ms, "o", color="#0b5fa5", markersize=4, label="floats")
+        axis.plot(own.asked_ms, own.measured_ms_int8, "v", color="#d4a300", markersize=4, label="8-bit integers")
+        axis.set(title=study, xlabel="bound (ms)", xlim=ends, ylim=ends)
+    axes[0, 0].set_ylabel("measured after export (ms)")
+    axes[0, 0].legend(loc="upper left")
+    figure.suptitle("Networks keep to their milliseconds")
+    return figure

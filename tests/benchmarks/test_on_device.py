@@ -1,0 +1,91 @@
+"""On one processor: what is measured, and the page that tells it."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_kit import make_kit
+
+from benchmarks import on_device, on_device_page
+from eas.serving import latency
+
+
+@pytest.fixture
+def kit(supernet, dataset):
+    return dataclasses.replace(make_kit(supernet, dataset), test=dataset.test)
+
+
+@pytest.fixture
+def tables(kit, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(latency, "ARCHS", 12)
+    return [latency.latency_table(kit.supernet.space, runtime) for runtime in ("onnxruntime", "torch")]
+
+
+def test_a_table_is_judged_on_archs_that_it_was_not_fitted_on(kit, tables, monkeypatch):
+    space = kit.supernet.space
+    fitted = {tuple(arch) for arch in latency.spread_archs(space, 12).tolist()}
+    archs = on_device.held_out(space)
+    assert len(archs) == on_device.HELD_OUT and {tuple(arch) for arch in archs.tolist()} - fitted
+    truth = tables[0].seconds(space, archs, latency.CLASSES).numpy()
+    monkeypatch.setattr(on_device, "measure", lambda *arguments: np.tile(truth * 1.1, (5, 1)))
+    judged = on_device.judge("glyphs", space, tables[0])
+    assert judged["error"] == pytest.approx(100 * (1 - 1 / 1.1)) and judged["correlation"] == pytest.approx(1)
+    assert judged["kept"] == (100 if tables[0].margin >= 0.1 else 0)
+
+
+def test_networks_of_every_superclass_keep_their_bounds_and_are_tested(kit, tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_device, "BOUNDS", 1)
+    (tmp_path / "files").mkdir()
+    rows, runs = zip(*on_device.networks_of("glyphs", kit, tables[0], tmp_path / "files"), strict=True)
+    assert [row["group"] for row in rows] == list(kit.hierarchy.superclasses)
+    assert all(row["told_ms"] <= row["asked_ms"] for row in rows) and all(len(pair) == 2 for pair in runs)
+    assert all(0 <= row["top1"] <= 100 and row["bytes_int8"] > 0 for row in rows)
+    assert all(run() for pair in runs for run in pair)
+
+
+# -------------------------------------------------------------------- the page
+
+
+def made_up(studies=("one", "two")):
+    """Tables and networks as they are written, of studies that differ."""
+    table = {"fastest_ms": 0.1, "slowest_ms": 1.0, "error": 2.0, "correlation": 0.99, "correlation_of_madds": 0.9}
+    table |= {"margin": 5.0, "kept": 96.0, "processor": "a chip"}
+    tables = [{"study": s, "runtime": r, **table} for s in studies for r in ("onnxruntime", "onnxruntime-int8")]
+    row = {"madds": 1e6, "low": 60.0, "high": 80.0, "images": 100, "bytes_float": 9e5, "bytes_int8": 3e5}
+    row |= {"refused_own": 9.0, "refused_others": 88.0, "strangers": 97.0, "kept": 0.95}
+    networks = [
+        {"study": study, "group": group, "share": share, "asked_ms": share, "told_ms": 0.97 * share}
+        | {"measured_ms": 0.95 * share, "measured_ms_int8": 0.5 * share, "top1": 70 + share, "top1_int8": 69 + share}
+        | row
+        for study in studies
+        for group in ("x", "y")
+        for share in (0.1, 0.9)
+    ]
+    return pd.DataFrame(tables), pd.DataFrame(networks)
+
+
+@pytest.mark.parametrize("studies", [("one",), ("one", "two")])
+def test_the_page_says_what_the_tables_hold(tmp_path, studies):
+    for name, table in zip(("tables", "networks"), made_up(studies), strict=True):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    on_device_page.render(tmp_path)
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "A table of sixty networks keeps its aim" in page and "On a chip, one thread" in page
+    assert "8-bit integers take 33% of the bytes, and their speed is faster" in page.replace("\n", " ")
+    assert "(one)" in page if len(studies) > 1 else "(one)" not in page
+    assert "| one" in page and (tmp_path / "figures" / "latency.png").is_file() and "nan" not in page
+
+
+def test_what_was_not_reached_is_told(tmp_path):
+    tables, networks = made_up(("one",))
+    tables["error"], networks["measured_ms_int8"] = 9.0, networks.measured_ms
+    said = on_device_page.verdict(tables, networks)
+    assert "does not always keep its aim" in said and "their speed gains little" in said
+
+
+def test_rendering_without_measuring_first_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(on_device, "FOLDER", tmp_path)
+    assert on_device.main(["--render"]) == 1 and "is missing: measure first" in capsys.readouterr().err
+    assert on_device.main([]) == 1 and "name the studies" in capsys.readouterr().err
