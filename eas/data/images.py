@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 MODES = {1: "L", 3: "RGB"}  # by number of channels
 
 
-def read_pixels(path: str | Path, size: int, channels: int = 3) -> Tensor:
-    """An image file as uint8 [channels, size, size].
+def read_pixels(path: str | Path | BinaryIO, size: int, channels: int = 3) -> Tensor:
+    """An image file, or what of one is in memory, as uint8 [channels, size, size].
 
     Upright (EXIF), in colour or grey, the centre cut out, which is as wide as the shorter side, and scaled (bicubic).
 
@@ -22,7 +23,8 @@ def read_pixels(path: str | Path, size: int, channels: int = 3) -> Tensor:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read; one line that names it.
     """
-    if not Path(path).is_file():
+    named = isinstance(path, str | Path)
+    if named and not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
         with Image.open(path) as file:
@@ -32,7 +34,8 @@ def read_pixels(path: str | Path, size: int, channels: int = 3) -> Tensor:
             image = image.point(lambda value: value / 256)
         pixels = np.array(image.convert(MODES[channels]))
     except Exception as err:  # damage makes Pillow's readers raise all kinds
-        raise ValueError(f"{path} is no image that can be read: {' '.join(str(err).split())}") from None
+        what = path if named else "what was given"
+        raise ValueError(f"{what} is no image that can be read: {' '.join(str(err).split())}") from None
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

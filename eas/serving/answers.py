@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def weigh(network: Network, card: Card, images: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat(rows), torch.cat(certain)
 
 
-def predict(network: Network, card: Card, images: Tensor | Sequence[str | Path]) -> list[Answer]:
+def predict(network: Network, card: Card, images: Tensor | Sequence[str | Path | BinaryIO]) -> list[Answer]:
     """What each image shows: uint8 images [n, channels, size, size], or image files, of which the centre is looked at.
 
     Where the network tells strangers, probabilities are of all that its supernet knows: what they lack to 1 is that of
@@ -80,7 +81,7 @@ def refused_on(network: Network, card: Card, images: Tensor) -> float | None:
     return round(100 * (odds < card.strangers.least_odds).double().mean().item(), 2)
 
 
-def read_image(path: str | Path, card: Card) -> Tensor:
+def read_image(path: str | Path | BinaryIO, card: Card) -> Tensor:
     """An image file as the network wants it, uint8 [1, channels, size, size]; raises as `read_pixels`.
 
     ValueError also where the network reads another number of channels than 1 or 3.
