@@ -123,12 +123,13 @@ def check(
         raise FileExistsError(f"{path} is there already: name another file with --to, or delete it")
     root, plan = path.parent, plan_from(start, path.parent)
     source, side = looked_at(source_of(folder, groups, root), root)
-    hierarchy, (known, test) = source.survey(root)
+    hierarchy, (known, test, _) = source.survey(root)
     counts = {name: len(known[name]) for name in hierarchy.classes}
     if few := [f"{name} ({count})" for name, count in counts.items() if count < FEWEST]:
         raise ValueError(f"classes with fewer than {FEWEST} photographs: {', '.join(few)}: add some, or leave them out")
     fewest = min(counts.values())
     changes = shares(fewest if test else fewest - round(HELD_OUT * fewest))
+    changes |= {"selection": source.selection} if isinstance(source.selection, str) else {}
     source = source.model_copy(update=changes | {"image_size": plan.image_size or suggested_size(side)})
     budgets = suggested_budgets(plan, source.image_size, len(counts))
     text = study_text(path.name, source, len(hierarchy.superclasses), plan, budgets, seed, compare=compare)
@@ -146,17 +147,15 @@ def source_of(folder: Path, groups: str | Path | None, root: Path) -> Folder:
     def part(names: Sequence[str]) -> list[str]:
         return [relative(folder / name, root) for name in names if (folder / name).is_dir()][:1]
 
-    train, test = part(TRAIN), part(TEST)
+    train, test, chosen = part(TRAIN), part(TEST), part(VALIDATION)
     if not train:  # the classes themselves
-        train, test = [relative(folder, root)], []
-    else:  # photographs to validate on are learned from as well: what choices are made on is cut from all of them
-        train += part(VALIDATION)
+        train, test, chosen = [relative(folder, root)], [], []
     return Folder(
-        train=train[0] if len(train) == 1 else tuple(train),
+        train=train[0],
         test=test[0] if test else HELD_OUT,
         superclasses=relative(groups, root) if groups else None,
         image_size=32,
-        selection=0.1,
+        selection=chosen[0] if chosen else 0.1,
         calibration=0.1,
         seed=0,
     )

@@ -42,7 +42,7 @@ class Playground:
             options=kit.hierarchy.superclasses, value=kit.hierarchy.superclasses[:1], **wide
         )
         self.classes = ipywidgets.SelectMultiple(options=sorted(kit.hierarchy.classes), **wide)
-        self.unit = ipywidgets.ToggleButtons(options=[MADDS, MS])
+        self.unit = ipywidgets.ToggleButtons(options=[MADDS, MS], style={"button_width": "initial"})
         low, high = (kit.generator.budget_range / 1e6).tolist()
         self.bound = ipywidgets.FloatSlider(
             min=low,
@@ -215,7 +215,7 @@ def confusion(kit: Kit, network: nn.Module, card: Card) -> tuple[pd.DataFrame, i
     """Of each class (rows) how many percent are taken for each, on the kit's images; and how many these are."""
     place = torch.full((len(kit.hierarchy.classes),), -1)
     place[[kit.hierarchy.classes.index(name) for name in card.classes]] = torch.arange(len(card.classes))
-    images = calibration_sample((kit.unseen or kit.branch_images).only(place >= 0), LOOKED_AT)
+    images = calibration_sample(kit.unseen_with(place >= 0).only(place >= 0), LOOKED_AT)
     said = class_probabilities(network, card, resized(images.images, card.image_size)).argmax(1)
     counts = torch.zeros(len(card.classes), len(card.classes))
     counts.index_put_((place[images.labels], said), torch.ones(len(said)), accumulate=True)

@@ -169,9 +169,14 @@ class Source(Section):
 
     @model_validator(mode="after")
     def leave_something_to_train_on(self) -> Source:
-        if self.selection + self.calibration >= 1:
+        if sum(self.shares.values()) >= 1:
             raise ValueError("selection + calibration must leave a part for training (sum below 1)")
         return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the images to learn from, what is kept for other splits."""
+        return {"selection": self.selection, "calibration": self.calibration}
 
     @abstractmethod
     def hierarchy(self, root: str | Path = ".") -> Hierarchy:
@@ -184,6 +189,10 @@ class Source(Section):
     @abstractmethod
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:
         """The images to learn from and the test images, as published; `root` holds data/. Errors: those of `build`."""
+
+    def load_selection(self, root: str | Path = ".") -> Split | None:
+        """Published images to choose on, where these are no share of those to learn from. Errors: those of `build`."""
+        return None
 
 
 def divide(labels: Tensor, classes: Sequence[str], fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
@@ -227,11 +236,11 @@ def build(source: Source, root: str | Path = ".", scratch: Path | None = None) -
     hierarchy, (known, test) = source.hierarchy(root), source.load(root)
     if wrong := {*known.images.shape[2:], *test.images.shape[2:]} - {source.image_size}:
         raise ValueError(f"{source.kind} has {wrong.pop()} pixels, not {source.image_size}")
-    fractions = {"selection": source.selection, "calibration": source.calibration}
-    indices = divide(known.labels, hierarchy.classes, fractions, source.seed)
+    indices = divide(known.labels, hierarchy.classes, source.shares, source.seed)
     require_every_class(test, hierarchy, "test")
-    splits = {name: Split(known.images[rows], known.labels[rows]) for name, rows in indices.items()} | {"test": test}
-    indices["test"] = torch.arange(len(test))
+    splits = {name: Split(known.images[rows], known.labels[rows]) for name, rows in indices.items()}
+    apart = {"test": test} | ({"selection": chosen} if (chosen := source.load_selection(root)) else {})
+    splits, indices = splits | apart, indices | {name: torch.arange(len(each)) for name, each in apart.items()}
     problems: list[str] = []
     decodes = sum(split.images.nbytes for split in splits.values()) <= source.most_gigabytes * 2**30
     for name, split in [(n, each) for n, each in splits.items() if isinstance(each.images, Photographs)]:
@@ -265,12 +274,12 @@ def channel_statistics(images: Tensor | Photographs) -> dict[str, tuple[float, .
     return {name: tuple(each) for name, each in found.items()}
 
 
-def split_columns(dataset: Dataset, indices: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """The splits as columns: published (train or test), index (among those images), split, class, superclass."""
+def split_columns(dataset: Dataset, indices: dict[str, Tensor], source: Source) -> dict[str, np.ndarray]:
+    """The splits as columns: published (train, or what is published apart), index there, split, class, superclass."""
     labels = torch.cat([getattr(dataset, name).labels for name in SPLITS]).cpu()
     split = np.repeat(SPLITS, [len(getattr(dataset, name)) for name in SPLITS])
     return {
-        "published": np.where(split == "test", "test", "train"),
+        "published": np.where(np.isin(split, list(source.shares) + ["train"]), "train", split),
         "index": torch.cat([indices[name] for name in SPLITS]).numpy(),
         "split": split,
         "class": np.array(dataset.hierarchy.classes)[labels],

@@ -36,6 +36,7 @@ class Folder(Source):
     kind: Literal["folder"] = "folder"
     train: str | Annotated[tuple[str, ...], Field(min_length=1)]  # of several folders, a class has the images of all
     test: str | Fraction  # where there is no such folder: the share of the images that is kept for it
+    selection: str | Fraction  # likewise; such a folder need not have images of every class
     superclasses: str | None = None
     ignore_others: bool = False  # folders of classes that are in no superclass; else they are an error
     skip: tuple[str, ...] = ()  # files to leave out, such as those that cannot be read
@@ -44,8 +45,16 @@ class Folder(Source):
     def hierarchy(self, root: str | Path = ".") -> Hierarchy:
         return self.survey(Path(root))[0]
 
+    @property
+    def shares(self) -> dict[str, float]:
+        return {name: share for name, share in super().shares.items() if not isinstance(share, str)}
+
+    def load_selection(self, root: str | Path = ".") -> Split | None:
+        hierarchy, (_, _, chosen) = self.survey(Path(root))
+        return split_of(chosen, hierarchy, self.image_size) if isinstance(self.selection, str) else None
+
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:
-        hierarchy, (known, test) = self.survey(Path(root))
+        hierarchy, (known, test, _) = self.survey(Path(root))
         known = split_of(known, hierarchy, self.image_size)
         if isinstance(self.test, str):
             return known, split_of(test, hierarchy, self.image_size)
@@ -64,8 +73,8 @@ class Folder(Source):
         told = dict(zip(hierarchy.superclasses, hierarchy.members, strict=True))
         return hashlib.sha256(json.dumps([told, files]).encode()).hexdigest()[:16]
 
-    def survey(self, root: Path) -> tuple[Hierarchy, tuple[Files, Files]]:
-        """The classes, and their files to learn from and to test on; of the latter none where they are a share.
+    def survey(self, root: Path) -> tuple[Hierarchy, tuple[Files, Files, Files]]:
+        """The classes, and their files to learn from, to test and to choose on; of these none where they are a share.
 
         Raises:
             FileNotFoundError: a folder or the YAML file is missing.
@@ -75,7 +84,13 @@ class Folder(Source):
         skipped = {root / path for path in self.skip}
         folders = [self.train] if isinstance(self.train, str) else self.train
         known = merged(find_classes(root / folder, problems, skipped) for folder in folders)
-        parts = known, find_classes(root / self.test, problems, skipped) if isinstance(self.test, str) else {}
+        parts = (
+            known,
+            *(
+                find_classes(root / part, problems, skipped) if isinstance(part, str) else {}
+                for part in (self.test, self.selection)
+            ),
+        )
         if self.superclasses is not None:
             groups = read_groups(root / self.superclasses, problems)
         else:
@@ -83,9 +98,11 @@ class Folder(Source):
         named = {folder: name for names in groups.values() for folder, name in names.items()}
         if self.ignore_others:
             parts = tuple({name: files for name, files in found.items() if name in named} for found in parts)
-        places = [" and ".join(folders), *([self.test] if isinstance(self.test, str) else [])]
-        for place, files in zip(places, parts, strict=False):
-            problems += [f"{place} has no class {folder}" for folder in sorted(set(named) - set(files))]
+        for place, files in zip((" and ".join(folders), self.test, self.selection), parts, strict=True):
+            if isinstance(place, float):
+                continue
+            missing = sorted(set(named) - set(files)) if files is not parts[2] else []
+            problems += [f"{place} has no class {folder}" for folder in missing]
             problems += [f"{place} has a class {folder} of no superclass" for folder in sorted(set(files) - set(named))]
         try:
             hierarchy = Hierarchy.from_groups({superclass: names.values() for superclass, names in groups.items()})
@@ -166,6 +183,6 @@ def read_groups(path: Path, problems: list[str]) -> Groups:
 
 def split_of(files: Files, hierarchy: Hierarchy, size: int) -> Split:
     """All images of the files, class after class, not decoded yet."""
-    paths = [path for name in hierarchy.classes for path in files[name]]
-    counts = torch.tensor([len(files[name]) for name in hierarchy.classes])
+    paths = [path for name in hierarchy.classes for path in files.get(name, [])]
+    counts = torch.tensor([len(files.get(name, [])) for name in hierarchy.classes])
     return Split(Photographs(paths, size), torch.arange(len(counts)).repeat_interleave(counts))

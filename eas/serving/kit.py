@@ -76,6 +76,12 @@ class Kit:
         images = calibration_sample(self.branch_images.only(self.hierarchy.class_mask(names)), BRANCH_IMAGES)
         return compose_branches(self.supernet, self.branches, shares), images
 
+    def unseen_with(self, class_mask: Tensor) -> Split:
+        """Images of all classes that nothing was trained on, where there are some of a set of them and of others."""
+        if self.unseen and len({*class_mask[self.unseen.labels].tolist()}) == 2:
+            return self.unseen
+        return self.branch_images
+
     def expected_top1(self, class_mask: Tensor, madds: Tensor) -> Tensor:
         """What networks for a set of classes are expected to reach at costs [n], in percent: see ExpectedAccuracy.
 
@@ -126,7 +132,7 @@ class Kit:
             budget_madds = self.cheapest_budget(class_mask, top1, len(class_mask) if refuse else None)
         supernet, images = self.weights(class_mask)
         parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, images)
-        unseen = (self.unseen or self.branch_images) if refuse else None
+        unseen = self.unseen_with(class_mask) if refuse else None
         network, card = deploy.specialize(*parts, synthetic=self.synthetic, bounds=bounds, unseen=unseen)
         if self.expected:
             one = card.choice_space()  # what is expected was measured on networks with these outputs only

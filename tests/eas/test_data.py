@@ -197,7 +197,7 @@ def test_mean_and_deviation_are_those_of_the_training_images(dataset):
 
 def test_split_columns_name_every_image_once(built):
     dataset, _ = built
-    table = pd.DataFrame(data.split_columns(*built))
+    table = pd.DataFrame(data.split_columns(*built, SOURCE))
     assert list(table) == ["published", "index", "split", "class", "superclass"]
     assert len(table) == sum(len(getattr(dataset, name)) for name in SPLITS)
     assert not table.duplicated(["published", "index"]).any()

@@ -231,6 +231,25 @@ def test_where_there_is_no_test_folder_a_share_of_every_class_is_kept_for_it(pla
         source(test=0.01, superclasses="groups.yaml").load(place)
 
 
+def test_choices_are_made_on_a_folder_of_photographs_where_there_is_one(place):
+    for name in ("apple", "pear"):
+        draw(place / "val" / "fruit" / name / "0.png", seed=7)
+    made, share = source(selection="val", superclasses="groups.yaml"), source(superclasses="groups.yaml")
+    dataset, indices = data.build(made, place)
+    assert len(dataset.train) + len(dataset.calibration) == 54 and dataset.selection.labels.tolist() == [0, 1]
+    assert torch.equal(dataset.selection.images[0], read_pixels(place / "val" / "fruit" / "apple" / "0.png", 12))
+    published = dict(
+        zip(*(data.split_columns(dataset, indices, made)[name] for name in ("split", "published")), strict=False)
+    )
+    assert published == {"train": "train", "selection": "selection", "calibration": "train", "test": "test"}
+    assert made.shares == {"calibration": 0.2} and made.fingerprint(place) != share.fingerprint(place)
+    draw(place / "val" / "fruit" / "lemon" / "0.png", seed=7)
+    with pytest.raises(ValueError, match="val has a class lemon of no superclass"):
+        made.hierarchy(place)
+    with pytest.raises(FileNotFoundError, match="nowhere is missing"):
+        source(selection="nowhere").hierarchy(place)
+
+
 def test_files_to_skip_are_left_out_and_change_the_fingerprint(place):
     broken = place / "train" / "fruit" / "apple" / "1.png"
     broken.write_bytes(b"no image")

@@ -69,10 +69,16 @@ def test_what_is_told(shop):
     assert len(known) == 119
 
 
-def test_photographs_to_validate_on_are_learned_from(shop):
-    shutil.copytree(shop / "test", shop / "val")
+def test_photographs_to_validate_on_are_what_choices_are_made_on(shop):
+    shutil.copytree(shop / "test" / "milk", shop / "val" / "milk")  # not of every class
     found = check(shop)
-    assert set(found.counts.values()) == {40} and found.source.train == ("shop/train", "shop/val")
+    assert set(found.counts.values()) == {20} and found.source.train == "shop/train"
+    study = load_study("shop.yaml", shop.parent)
+    assert study.data.selection == "shop/val"
+    dataset, _ = data.build(study.data, shop.parent)
+    milk = [dataset.hierarchy.classes.index(name) for name in GROUPS["milk"]]
+    assert sorted(dataset.selection.labels.unique().tolist()) == sorted(milk)
+    assert len(dataset.train) + len(dataset.calibration) == 120
 
 
 def test_classes_without_a_test_folder_keep_a_share(tmp_path):
