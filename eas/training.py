@@ -20,6 +20,7 @@ from eas.data import Split
 from eas.data.batches import batches
 from eas.dropout import soft_targets
 from eas.files import write_tensors
+from eas.ranks import ALONE, Ranks
 from eas.recipes import Training
 from eas.sandwich import sliced_step
 from eas.spaces import ChoiceSpace, Supernet
@@ -42,6 +43,7 @@ def train(
     recipe: Training,
     *,
     step_function: StepFunction | None = None,
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> list[dict[str, float]]:
     """Train `supernet` in place on its own device (where `split` must be); options and history as `optimize`.
@@ -49,9 +51,10 @@ def train(
     `step_function`, one of this supernet and recipe, may be passed again to save a GPU its captures.
     """
     step_function = step_function or make_step(supernet, recipe)
-    feed = partial(batches, split, recipe.batch_size, recipe.augment)
-    steps = max(1, len(split) // recipe.batch_size)
-    return optimize(supernet, supernet.space, steps, feed, dropout, recipe, step_function, **options)
+    ranks.part(size := min(recipe.batch_size, len(split)))  # better now than in the first step
+    feed = partial(batches, split, recipe.batch_size, recipe.augment, ranks=ranks)
+    steps = max(1, len(split) // max(1, size))
+    return optimize(supernet, supernet.space, steps, feed, dropout, recipe, step_function, ranks=ranks, **options)
 
 
 def optimize(
@@ -68,6 +71,7 @@ def optimize(
     label: str = "supernet",
     draw_archs: DrawArchs | None = None,
     watch: Callable[[], dict[str, str]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[dict[str, float]]:
     """Train `weights` in place, whose gradients `step_function` computes, `steps` an epoch; returns one row an epoch.
 
@@ -76,7 +80,8 @@ def optimize(
     distillation]. What `watch` says after every epoch, the progress bar shows.
 
     With `checkpoint`, a safetensors file, the state is saved every few minutes and after every epoch, and an existing
-    file is continued to the same result; use another name when the recipe changes.
+    file is continued to the same result; use another name when the recipe changes. Of several `ranks` each trains on
+    its part of every batch; the first one saves.
 
     Raises:
         Diverged: the loss or a weight is NaN or infinite; says where, and leaves the last good checkpoint.
@@ -85,9 +90,11 @@ def optimize(
     optimizer = make_optimizer(weights, recipe)
     saved = Checkpoint(checkpoint, weights, optimizer) if checkpoint else None
     history, skip, part = saved.load() if saved else ([], 0, 0.0)
+    ranks.begin(weights)
+    saved = saved if ranks.writes else None
     draw_archs = draw_archs or sandwich(space, recipe, seed)
     whole = {"total": recipe.epochs, "initial": len(history), "unit": "epoch", "mininterval": 1}
-    epochs = tqdm(range(len(history), recipe.epochs), label, **whole)
+    epochs = tqdm(range(len(history), recipe.epochs), label, disable=not ranks.writes, **whole)
     for epoch in epochs:
         # Seeded per epoch, so that a resumed run draws what an uninterrupted one would have drawn.
         generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
@@ -101,8 +108,9 @@ def optimize(
                 continue
             set_learning_rate(optimizer, recipe, progress)
             optimizer.zero_grad(set_to_none=False)
-            targets = soft_targets(labels, class_mask, recipe.label_smoothing)
-            total += step_function(images, targets, class_mask, weight, archs)
+            targets, own = soft_targets(labels, class_mask, recipe.label_smoothing), ranks.part(len(labels))
+            loss = step_function(images, targets[own], class_mask[own], weight[own], archs)
+            total += ranks.add_up(weights.parameters(), loss, weight)
             optimizer.step()
             if saved and saved.is_due() and step + 1 < steps and not divergence(weights, total.item()):
                 saved.save(history, step + 1, total.item())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -246,7 +247,7 @@ def make(workspace: Workspace, name: str, job: Job, **options: Any) -> Record:
     """
     step = STEPS[name]
     result = step.result(workspace, job)
-    checkpoint = workspace.folder / "checkpoints" / f"{result.name}-{result.key}"
+    checkpoint = checkpoint_of(workspace, result)
     if step.checkpoints:
         options["checkpoint"] = checkpoint
     resumed, start = step.checkpoints and checkpoint.exists(), time.perf_counter()
@@ -257,6 +258,11 @@ def make(workspace: Workspace, name: str, job: Job, **options: Any) -> Record:
         # Another run of the same may be deleting it as well.
         shutil.rmtree(checkpoint, ignore_errors=True) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
     return record
+
+
+def checkpoint_of(workspace: Workspace, result: Result) -> Path:
+    """Where a result that is being made keeps what a killed run goes on from."""
+    return workspace.folder / "checkpoints" / f"{result.name}-{result.key}"
 
 
 def prepare(workspace: Workspace, notebook: str) -> None:

@@ -13,6 +13,7 @@ from eas import devices, training
 from eas.data import Dataset
 from eas.dropout import SuperclassDropout
 from eas.evaluation import SharedStem, calibration_sample, own_superclass_correct
+from eas.ranks import ALONE, Ranks
 from eas.recipes import NO_DROPOUT, Dropout, Training
 from eas.registry import Section
 from eas.spaces import ChoiceSpace, Supernet
@@ -160,17 +161,21 @@ def train_supernet(
     checkpoint: Path | None = None,
     *,
     watched: bool = False,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Tensor], Record]:
     """Train one supernet and measure it on the selection split; its weights, and learning curve and accuracy.
 
-    Where it is `watched`, the progress bar shows after every epoch what its ends reach on the selection split.
+    Where it is `watched`, the progress bar shows after every epoch what its ends reach on the selection split. Of
+    several `ranks` the first one measures; the others return nothing.
     """
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, start = seeded_supernet(workspace, dataset, seed), time.perf_counter()
     recipe = study.training.model_copy(update={"epochs": epochs})
     options = {"label": f"{dropout.name}, seed {seed}" if not watched else "supernet"}
     options |= {"watch": lambda: accuracy_of_ends(study, supernet, dataset)} if watched else {}
-    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, **options)
+    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, ranks=ranks, **options)
+    if not ranks.writes:
+        return {}, {}
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * epochs}
     accuracy = selection_accuracy(study, supernet, dataset)
     content |= {"dropout": dropout.name, "seed": seed, "history": history, "accuracy": accuracy}

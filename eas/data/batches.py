@@ -10,19 +10,23 @@ from torch import Tensor
 from eas import devices
 from eas.data.base import Split
 from eas.data.photographs import Photographs, load_batches
+from eas.ranks import ALONE, Ranks
 from eas.recipes import Augment
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
-def batches(split: Split, size: int, augment: Augment, generator: torch.Generator, skip: int = 0) -> Batches:
+def batches(
+    split: Split, size: int, augment: Augment, generator: torch.Generator, skip: int = 0, ranks: Ranks = ALONE
+) -> Batches:
     """One epoch in random order: float images [size, channels, side, side] in [0, 1] and labels; the rest is left out.
 
     `generator` is on the split's device; a split smaller than `size` is one batch. The first `skip` batches are of an
-    epoch that is gone on with: nothing is read for them, and their images may be black.
+    epoch that is gone on with: nothing is read for them, and their images may be black. Of several `ranks` each gets
+    the images of its part, and all labels.
 
     Raises:
-        ValueError: there are no images, or `augment` shifts them by their own side or more.
+        ValueError: there are no images, or `augment` shifts them by their own side or more; see also Ranks.part.
     """
     if not len(split):
         raise ValueError("there are no images to make batches of")
@@ -30,31 +34,38 @@ def batches(split: Split, size: int, augment: Augment, generator: torch.Generato
         raise ValueError(f"augment.shift must be below the image size, {side} pixels, got {augment.shift}")
     size, device = min(size, len(split)), split.labels.device
     order = torch.randperm(len(split), generator=generator, device=device)
-    return changed_batches(split, order[: len(order) // size * size].split(size), augment, generator, skip)
+    return changed_batches(split, order[: len(order) // size * size].split(size), augment, generator, skip, ranks)
 
 
 def changed_batches(
-    split: Split, rows: Sequence[Tensor], augment: Augment, generator: torch.Generator, skip: int = 0
+    split: Split,
+    rows: Sequence[Tensor],
+    augment: Augment,
+    generator: torch.Generator,
+    skip: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Batches:
-    """The batches of these rows, in this order, changed at random; `skip` as in `batches`."""
-    for some, images in zip(rows, read_batches(split, rows, augment, generator, skip), strict=True):
-        yield as_input(augmented(images, augment, generator)), split.labels[some]
+    """The batches of these rows, in this order, changed at random; `skip` and `ranks` as in `batches`."""
+    for some, images in zip(rows, read_batches(split, rows, augment, generator, skip, ranks), strict=True):
+        yield as_input(augmented(images, augment, generator, ranks)), split.labels[some]
 
 
 def read_batches(
-    split: Split, rows: Sequence[Tensor], augment: Augment, generator: torch.Generator, skip: int
+    split: Split, rows: Sequence[Tensor], augment: Augment, generator: torch.Generator, skip: int, ranks: Ranks
 ) -> Iterator[Tensor]:
     """The uint8 images of these rows, on the device of the labels; workers read what is no tensor, and crop it."""
-    device = split.labels.device
+    device, own = split.labels.device, [some[ranks.part(len(some))] for some in rows]
     if isinstance(split.images, Tensor) and not augment.by_image:
-        yield from map(split.pick, rows)
+        yield from map(split.pick, own)
         return
     seeds = torch.randint(2**62, (sum(map(len, rows)),), generator=generator, device=device)
+    seeds = [each[ranks.part(len(each))] for each in seeds.split(list(map(len, rows)))]  # an image's, whoever reads it
     black = torch.zeros(1, *split.images.shape[1:], dtype=torch.uint8, device=device)
-    yield from (black.expand(len(some), -1, -1, -1) for some in rows[:skip])
-    seeds, workers = seeds[sum(map(len, rows[:skip])) :], devices.reading_workers()
-    for images in load_batches(split.images, rows[skip:], seeds, augment, workers):
-        yield images.to(device, non_blocking=True)
+    yield from (black.expand(len(some), -1, -1, -1) for some in own[:skip])
+    if own[skip:]:
+        workers = devices.reading_workers()
+        for images in load_batches(split.images, own[skip:], torch.cat(seeds[skip:]), augment, workers):
+            yield images.to(device, non_blocking=True)
 
 
 def as_input(images: Tensor | Photographs, device: torch.device | None = None) -> Tensor:
@@ -63,13 +74,13 @@ def as_input(images: Tensor | Photographs, device: torch.device | None = None) -
     return images.to(device or images.device).float().div_(255)
 
 
-def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+def augmented(images: Tensor, augment: Augment, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
     """Shift, flip and cut out each image at random, the whole batch at once; uint8 [n, channels, side, side]."""
     count, _, side, _ = images.shape
-    device = images.device
+    device, whole = images.device, count * ranks.count
 
     def draw(high: int) -> Tensor:
-        return torch.randint(high, (count, 1), generator=generator, device=device)
+        return torch.randint(high, (whole, 1), generator=generator, device=device)[ranks.part(whole)]
 
     def reflect(index: Tensor) -> Tensor:
         return side - 1 - (side - 1 - index.abs()).abs()

@@ -1,0 +1,86 @@
+"""A study's supernets trained by several processes: with torchrun, and through a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pipeline.store import open_workspace
+from pipeline.supernets import supernet_jobs, train_supernet
+
+ROOT = Path(__file__).parents[2]
+
+
+def study_in(folder, **training):
+    """A study of one supernet that trains for seconds, in a file of its own."""
+    tiny = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["studies"]["tiny"]
+    kept = {name: tiny[name] for name in ("data", "space", "scenarios", "evaluation", "search", "generator")}
+    study = {"seeds": [0], "training": tiny["training"] | training, **kept}
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    return folder / "mine.yaml"
+
+
+def start(study):
+    """Two processes that train a study."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "pipeline.many_gpus", str(study)]
+    quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | quiet, start_new_session=True, **pipes)
+
+
+def result_of(study):
+    workspace = open_workspace(str(study))
+    (job,) = supernet_jobs(workspace)
+    return workspace, workspace.folder / "supernets" / "none-0.safetensors", job
+
+
+def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tmp_path):
+    whole, killed = (study_in(tmp_path / name, epochs=8) for name in ("whole", "killed"))
+    done = start(whole)
+    assert done.wait(120) == 0, done.stdout.read()
+    assert "supernets/none-0 is there" in done.stdout.read()
+    expected = result_of(whole)[1].read_bytes()
+
+    job, checkpoints = start(killed), killed.parent / "build" / "mine" / "checkpoints" / "supernets"
+    deadline = time.monotonic() + 300
+    while not (checkpoints.is_dir() and list(checkpoints.glob("none-0-*"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert job.wait(120) != 0 and "SIGKILL" in job.stdout.read()
+    assert not result_of(killed)[1].exists()
+
+    again = start(killed)
+    assert again.wait(120) == 0, again.stdout.read()
+    assert result_of(killed)[1].read_bytes() == expected
+    assert not list(checkpoints.glob("none-0-*"))
+
+
+def test_one_that_does_not_write_measures_nothing(tmp_path, monkeypatch):
+    from eas import data
+    from eas.ranks import Ranks
+
+    study = study_in(tmp_path / "study")
+    workspace, _, job = result_of(study)
+    data.make(workspace.study.data, workspace.root, workspace.dataset_path)
+    monkeypatch.setattr(Ranks, "begin", lambda self, module: None)
+    monkeypatch.setattr(Ranks, "add_up", lambda self, parameters, loss, weight: loss)
+    assert train_supernet(workspace, **job, ranks=Ranks(1, 2)) == ({}, {})
+    tensors, record = train_supernet(workspace, **job, ranks=Ranks(0, 2))
+    assert record["accuracy"] and all(isinstance(each, torch.Tensor) for each in tensors.values())
+
+
+@pytest.mark.parametrize("study", ["nothing", "params.yaml"])
+def test_what_is_no_study_is_one_line(study, capsys):
+    from pipeline import many_gpus
+
+    assert many_gpus.main([study]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
