@@ -42,7 +42,7 @@ notebooks: install  ## run the notebooks' tiny profile in place, for fresh outpu
 install: $(STAMP)  ## make .venv and install into it; again only when pyproject.toml has changed
 
 $(STAMP): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[study,bench,onnx]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[study,bench,onnx,cluster]'
 	@touch $@
 
 $(BIN)/python:

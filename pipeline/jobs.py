@@ -1,4 +1,4 @@
-"""Independent jobs side by side: processes with one thread each on a CPU, one after another on a GPU."""
+"""Independent jobs side by side: processes with one thread each on a CPU, one after another on a GPU, or a cluster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
     """[function(*a) for a in arguments], with a progress bar over the jobs; the first error ends it.
 
     On a CPU every job has one thread: small networks gain nothing from a second one, and results do not depend on the
-    number of cores. `function` must be importable; `gpu=False` says that it makes no use of a GPU.
+    number of cores. `function` must be importable; `gpu=False` says that it makes no use of a GPU. The environment
+    variable EAS_CLUSTER, the address of a Dask scheduler, has all run there: see pipeline.cluster.
 
     Raises:
         RuntimeError: a worker process ended, such as for want of memory; what was finished is kept by its job.
@@ -30,6 +32,8 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
     arguments = list(arguments)
     if not arguments:
         return []
+    if address := os.environ.get("EAS_CLUSTER"):
+        return import_module("pipeline.cluster").run_there(function, arguments, label, address, gpu=gpu)
     if gpu and devices.device().type == "cuda":
         return [in_turn(function, each) for each in tqdm(arguments, label)]
     workers = min(len(arguments), devices.cpu_count())
@@ -63,11 +67,16 @@ def in_turn(function: Callable, arguments: Sequence[Any]) -> Any:
     return result
 
 
-def start_worker() -> None:
-    """How a worker process begins; only the bar over the jobs is shown."""
+def start_work() -> None:
+    """How work begins in a process that is there for it: one thread, and no bar beside the one over the jobs."""
     tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
     torch.set_num_threads(1)
     devices.keep_memory()
+
+
+def start_worker() -> None:
+    """How a worker process begins."""
+    start_work()
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

@@ -162,3 +162,13 @@ def make_micro(study):
         scenarios={"budgets": (0.3, 0.6), "unions_of_two": 1, "unions_of_three": 0},
         evaluation={"calibration_images": 6},
     )
+
+
+def study_in(folder, seeds=(0,), **training):
+    """A study of one supernet a seed that trains for seconds, in a file of its own."""
+    tiny = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["studies"]["tiny"]
+    kept = {name: tiny[name] for name in ("data", "space", "scenarios", "evaluation", "search", "generator")}
+    study = {"seeds": list(seeds), "training": tiny["training"] | training, **kept}
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    return folder / "mine.yaml"

@@ -9,22 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from study_cases import study_in
 
 from pipeline.store import open_workspace
 from pipeline.supernets import supernet_jobs, train_supernet
 
 ROOT = Path(__file__).parents[2]
-
-
-def study_in(folder, **training):
-    """A study of one supernet that trains for seconds, in a file of its own."""
-    tiny = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["studies"]["tiny"]
-    kept = {name: tiny[name] for name in ("data", "space", "scenarios", "evaluation", "search", "generator")}
-    study = {"seeds": [0], "training": tiny["training"] | training, **kept}
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    return folder / "mine.yaml"
 
 
 def start(study):
