@@ -20,7 +20,8 @@ from pipeline.report.metrics import read_metrics
 from pipeline.report.template import GENERATED, fill, read_template
 
 NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "05_specialize")
-NARRATED = NOTEBOOKS[1:4]  # these tell the results; their prose, tables and figures are in the page
+FEW = 4  # words that say nothing by themselves
+DRAWN = NOTEBOOKS[1:4]  # these tell the results; their figures are in the page
 
 
 def render(study: str, root: str | Path = ".") -> Path:
@@ -36,7 +37,7 @@ def render(study: str, root: str | Path = ".") -> Path:
     metrics, template = read_metrics(build / "metrics.json"), read_template(study)
     parts = {"note": load_study(study, root).note, "weights": weights(root, study)}
     parts["findings"] = "\n".join(f"- {line}" for line in findings(metrics))
-    parts["narrated"] = "\n\n".join(part for name in NARRATED for part in narrate(name, notebooks[name]))
+    parts["figures"] = "\n\n".join(part for name in DRAWN for part in illustrate(name, notebooks[name]))
     text = f"{GENERATED}\n\n{fill(template, study, metrics, parts)}"
     shutil.rmtree(report / "figures", ignore_errors=True)
     (report / "figures").mkdir(parents=True)
@@ -59,7 +60,7 @@ def draw_headline(comparison: Path, title: str, path: Path) -> None:
     plt.close(figure)
 
 
-# -------------------------------------------------------------------- the narrated notebooks
+# -------------------------------------------------------------------- the notebooks
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -77,35 +78,46 @@ def read_notebook(path: Path) -> NotebookNode:
     return notebook
 
 
-def narrate(name: str, notebook: NotebookNode) -> list[str]:
-    """The Markdown of a notebook without its code: prose and outputs in order, headings one level down."""
-    parts, shown = [], 0
+def illustrate(name: str, notebook: NotebookNode) -> list[str]:
+    """The figures of a notebook in Markdown, each under the words that lead to it: its section's title, what it shows.
+
+    Tables, and all else that was printed, are in the notebook.
+    """
+    parts, title, words, shown = [], "", "", 0
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            parts.append(lower_headings(cell.source.strip()))
+            for part in paragraphs(cell.source):
+                if part.startswith("#"):
+                    title, words = part.lstrip("# "), ""
+                else:
+                    words = part
         for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                shown += 1
-                parts.append(f"![{name}, figure {shown}](figures/{name}-{shown}.png)")
-            elif text := as_text(output):
-                parts.append(text)
-    parts.append(f"*The code is in [{name}.ipynb]({name}.ipynb).*")
-    return [part for part in parts if part]
+            if "image/png" not in output.get("data", {}):
+                continue
+            shown += 1
+            parts += [f"### {title}"] * bool(title) + [words] * bool(words)
+            alt = first_sentence(words) or title or f"{name}, figure {shown}"
+            parts.append(f"![{alt}](figures/{name}-{shown}.png)")
+            title = words = ""  # told once
+    return parts
 
 
-def as_text(output: NotebookNode) -> str:
-    """An output as Markdown: what was displayed as such stays so, prints and plain representations are fenced."""
-    data = output.get("data", {})
-    if "text/markdown" in data:
-        return data["text/markdown"].strip()
-    text = output.get("text", data.get("text/plain", "")).strip("\n")
-    return f"```text\n{text}\n```" if text else ""
+def paragraphs(markdown: str) -> list[str]:
+    """Headings, and paragraphs of prose: no lists, tables and code, which are in the notebook."""
+    blocks = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL).split("\n\n")
+    return [block.strip() for block in blocks if block.strip() and block.lstrip()[0] not in "|-*<" or is_bold(block)]
 
 
-def lower_headings(markdown: str) -> str:
-    """One more # before every heading, not before a # inside a code block."""
-    blocks = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
-    return "".join(b if b.startswith("```") else re.sub(r"^(#{1,5} )", r"#\1", b, flags=re.MULTILINE) for b in blocks)
+def is_bold(block: str) -> bool:
+    """Whether a paragraph begins with words in bold, which is no list."""
+    return block.lstrip().startswith("**")
+
+
+def first_sentence(text: str) -> str:
+    """Of a paragraph, without marks: what a reader is told who does not see the figure."""
+    plain = re.sub(r"[*`\[]|\]\([^)]*\)", "", " ".join(text.split()))
+    first, dot, rest = plain.partition(". ")
+    return first + dot + rest.partition(". ")[0] if len(first.split()) < FEW else first
 
 
 def images(name: str, notebook: NotebookNode) -> dict[str, bytes]:

@@ -17,7 +17,8 @@ from pipeline.report.metrics import metrics, read_metrics
 from pipeline.report.template import GENERATED, TEMPLATES, Template, check_signs, claim_about, fill, read_template
 
 COMPARISON = make_comparison(("greek", "digits"), seeds=2)
-PROSE = "# Title\n\nSee [the code](../eas/dropout.py).\n\n```python\n# a comment\n```\n\n## Part"
+WORDS = "**Two** of them. On the [code](../eas/dropout.py). More."
+PROSE = f"# Title\n\nSee this.\n\n```python\n# a comment\n```\n\n## Part\n\n- a list\n\n{WORDS}"
 IMAGE = b"\x89PNG made up"
 WRITTEN = [path.stem for path in sorted(TEMPLATES.glob("*.md")) if path.stem != "default"]
 
@@ -66,13 +67,14 @@ def test_rendering_again_changes_nothing(root):
     assert not (root / "reports" / "README.md").exists()  # the overview has one writer, which is not this
 
 
-def test_the_page_tells_results_without_code(root):
+def test_the_page_shows_figures_under_the_words_that_lead_to_them(root):
     text = (root / "reports" / "toy" / "README.md").read_text()
     assert text.startswith(GENERATED) and text.count("# Study toy") == 1 and "Made up: toy." in text
-    assert "\n## Title" in text and "\n### Part" in text and "\n# a comment" in text
-    assert "```text\nprinted {in braces}\n```" in text and "| a |" in text
-    assert "![02_supernet, figure 1](figures/02_supernet-1.png)" in text
-    assert "secret" not in text and "<Figure>" not in text and "<Markdown>" not in text
+    section = "### Part\n\n**Two** of them. On the [code](../../eas/dropout.py). More.\n\n"
+    assert section + "![Two of them. On the code](figures/02_supernet-1.png)" in text
+    assert text.count("### Part") == len(page.DRAWN) and "05_specialize-1.png" not in text
+    for left in ("Title", "a comment", "a list", "printed", "| a |", "secret", "<Figure>", "<Markdown>"):
+        assert left not in text
     assert (root / "reports" / "toy" / "figures" / "02_supernet-1.png").read_bytes() == IMAGE
     found = read_metrics(root / "reports" / "toy" / "metrics.json")
     assert f"{found['top1_ofa_evolution_plain']:.1f} %" in text
@@ -170,8 +172,8 @@ def test_a_sign_needs_its_number_a_sentence_and_a_meaning():
 
 
 def test_numbers_and_parts_are_filled_in():
-    body = "Of {study}: {times:.1f}.\n\n{note}\n\n{narrated}\n"
-    text = fill(Template(TEMPLATES, "", {}, body), "toy", NUMBERS, {"note": "", "narrated": "{times} stays"})
+    body = "Of {study}: {times:.1f}.\n\n{note}\n\n{figures}\n"
+    text = fill(Template(TEMPLATES, "", {}, body), "toy", NUMBERS, {"note": "", "figures": "{times} stays"})
     assert text == "Of toy: 3.0.\n\n{times} stays\n"
 
 
@@ -189,7 +191,7 @@ def written(request):
 
 def test_the_written_pages_hold_of_the_committed_numbers(written):
     made, numbers = written
-    text = fill(made, made.path.stem, numbers, {"note": "", "narrated": "", "weights": ""})
+    text = fill(made, made.path.stem, numbers, {"note": "", "figures": "", "weights": ""})
     assert not re.search(r"[{}]|\bnan\b", text) and text.startswith("# ")
 
 
