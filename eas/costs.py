@@ -45,6 +45,8 @@ class Counted:
         return getattr(space, f"fixed_{self.counted}")(class_counts)
 
 
+FAR = 1e6  # distances beyond the largest arch, no matter how far
+
 MADDS = Counted("multiply-adds", "M", 1e6, "madds")
 PARAMETERS = Counted("parameters", "M", 1e6, "parameters")
 
@@ -96,5 +98,10 @@ def like_madds(space: ChoiceSpace, bounds: Sequence[Bound], class_counts: Tensor
         return torch.stack([total(space, cost, arch, class_counts) for arch in (space.smallest, space.largest)])
 
     low, high = ends(MADDS)
-    shares = [(most - least) / (greatest - least) for cost, most in bounds for least, greatest in [ends(cost)]]
-    return low + torch.stack(shares).amin(0) * (high - low)
+    # A space of one arch has no distance.
+    shares = [
+        (most - least) / (greatest - least).clamp_min(1e-30)
+        for cost, most in bounds
+        for least, greatest in [ends(cost)]
+    ]
+    return low + torch.stack(shares).amin(0).clamp(max=FAR) * (high - low)

@@ -9,6 +9,7 @@ from cases import (
     DECODED,
     GLYPHS,
     LITE,
+    ONE_ARCH,
     SIZED,
     SIZED_MOBILENET,
     SMALL,
@@ -175,3 +176,7 @@ def test_bounds_are_read_as_budgets_from_the_smallest_to_the_largest():
     torch.testing.assert_close(
         like_madds(GLYPHS, [bound, loose], classes), torch.stack([least, (least + most) / 2, most])
     )
+    nothing = Bound(PARAMETERS, torch.full((3,), torch.inf, dtype=torch.float64))
+    for space in (GLYPHS, ONE_ARCH):
+        told = like_madds(space, [nothing], classes)
+        assert told.isfinite().all() and (told >= space.madds(space.largest, 5)).all()
