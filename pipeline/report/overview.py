@@ -17,6 +17,8 @@ COLUMNS = {  # of the table over all studies; a cell is left empty where its num
     "branches minus OFA's way": "generator_branch_minus_mean_ofa_evolution",
 }
 
+PAGES = ("grocery", "on_device")  # of benchmarks/, which say by themselves what was found
+
 INTRODUCTION = """Superclass top-1 on test images, mean over superclasses and budgets; differences in points, with 95 %
 intervals over seeds in brackets. *OFA's way*: a supernet without superclass dropout, and an evolutionary search for
 every scenario with an accuracy predictor; trained longer by what branches cost, where a study has them. *EAS without
@@ -43,7 +45,8 @@ def overview(reports: Path) -> str:
     Raises:
         FileNotFoundError: the folder has no report, or not reports/experiments.md.
     """
-    found = {path.parent.name: read_metrics(path) for path in sorted(reports.glob("*/metrics.json"))}
+    paths = [path for path in sorted(reports.glob("*/metrics.json")) if path.parent.name not in PAGES]
+    found = {path.parent.name: read_metrics(path) for path in paths}
     if not found:
         raise FileNotFoundError(f"{reports} holds no report: run `dvc repro` first")
     studies = {name: metrics for name, metrics in found.items() if COLUMNS["OFA's way"] in metrics}
@@ -51,12 +54,21 @@ def overview(reports: Path) -> str:
     for name, metrics in studies.items():
         lines = "\n".join(f"- {line}" for line in findings(metrics))
         parts += [f"## [{title(name)}]({name}/README.md)", lines]
+    parts += [part for name in PAGES if (reports / name / "README.md").is_file() for part in told(reports, name)]
     parts.append((reports / "experiments.md").read_text(encoding="utf-8").strip())
     for name, metrics in found.items():
         if "search_us_50" in metrics:
             lines = "\n".join(f"- {line}" for line in benchmarks(metrics))
             parts += [f"## [Side by side with the package `ofa`]({name}/README.md)", lines]
     return "\n\n".join(parts) + "\n"
+
+
+def told(reports: Path, name: str) -> list[str]:
+    """What a page says first: its title, and the findings above its first section."""
+    head = (reports / name / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    heading = next(line for line in head.splitlines() if line.startswith("# ")).removeprefix("# ")
+    findings_of_page = head[head.index("\n- ") + 1 :].partition("\n\n")[0]
+    return [f"## [{heading}]({name}/README.md)", findings_of_page]
 
 
 def title(study: str) -> str:

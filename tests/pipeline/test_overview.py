@@ -141,3 +141,14 @@ def test_superclass_dropout_is_judged_where_both_supernets_have_the_same_generat
         text = findings.superclass_dropout(dict(zip(names, numbers, strict=True)))
         assert f"**Superclass dropout {words}" in text or f"is {words}" in text
         assert f"{numbers[0]:+.1f} [{numbers[1]:+.1f}, {numbers[2]:+.1f}] points" in text
+
+
+def test_pages_of_benchmarks_are_told_by_their_own_findings(root):
+    page = root / "reports" / "on_device"
+    page.mkdir()
+    (page / "metrics.json").write_text('{"made_up": [1.0, 2.0]}')  # of another form
+    findings_there = "- **Fast**: 1 ms,\n  or 2.\n- **Small**."
+    (page / "README.md").write_text(f"# On one chip\n\nWords.\n\n{findings_there}\n\n![x](y)\n\n## More\n\n- no")
+    text = overview.overview(root / "reports")
+    assert f"## [On one chip](on_device/README.md)\n\n{findings_there}\n\n## " in text
+    assert "- no" not in text and "made_up" not in text
