@@ -29,7 +29,17 @@ from eas import devices, export_onnx, load, load_kit
 from eas.search import random_archs
 from eas.serving.answers import refused_on
 from eas.serving.kit import Kit
-from eas.serving.latency import CLASSES, LatencyTable, Run, in_turns, latency_table, measure, steady
+from eas.serving.latency import (
+    CLASSES,
+    LatencyTable,
+    Run,
+    in_turns,
+    latency_table,
+    measure,
+    spread_archs,
+    steady,
+)
+from eas.serving.latency import RUNTIMES as RUN_BY
 from eas.serving.onnx_files import session_of
 from eas.spaces import ChoiceSpace
 from eas.spaces.supernet import resized
@@ -38,6 +48,7 @@ from pipeline.store import open_workspace
 
 FOLDER = Path(__file__).resolve().parent.parent / "reports" / "on_device"
 RUNTIMES = "onnxruntime", "onnxruntime-int8"
+REFERENCES = 10  # archs that say how fast the machine is when networks are measured
 HELD_OUT = 30  # archs that a table was not fitted on
 BOUNDS = 5
 LOW, HIGH = 0.1, 0.9  # of the way from the smallest arch to the largest
@@ -132,12 +143,25 @@ def measure_study(study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     judged = pd.DataFrame([judge(name, space, table) for table in tables])
     with tempfile.TemporaryDirectory() as folder:
         rows, runs = zip(*networks_of(name, kit, tables[0], Path(folder)), strict=True)
-    seconds = in_turns([run for pair in runs for run in pair])
-    networks = pd.DataFrame(rows)
-    both = steady(seconds).reshape(-1, 2) * 1e3
-    networks["measured_ms"], networks["measured_ms_int8"] = both.T
-    networks["kept"] = (seconds[:, ::2] * 1e3 <= networks.asked_ms.to_numpy()).mean(0)
+    networks, (known, told) = pd.DataFrame(rows), references(space, tables[0])
+    seconds = in_turns([*known, *(run for pair in runs for run in pair)])
+    networks["speed"] = float(np.median(steady(seconds[:, : len(known)]) / told))
+    seconds = 1e3 * seconds[:, len(known) :]
+    networks["measured_ms"], networks["measured_ms_int8"] = steady(seconds).reshape(-1, 2).T
+    networks["kept"] = (seconds[:, ::2] <= networks.asked_ms.to_numpy()).mean(0)
+    networks["kept_at_speed"] = (seconds[:, ::2] / networks.speed.to_numpy() <= networks.asked_ms.to_numpy()).mean(0)
     return judged, networks
+
+
+def references(space: ChoiceSpace, table: LatencyTable) -> tuple[list[Run], np.ndarray]:
+    """What runs some archs, and the seconds that the table tells of them: they say how fast the machine is later."""
+    archs = spread_archs(space, REFERENCES)
+    runs = []
+    for arch in archs:
+        one, own = space.at_size_of(arch)
+        network = one.network(own, CLASSES).eval()
+        runs.append(RUN_BY[table.runtime](network, (one.in_channels, one.image_size), table.threads))
+    return runs, table.seconds(space, archs, CLASSES).numpy()
 
 
 def main(arguments: list[str] | None = None) -> int:
