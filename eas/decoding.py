@@ -192,7 +192,7 @@ def fill(space: ChoiceSpace, archs: Tensor, form: Tensor, room: Room) -> Tensor:
     left = room.most - paid.sum(2)
     # Of every change: what it costs and what it gains. A change moves one block, so only that block's row is renewed.
     extra = tables[:, None] - paid[..., None]
-    scored = score.take(flat + np.arange(len(archs))[:, None] * score[0].size) * active
+    scored = score.take(flat + np.arange(len(archs))[:, None] * tables[0].size) * active
     changes = active | ((position == kept) & grows)
     gain = np.where(changes[..., None] & (extra[0] > 0), score - scored[..., None], NEVER)
     each = rows = np.arange(len(archs))  # the archs that can still change, as rows of `gain` and of `choice`

@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-import eas
 from eas.evaluation import calibration_sample
-from eas.serving.answers import class_probabilities
-from eas.serving.deploy import Card
+from eas.serving.answers import class_probabilities, predict
+from eas.serving.deploy import Card, save
 from eas.serving.kit import Kit
 from eas.serving.latency import LatencyTable, latency_table
+from eas.serving.onnx_files import export_onnx
 from eas.spaces.supernet import resized
 from pipeline.report import figures
 
@@ -109,9 +109,9 @@ class Playground:
                 print("there is no network to save: pick a class")
                 return
             path = self.folder / "+".join(self.names).replace("/", "-")
-            written = [eas.save(self.network, self.card, path)]
+            written = [save(self.network, self.card, path)]
             try:
-                written.append(eas.export_onnx(self.network, self.card, path))
+                written.append(export_onnx(self.network, self.card, path))
             except ModuleNotFoundError as error:
                 print(error)
             print(f"wrote {' and '.join(map(str, written))}")
@@ -173,7 +173,7 @@ def sentence(kit: Kit, card: Card, names: Sequence[str], table: LatencyTable | N
 def answer_of(network: nn.Module, card: Card, content: bytes) -> str:
     """What a photograph shows, in words; what is wrong with it where it cannot be read."""
     try:
-        (answer,) = eas.predict(network, card, [io.BytesIO(content)])
+        (answer,) = predict(network, card, [io.BytesIO(content)])
     except ValueError as error:
         return str(error)
     return ", ".join(f"{name} {share:.0%}" for name, share in answer[:3])

@@ -236,7 +236,7 @@ def test_eas_latency_measures_and_specialize_reads_it(folder, tmp_path, capsys, 
     [
         ("--ms 0", "--ms 0: must be above zero and finite"),
         ("--ms nan", "--ms nan: must be above zero and finite"),
-        ("--ms 1 --runtime toaster", "runtime 'toaster': known are onnxruntime, torch"),
+        ("--ms 1 --runtime toaster", "runtime 'toaster': known are onnxruntime, onnxruntime-int8, torch"),
         ("--ms 1 --threads 0", "0 threads: this machine has"),
         ("--ms 1 --latency nowhere.json", "nowhere.json"),
         ("--parameters many", "--parameters many: a number such as"),

@@ -120,6 +120,12 @@ def test_without_a_budget_of_multiply_adds_the_other_bound_alone_counts():
     assert share.max() <= 1 and share.mean() > 0.97
 
 
+def test_no_scenario_is_nothing_to_decode():
+    none, classes = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.long)
+    for bounds in ([], [Bound(Milliseconds(), none)]):
+        assert decode(GLYPHS, *random_scores(GLYPHS, 0), none, classes, bounds=bounds).shape == (0, GLYPHS.decisions)
+
+
 def test_scenarios_under_several_bounds_do_not_influence_each_other():
     count = 60
     classes = random_class_masks(count).sum(-1)
