@@ -73,16 +73,23 @@ def held_out(space: ChoiceSpace) -> Tensor:
 
 
 def judge(study: str, space: ChoiceSpace, table: LatencyTable) -> dict:
-    """How far a table is from what networks take that it has not seen."""
+    """How far a table is from what networks take that it has not seen.
+
+    `speed` is what all of them take beyond what it tells: the machine's has changed by so much since. `error` and
+    `kept` are without that.
+    """
     archs = held_out(space)
     runs = measure(space, archs, table.runtime, table.threads)
-    seconds, told = steady(runs), table.seconds(space, archs, CLASSES).numpy()
-    madds = space.madds(archs, CLASSES)
+    told = table.seconds(space, archs, CLASSES).numpy()
+    speed = np.median(steady(runs) / told)
+    runs, madds = runs / speed, space.madds(archs, CLASSES)
+    seconds = steady(runs)
     return {
         "study": study,
         "runtime": table.runtime,
         "fastest_ms": 1e3 * seconds.min(),
         "slowest_ms": 1e3 * seconds.max(),
+        "speed": 100 * (speed - 1),
         "error": 100 * np.abs(told / seconds - 1).mean(),
         "correlation": spearmanr(told, seconds).statistic,
         "correlation_of_madds": spearmanr(madds, seconds).statistic,

@@ -82,7 +82,7 @@ def told_of_tables(tables: pd.DataFrame) -> pd.DataFrame:
             "run by": row.runtime,
             "networks take (ms)": f"{row.fastest_ms:.2f} to {row.slowest_ms:.2f}",
         }
-        | {"error (%)": f"{row.error:.1f}", "ranks": f"{row.correlation:.3f}"}
+        | {"speed (%)": f"{row.speed:+.1f}", "error (%)": f"{row.error:.1f}", "ranks": f"{row.correlation:.3f}"}
         | {"of multiply-adds": f"{row.correlation_of_madds:.3f}"}
         | {"margin (%)": f"{row.margin:.1f}", "kept (%)": f"{row.kept:.0f}"}
         for row in tables.itertuples()
