@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"written: {FOLDER.name}/README.md")
+    print(f"written: {FOLDER.relative_to(FOLDER.parents[1])}/README.md")
     return 0
 
 

@@ -6,6 +6,7 @@ from eas.branches import stored, tuned_names
 from eas.evaluation import SharedStem, calibration_sample
 from eas.files import write_tensors
 from eas.generator import Generator
+from eas.serving import cli
 from eas.serving.kit import Kit, write_images, write_kit
 
 COUNT = 60  # calibration images of the shared weights
@@ -41,6 +42,7 @@ def write_branches(kit, path):
 
 def write_tiny_kit(folder, kit, dataset):
     """The same kit as a folder, with branches."""
+    folder.mkdir(parents=True, exist_ok=True)
     modules = {"supernet": kit.supernet, "generator": kit.generator}
     states = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     write_tensors(states, folder / FILES["supernet"][0])
@@ -52,3 +54,8 @@ def write_tiny_kit(folder, kit, dataset):
         files["expected"] = ("expected.safetensors", "")
     write_kit(folder, kit.generator, COUNT, files)
     return folder
+
+
+def run(*arguments):
+    """What a user types behind `eas`; its exit code."""
+    return cli.main([str(each) for each in arguments])

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from tiny_kit import make_kit, write_tiny_kit
+from tiny_kit import make_kit, run, write_tiny_kit
 
 from eas.expected import ExpectedAccuracy
 from eas.serving import answers, cli, deploy
@@ -18,17 +18,12 @@ from eas.serving import answers, cli, deploy
 
 @pytest.fixture
 def folder(supernet, dataset, tmp_path):
-    (tmp_path / "kit").mkdir()
     return write_tiny_kit(tmp_path / "kit", make_kit(supernet, dataset), dataset)
 
 
 @pytest.fixture
 def target(tmp_path):
     return tmp_path / "out" / "network"
-
-
-def run(*arguments):
-    return cli.main([str(each) for each in arguments])
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from cases import CIFAR100, GLYPHS, LITE, SIZED, SIZED_MOBILENET, random_class_masks, seeded
-from tiny_kit import make_kit, write_tiny_kit
+from tiny_kit import make_kit, run, write_tiny_kit
 
 from eas import export_onnx
 from eas.costs import PARAMETERS, Bound, total
-from eas.serving import cli, deploy, latency
+from eas.serving import deploy, latency
 from eas.serving.latency import (
     CLASSES,
     RUNTIMES,
@@ -207,12 +207,7 @@ def test_scenarios_under_milliseconds_are_generated_in_one_pass(kit):
 
 @pytest.fixture
 def folder(kit, dataset, tmp_path):
-    (tmp_path / "kit").mkdir()
     return write_tiny_kit(tmp_path / "kit", kit, dataset)
-
-
-def run(*arguments):
-    return cli.main([str(each) for each in arguments])
 
 
 def test_eas_latency_measures_and_specialize_reads_it(folder, tmp_path, capsys, monkeypatch):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from cases import random_bytes
 from PIL import Image
-from tiny_kit import make_kit, write_tiny_kit
+from tiny_kit import make_kit, run, write_tiny_kit
 from torch import nn
 
 from eas import export_onnx, predict
 from eas.costs import MADDS, total
 from eas.data.batches import as_input
-from eas.serving import cli, deploy
+from eas.serving import deploy
 from eas.serving.answers import NONE, refused_on, weigh
 from eas.serving.kit import load_kit
 from eas.serving.strangers import Refusing, inner, least_odds
@@ -156,12 +156,7 @@ def test_a_refused_image_is_answered_with_none_of_these(kit):
 
 @pytest.fixture
 def folder(kit, dataset, tmp_path):
-    (tmp_path / "kit").mkdir()
     return write_tiny_kit(tmp_path / "kit", kit, dataset)
-
-
-def run(*arguments):
-    return cli.main([str(each) for each in arguments])
 
 
 @pytest.mark.parametrize("option", [[], ["--no-strangers"]])
