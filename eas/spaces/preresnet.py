@@ -52,7 +52,8 @@ class PreResNetSpace(ChoiceSpace):
     """Stage s has `widths[s]` channels; every stage but the first halves the resolution.
 
     A stage keeps its first `depths[i]` blocks, and a block of form j has `ratios[j] * widths[s]` inner channels. The
-    layer before the stages divides the resolution by `stem_stride`: 2 suits photographs of 64 pixels and more.
+    layer before the stages divides the resolution by `stem_stride`: 2 suits photographs of 64 pixels and more, 4 those
+    that have to be cheap.
     """
 
     image_size: int
@@ -116,6 +117,11 @@ class PreResNetSpace(ChoiceSpace):
         side = torch.tensor([self.resolution(s) for s in range(self.stages)])
         return inputs, widths[stage], (side**2)[stage], projects
 
+    @property
+    def stem_kernel(self) -> int:
+        """Side of the stem's windows: no pixel lies between two of them."""
+        return max(KERNEL, 2 * self.stem_stride - 1)
+
     def resolution(self, stage: int) -> int:
         """Side of the feature maps of a stage in pixels."""
         side = -(-self.image_size // self.stem_stride)
@@ -137,11 +143,11 @@ class PreResNetSpace(ChoiceSpace):
         return convolutions + norms + (projects * inputs * outputs)[:, None]
 
     def fixed_madds(self, class_counts: Tensor | int) -> Tensor:
-        stem = KERNEL**2 * self.in_channels * self.widths[0] * self.resolution(0) ** 2
+        stem = self.stem_kernel**2 * self.in_channels * self.widths[0] * self.resolution(0) ** 2
         return stem + self.widths[-1] * torch.as_tensor(class_counts)
 
     def fixed_parameters(self, class_counts: Tensor | int) -> Tensor:
-        stem_and_head = KERNEL**2 * self.in_channels * self.widths[0] + 2 * self.widths[-1]
+        stem_and_head = self.stem_kernel**2 * self.in_channels * self.widths[0] + 2 * self.widths[-1]
         return stem_and_head + (self.widths[-1] + 1) * torch.as_tensor(class_counts)
 
 
@@ -197,7 +203,7 @@ class ElasticPreResNet(Supernet):
 
     def __init__(self, space: PreResNetSpace, classes: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__(space, mean, std)
-        self.stem = ElasticConv2d(space.in_channels, space.widths[0], KERNEL, space.stem_stride)
+        self.stem = ElasticConv2d(space.in_channels, space.widths[0], space.stem_kernel, space.stem_stride)
         blocks = layout(space.widths, [space.blocks_per_stage] * space.stages)
         self.stages = nn.ModuleList(nn.ModuleList(ElasticBlock(*shape) for shape in stage) for stage in blocks)
         self.norm = ElasticNorm(space.widths[-1])
@@ -292,7 +298,8 @@ class PreResNet(nn.Module):
         widths = space.widths
         self.register_buffer("mean", torch.zeros(1, space.in_channels, 1, 1))
         self.register_buffer("std", torch.ones(1, space.in_channels, 1, 1))
-        self.stem = nn.Conv2d(space.in_channels, widths[0], KERNEL, space.stem_stride, KERNEL // 2, bias=False)
+        kernel = space.stem_kernel
+        self.stem = nn.Conv2d(space.in_channels, widths[0], kernel, space.stem_stride, kernel // 2, bias=False)
         self.stages = nn.ModuleList(
             nn.Sequential(*(Block(*shape, channels) for shape, channels in zip(stage, kept, strict=True)))
             for stage, kept in zip(layout(widths, [len(kept) for kept in inner]), inner, strict=True)

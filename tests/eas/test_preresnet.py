@@ -14,6 +14,7 @@ from eas.spaces.preresnet import ElasticBlock
 
 CLASSES = 12
 STRIDED = PreResNetSpace(21, 3, widths=(4, 8), depths=(1, 2), ratios=(0.5, 1.0), stem_stride=2)
+COARSE = PreResNetSpace(21, 3, widths=(4, 8), depths=(1, 2), ratios=(0.5, 1.0), stem_stride=4)
 
 
 def new(space=GLYPHS):
@@ -35,12 +36,12 @@ def gradients(supernet):
 # -------------------------------------------------------------------- one network, four forms, at its cost
 
 
-@pytest.mark.parametrize(("space", "count"), [(GLYPHS, 40), (ODD, 25), (SMALL, 15), (STRIDED, 10)])
+@pytest.mark.parametrize(("space", "count"), [(GLYPHS, 40), (ODD, 25), (SMALL, 15), (STRIDED, 10), (COARSE, 10)])
 def test_gated_sliced_and_extracted_are_the_same_network_at_the_cost_of_the_space(space, count):
     check_space(space, count)
 
 
-@pytest.mark.parametrize("space", [GLYPHS, ODD, STRIDED])
+@pytest.mark.parametrize("space", [GLYPHS, ODD, STRIDED, COARSE])
 @torch.no_grad()
 def test_the_largest_arch_is_the_plain_network(space):
     supernet, images = new(space), random_images(8, space)
@@ -78,6 +79,7 @@ def test_resolution_halves_and_rounds_up_and_no_block_is_without_channels():
     assert GLYPHS.form_names()[0] == ["2", "3", "4", "6", "8"] and GLYPHS.form_sizes()[-1].tolist()[-1] == 1
     assert ODD.stage_names()[1] == "stage 2, 8 x 8 pixels"
     assert [STRIDED.resolution(stage) for stage in range(2)] == [11, 6]
+    assert [COARSE.resolution(stage) for stage in range(2)] == [6, 3]
     assert STRIDED.recipe.build(21, 3) == STRIDED
 
 
