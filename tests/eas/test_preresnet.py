@@ -36,7 +36,7 @@ def gradients(supernet):
 # -------------------------------------------------------------------- one network, four forms, at its cost
 
 
-@pytest.mark.parametrize(("space", "count"), [(GLYPHS, 40), (ODD, 25), (SMALL, 15), (STRIDED, 10), (COARSE, 15)])
+@pytest.mark.parametrize(("space", "count"), [(GLYPHS, 40), (ODD, 25), (SMALL, 15), (STRIDED, 10), (COARSE, 10)])
 def test_gated_sliced_and_extracted_are_the_same_network_at_the_cost_of_the_space(space, count):
     check_space(space, count)
 
