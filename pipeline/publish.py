@@ -36,7 +36,7 @@ def publish(workspace: Workspace, target: Path) -> None:
     """
     listed = {result.name for result, _ in kit_parts(workspace).values()}
     for step in steps.STEPS.values():
-        for job in jobs_so_far(workspace, step):
+        for job in step.jobs_so_far(workspace):
             result = step.result(workspace, job)
             if result.find() is None:
                 continue
@@ -50,14 +50,6 @@ def publish(workspace: Workspace, target: Path) -> None:
             write_text(copy.with_suffix(".json"), result.record_text())
     if workspace.study.show_images:  # a kit holds some
         write_study_kit(workspace, target, workspace.dataset())
-
-
-def jobs_so_far(workspace: Workspace, step: steps.Step) -> list[dict]:
-    """The jobs of a step; none while a choice that they depend on cannot be made yet."""
-    try:
-        return step.all_jobs(workspace)
-    except FileNotFoundError:
-        return []
 
 
 def kit_parts(workspace: Workspace) -> dict[str, tuple[Result, str]]:

@@ -50,8 +50,15 @@ class Step:
         return Result(workspace, self.path.format(**job), make_key(self.name, params, job))
 
     def all_jobs(self, workspace: Workspace) -> list[Job]:
-        """Its jobs that can be told so far."""
+        """Its jobs; FileNotFoundError where a choice that they depend on cannot be made yet."""
         return load(self.jobs)(workspace)
+
+    def jobs_so_far(self, workspace: Workspace) -> list[Job]:
+        """Likewise; none while they cannot be told."""
+        try:
+            return self.all_jobs(workspace)
+        except FileNotFoundError:
+            return []
 
 
 SUPERNET = ("data", "space", "training", "evaluation")

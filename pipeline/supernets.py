@@ -46,19 +46,23 @@ class Base(Section):
 def supernet_jobs(workspace: Workspace) -> list[Job]:
     """None on all seeds, every candidate of superclass dropout on the first few, then the chosen one on the others."""
     first, study = first_jobs(workspace.study), workspace.study
-    if not study.dropout or not steps.all_there(workspace, "supernets", first):
+    if not study.dropout or not steps.all_there(workspace, "supernets", candidate_jobs(study)):
         return first
     chosen, rest = choose_dropout(workspace), study.seeds[study.dropout.seeds :]
     return first + [{"dropout": chosen, "epochs": study.training.epochs, "seed": seed} for seed in rest]
 
 
 def first_jobs(study: Study) -> list[Job]:
-    """What is trained before the choice."""
-    candidates = study.dropout.candidates if study.dropout else ()
-    return [plain_base(study, seed).job for seed in study.seeds] + [
+    """What can be trained before the choice."""
+    return [plain_base(study, seed).job for seed in study.seeds] + candidate_jobs(study)
+
+
+def candidate_jobs(study: Study) -> list[Job]:
+    """What the choice is made among."""
+    return [
         {"dropout": dropout, "epochs": study.training.epochs, "seed": seed}
         for seed in study.first_seeds(study.dropout)
-        for dropout in candidates
+        for dropout in (study.dropout.candidates if study.dropout else ())
     ]
 
 
@@ -78,10 +82,8 @@ def choose_dropout(workspace: Workspace) -> Dropout:
     Raises:
         FileNotFoundError: a supernet that the choice needs is missing; the message says which notebook makes it.
     """
-    first = [job for job in first_jobs(workspace.study) if job["dropout"] != NO_DROPOUT]
-    mean = (
-        accuracy_table([steps.record_of(workspace, "supernets", **job) for job in first]).groupby("dropout").top1.mean()
-    )
+    records = [steps.record_of(workspace, "supernets", **job) for job in candidate_jobs(workspace.study)]
+    mean = accuracy_table(records).groupby("dropout").top1.mean()
     return max(workspace.study.dropout.candidates, key=lambda dropout: mean[dropout.name])
 
 
