@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +14,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import timing
+from eas.additive import fit_additive
+from eas.branches import TunedBranches, tuned_names
 from eas.dropout import SuperclassDropout, masked_cross_entropy, soft_targets
-from eas.generator import Generator
+from eas.evaluation import own_superclass_correct
+from eas.generator import Generator, PredictorSignal, train_generator
 from eas.predictor import AccuracyPredictor
-from eas.recipes import Dropout
+from eas.recipes import Dropout, GeneratorTraining
 from eas.search import evolution
 from eas.spaces import ChoiceSpace, PreResNetSpace
 
@@ -26,6 +31,9 @@ BLOCKS, CLASSES, SUPERCLASSES = 4, 100, 20  # likewise, where another size grows
 MEMBERS = 5  # classes of a superclass, where the number of classes grows
 SCENARIOS, BATCH, ARCHS = 50, 256, 10_000  # of one call, where another size grows
 EVALUATIONS, POPULATION = 200, 50
+IMAGES, POOL = 10_000, 200  # that are evaluated, and the archs that were measured on them
+STEPS = 20  # of training a generator
+SET = 3  # superclasses of the set that a step trains branches of
 ANCHORS = 5  # budgets that a generator's embedding interpolates between
 MANY = 500_000  # scenarios from which one round is enough: it takes so long that hiccups do not show
 TOP = 3  # largest sizes whose growth `exponents` gives by itself
@@ -44,13 +52,17 @@ class Sizes:
 
 
 FULL = Sizes()
+FIT = f"closed form, {POOL} archs on {IMAGES} images"
+BRANCHES = f"branches, around a training step of {SET} superclasses"
 
 
 def measure(sizes: Sizes = FULL) -> pd.DataFrame:
     """Columns axis, work, size; seconds, low, high, rounds (see timing.compare); peak_mb, NaN where not measured."""
+    classes = time_works(over_classes(sizes.classes), "classes")
+    superclasses = time_works(over_superclasses(sizes.superclasses, sizes.superclasses_of), "superclasses")
     parts = {
-        "classes": time_works(over_classes(sizes.classes), "classes"),
-        "superclasses": time_works(over_superclasses(sizes.superclasses, sizes.superclasses_of), "superclasses"),
+        "classes": with_memory(classes, FIT, lambda size: (closed_form, hierarchy(size, size // MEMBERS))),
+        "superclasses": with_memory(superclasses, BRANCHES, lambda size: (branches_and_step, size)),
         "decisions": time_works(over_decisions(sizes.blocks), "decisions"),
         "scenarios": over_scenarios(sizes.scenarios, sizes.memory),
     }
@@ -77,6 +89,13 @@ def time_works(works: Works, label: str) -> pd.DataFrame:
     return table.assign(work=[work for work, _ in works], size=[size for _, size in works], peak_mb=np.nan)
 
 
+def with_memory(table: pd.DataFrame, work: str, prepared: Callable[[int], tuple]) -> pd.DataFrame:
+    """The table with the peak memory of one work at every size, each in a process of its own (timing.peak_memory)."""
+    rows = table.work == work
+    peak = [timing.peak_memory(*prepared(size)) for size in table["size"][rows]]
+    return table.assign(peak_mb=table.peak_mb.mask(rows, pd.Series(peak, table.index[rows])))
+
+
 # -------------------------------------------------------------------- the axes
 
 
@@ -87,6 +106,9 @@ def over_classes(sizes: tuple[int, ...]) -> Works:
         parent = hierarchy(classes, classes // MEMBERS)
         works[f"generate, {SCENARIOS} scenarios", classes] = generation(space_of(BLOCKS), parent, SCENARIOS)
         works[f"superclass dropout and loss, batch of {BATCH}", classes] = dropout_and_loss(parent)
+        works[f"train a generator, {STEPS} steps", classes] = generator_steps(parent)
+        works[f"top-1 of {IMAGES} images", classes] = evaluation(parent)
+        works[FIT, classes] = closed_form(parent)
     return works
 
 
@@ -99,6 +121,7 @@ def over_superclasses(sizes: tuple[int, ...], classes: int) -> Works:
         draw = partial(dropout_of(parent), labels, rng, 0.0)
         works[f"superclass dropout, batch of {BATCH}", superclasses] = draw
         works[f"generate, {SCENARIOS} scenarios", superclasses] = generation(space_of(BLOCKS), parent, SCENARIOS)
+        works[BRANCHES, superclasses] = branch_step(superclasses)
     return works
 
 
@@ -194,3 +217,56 @@ def search(space: ChoiceSpace, parent: Tensor) -> timing.Work:
     predictor = AccuracyPredictor(space, len(parent), aware=True)
     effort = {"evaluations": EVALUATIONS, "population": POPULATION, "seed": 0}
     return torch.inference_mode()(partial(evolution, space, predictor, *scenarios(space, parent, SCENARIOS), **effort))
+
+
+def generator_steps(parent: Tensor) -> timing.Work:
+    """Training of a generator on a predictor that is not fitted."""
+    space, recipe = space_of(BLOCKS), GeneratorTraining(steps=STEPS)
+    class_masks, budgets = scenarios(space, parent, recipe.scenarios)
+    torch.manual_seed(0)
+    generator = Generator(space, len(parent), torch.linspace(float(budgets.min()), float(budgets.max()), ANCHORS))
+    signal = PredictorSignal(AccuracyPredictor(space, len(parent), aware=True))
+
+    def work() -> None:
+        with redirect_stderr(io.StringIO()):  # its progress bar, once a call
+            train_generator(generator, signal, lambda count, rng: (class_masks, budgets), recipe, seed=0)
+
+    return work
+
+
+def evaluation(parent: Tensor) -> timing.Work:
+    """What follows a network's logits: the best class of each image's own superclass."""
+    labels = torch.arange(IMAGES) % len(parent)
+    logits = torch.randn(IMAGES, len(parent), generator=torch.Generator().manual_seed(0))
+    return partial(own_superclass_correct, logits, labels, parent)
+
+
+def closed_form(parent: Tensor) -> timing.Work:
+    """The fit of a generator in closed form, on archs that are right at random."""
+    space, rng = space_of(BLOCKS), torch.Generator().manual_seed(0)
+    labels, right = torch.arange(IMAGES) % len(parent), torch.rand(POOL, IMAGES, generator=rng) < 0.5
+    measured = (space.sample(POOL, rng), right, labels, parent)
+    return partial(fit_additive, space, *measured, budget_range=(0.0, 1.0), seed=0)
+
+
+def branch_step(superclasses: int) -> timing.Work:
+    """What branches add to a training step: the mean of a set's, its gradients shared out, and their step."""
+    supernet = space_of(BLOCKS).supernet(CLASSES, [0.5] * CHANNELS, [0.25] * CHANNELS)
+    branches = TunedBranches(supernet, tuned_names(supernet, "all"), superclasses)
+    optimizer = torch.optim.SGD(branches.parameters(), 0.1, momentum=0.9)
+    chosen = torch.randperm(superclasses, generator=torch.Generator().manual_seed(0))[:SET]
+    shares = torch.zeros(superclasses).index_fill(0, chosen, 1 / len(chosen))
+
+    def work() -> None:
+        branches.compose(shares)
+        for parameter in branches.mean:
+            parameter.grad = torch.ones_like(parameter)
+        branches.take_gradients()
+        optimizer.step()
+
+    return work
+
+
+def branches_and_step(superclasses: int) -> timing.Work:
+    """The same with what holds the branches, for its memory."""
+    return lambda: branch_step(superclasses)()

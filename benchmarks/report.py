@@ -102,6 +102,10 @@ def metrics(folder: Path) -> Metrics:
     numbers["network_seconds"] = float(whole.seconds.item())
     exponents = read_table(folder, "growth_exponents").set_index(["axis", "work"]).exponent_top
     numbers["growth_scenarios"] = float(exponents["scenarios", "generate"])
+    growth = read_table(folder, "growth")
+    for short, begins in {"fit": "closed form", "branches": "branches"}.items():
+        largest = growth[growth.work.str.startswith(begins)].iloc[-1]
+        numbers |= {f"growth_{short}_seconds": float(largest.seconds), f"growth_{short}_mb": float(largest.peak_mb)}
     numbers["study_minutes"] = float(read_table(folder, "study_stages").seconds.sum() / 60)
     return numbers
 
@@ -232,7 +236,7 @@ def growth_figure(folder: Path) -> Figure:
             line, power = part[part.work == work], exponents.exponent_top[name, work]
             axis.plot(line["size"], line.seconds, label=f"{work.split(',')[0]}: exponent {power:.2f}", **look)
         axis.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
-        axis.margins(y=0.35)  # room for the names
+        axis.margins(y=0.2 + 0.11 * part.work.nunique())  # room for the names
         axis.legend(fontsize=7, loc="upper left")
     return figure
 
