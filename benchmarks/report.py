@@ -236,7 +236,7 @@ def growth_figure(folder: Path) -> Figure:
             line, power = part[part.work == work], exponents.exponent_top[name, work]
             axis.plot(line["size"], line.seconds, label=f"{work.split(',')[0]}: exponent {power:.2f}", **look)
         axis.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
-        axis.margins(y=0.2 + 0.11 * part.work.nunique())  # room for the names
+        axis.margins(y=0.1 + 0.2 * part.work.nunique())  # room for the names
         axis.legend(fontsize=7, loc="upper left")
     return figure
 
