@@ -19,6 +19,7 @@ from benchmarks import (
     growth,
     loading,
     mobilenetv3_step,
+    ranks,
     report,
     search_cost,
     study_minutes,
@@ -73,6 +74,10 @@ def growth_tables() -> Tables:
     return {"growth": table, "growth_exponents": growth.exponents(table)}
 
 
+def processes() -> Tables:
+    return {"processes": ranks.measure()}
+
+
 def study() -> Tables:
     stages, steps = study_minutes.measure(ROOT)
     return {"study_stages": stages, "study_steps": steps}
@@ -85,6 +90,7 @@ PARTS: dict[str, Callable[[], Tables]] = {
     "photographs": photographs,
     "network": network,
     "growth": growth_tables,
+    "processes": processes,
     "study": study,
 }
 

@@ -106,6 +106,8 @@ def metrics(folder: Path) -> Metrics:
     for short, begins in {"fit": "closed form", "branches": "branches"}.items():
         largest = growth[growth.work.str.startswith(begins)].iloc[-1]
         numbers |= {f"growth_{short}_seconds": float(largest.seconds), f"growth_{short}_mb": float(largest.peak_mb)}
+    rates = read_table(folder, "processes").set_index("processes").images_per_second
+    numbers["processes_times"] = float(rates[2] / rates[1])
     numbers["study_minutes"] = float(read_table(folder, "study_stages").seconds.sum() / 60)
     return numbers
 

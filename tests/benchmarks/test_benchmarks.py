@@ -18,6 +18,7 @@ from benchmarks import (
     growth,
     mobilenetv3_step,
     peers,
+    ranks,
     report,
     search_cost,
     study_minutes,
@@ -201,6 +202,12 @@ def test_growth_is_measured_along_every_axis(quick):
     assert (table.seconds > 0).all()
     exponents = growth.exponents(table)
     assert len(exponents) == len(table) / 3 and exponents.exponent_top.between(-2, 3).all()
+
+
+def test_two_processes_train_side_by_side():
+    table = ranks.measure(rounds=1, steps=1).set_index("processes")
+    assert list(table.index) == [1, 2] and (table.images_per_second > 0).all()
+    assert table.mb_a_step[1] == 0 and 1 < table.mb_a_step[2] < 2  # 0.36 million weights
 
 
 def test_stages_are_read_from_dvcs_output(tmp_path):
