@@ -1,6 +1,7 @@
 """Jobs on a cluster: a Dask scheduler and two workers on this machine."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from study_cases import study_in
+from study_cases import NOTEBOOKS, hashes
 
-from eas import data
-from pipeline import jobs, steps
-from pipeline.store import open_workspace
+from pipeline import jobs, steps, tables
+from pipeline.store import Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,16 +65,16 @@ def test_jobs_run_on_the_workers_in_the_order_of_the_arguments(cluster):
     assert jobs.run(eval, [("__import__('torch').get_num_threads()",)], "threads") == [1]
 
 
-def test_a_study_gives_there_what_it_gives_here(cluster, tmp_path, monkeypatch):
-    weights = {}
-    for name in ("there", "here"):
-        if name == "here":
-            monkeypatch.delenv("EAS_CLUSTER")
-        workspace = open_workspace(str(study_in(tmp_path / name, seeds=(0, 1))))
-        data.make(workspace.study.data, workspace.root, workspace.dataset_path)
-        steps.run(workspace, "02_supernet")
-        weights[name] = [path.read_bytes() for path in sorted((workspace.folder / "supernets").glob("*.safetensors"))]
-    assert len(weights["here"]) == 2 and weights["here"] == weights["there"]
+def test_a_whole_study_gives_there_what_it_gives_here(cluster, micro, tmp_path):
+    workspace = Workspace(micro.study, tmp_path / "there")
+    workspace.folder.mkdir()
+    shutil.copyfile(micro.dataset_path, workspace.dataset_path)
+    for notebook in NOTEBOOKS:
+        steps.run(workspace, notebook)
+    here, there = hashes(micro.folder), hashes(workspace.folder)
+    assert len(here) > 40 and there == here
+    here, there = (tables.comparison_table(each).drop(columns="search_seconds") for each in (micro, workspace))
+    pd.testing.assert_frame_equal(there, here)
 
 
 def test_the_first_error_is_raised(cluster):
