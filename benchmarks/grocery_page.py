@@ -50,6 +50,7 @@ def render(folder: Path) -> None:
         "by_group": by_group(of_groups).to_markdown(index=False),
         "others": others(networks).to_markdown(index=False),
         "weights": weights(networks),
+        "trials": trials(folder / "trials.csv"),
     }
     write_text(folder / "README.md", PAGE.read_text(encoding="utf-8").format(**parts))
 
@@ -157,3 +158,10 @@ def weights(networks: pd.DataFrame) -> str:
     own = networks[networks.method == "eas"].drop_duplicates(["seed", "scenario"])
     branches = int((own.weights == "branches").sum())
     return f"branches serve {branches} of {len(own)} sets of classes and seeds"
+
+
+def trials(path: Path) -> str:
+    """What was tried on the validation photographs, where that was kept."""
+    if not path.is_file():
+        return "No trials were kept: `python -m benchmarks.grocery_trials` makes them."
+    return pd.read_csv(path).to_markdown(index=False, floatfmt=".1f").replace("nan", "")

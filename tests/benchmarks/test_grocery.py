@@ -1,16 +1,17 @@
 """Side by side on photographs: the opponents are what they claim to be, and the page tells what was measured."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from photo_cases import GROUPS, draw_shop
 
-from benchmarks import baselines, grocery, grocery_page
+from benchmarks import baselines, grocery, grocery_page, grocery_trials
 from eas import data
 from eas.recipes import Augment, Training
-from pipeline import own_study
+from pipeline import own_kit, own_study
 from pipeline.store import open_workspace
 
 RECIPE = Training(epochs=4, batch_size=16, learning_rate=0.05, random_subnets=1, augment=Augment(shift=0, flip=True))
@@ -104,6 +105,32 @@ def test_results_are_kept(tmp_path):
 
     path = tmp_path / "results" / "a.json"
     assert grocery.kept(path, make) == grocery.kept(path, make) == [{"top1": 50.0}] and len(made) == 1
+
+
+def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, monkeypatch, tmp_path, capsys):
+    folder, _ = shop
+    monkeypatch.setattr(grocery_trials, "WORK", tmp_path)
+    monkeypatch.setattr(grocery_trials, "FOLDER", tmp_path / "report")
+    monkeypatch.setattr(own_study, "PRETRAINED", replace(own_study.FROM_NOTHING, epochs=1))
+    space = own_study.RESNET | {"widths": [8], "depths": [1], "stem_stride": 4}
+    monkeypatch.setattr(grocery_trials, "TRIALS", {"small": {"space": space, "search.pool": 6, "training.epochs": 2}})
+    monkeypatch.setattr(grocery_trials, "MINIIMAGENET", "small")
+    monkeypatch.setattr(grocery_trials, "from_miniimagenet", lambda: grocery_trials.TRIALS["small"] | BUDGETS)
+    monkeypatch.setattr(grocery, "EPOCHS", {"once": 1})
+    monkeypatch.setattr(grocery_trials, "RATES", (0.02,))
+    images_of = own_kit.images_of
+    nothing = data.Split(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, dtype=torch.long))
+    monkeypatch.setattr(own_kit, "images_of", lambda workspace: replace(images_of(workspace), test=nothing))
+    assert grocery_trials.main([str(folder)]) == 0, capsys.readouterr().err
+    written = (tmp_path / "trials" / "small.yaml").read_text()
+    assert "epochs: 2" in written and "stem_stride: 4" in written
+    table = pd.read_csv(tmp_path / "report" / "trials.csv").set_index("trial")
+    assert set(table.index) == {"small", "finetuned-0.02"} and table.loc["small", "top1_1"] >= 0
+    assert grocery_trials.main([str(folder), "none"]) == 1
+    assert "no trial none: there are small" in capsys.readouterr().err
+
+
+BUDGETS = {"scenarios.budgets": [0.1, 0.3]}
 
 
 def made_up(seeds=3):

@@ -1,0 +1,170 @@
+"""Settings tried on the photographs to validate on: what `eas check` suggests, and how opponents are fine-tuned.
+
+    python -m benchmarks.grocery_trials data/GroceryStoreDataset/dataset --groups superclasses.yaml [TRIAL ...]
+
+trains each trial on the first seed and measures it on the validation photographs of every group, never on test. Results
+are kept under build/grocery/trials, and all that are there are written to reports/grocery/trials.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+from benchmarks import baselines
+from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, kept, tuned
+from eas import devices
+from eas.data.batches import as_input
+from eas.evaluation import calibration_sample, measure_archs, superclass_top1
+from eas.spaces import EfficientNetLiteSpace
+from pipeline import own_kit, own_study, steps
+from pipeline.generators import load_generator
+from pipeline.store import Workspace, open_workspace
+from pipeline.supernets import load_supernet, plain_base
+
+LOW = {"space.expansions": [1.5, 2.0, 3.0, 4.0, 6.0]}
+TRIALS: dict[str, dict] = {  # by name: what differs from the study that `eas check` suggests
+    "suggested": {},
+    "expansions-from-1.5": LOW,
+    "epochs-40": LOW | {"training.epochs": 40},
+    "rate-0.02": LOW | {"training.learning_rate": 0.02},
+    "rate-0.1": LOW | {"training.learning_rate": 0.1},
+    "crop-0.25": LOW | {"training.augment.crop": 0.25},
+    "distillation-0.8": LOW | {"training.distillation": 0.8},
+    "two-random": LOW | {"training.random_subnets": 2},
+    "batch-32": LOW | {"training.batch_size": 32},
+}
+MINIIMAGENET = "from-miniimagenet"  # start (a): this repository's own supernet of photographs
+FINETUNED, RATES = "finetuned-", (0.005, 0.02, 0.05)
+
+
+def names() -> list[str]:
+    """All trials."""
+    return [*TRIALS, MINIIMAGENET, *(f"{FINETUNED}{rate:g}" for rate in RATES)]
+
+
+# -------------------------------------------------------------------- one trial
+
+
+def study_of(name: str, photos: Path, groups: Path | None) -> Path:
+    """The file of a trial's study: the suggested one, with what differs."""
+    path = WORK / "trials" / f"{name}.yaml"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own_study.check(photos, groups, to=path)
+        study = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for key, value in (from_miniimagenet() if name == MINIIMAGENET else TRIALS.get(name, {})).items():
+            *sections, last = key.split(".")
+            place = study
+            for section in sections:
+                place = place[section]
+            place[last] = value
+        path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return path
+
+
+def from_miniimagenet() -> dict:
+    """Space, size of images and weights of the study miniimagenet; FileNotFoundError where it has not been trained."""
+    workspace = open_workspace("miniimagenet")
+    result, _ = steps.find(workspace, "supernets", **plain_base(workspace.study, 0).job)
+    start = {"weights": str(result.tensor_path().absolute()), "sort_channels": False}
+    space = workspace.study.space.model_dump(mode="json", exclude_defaults=True) | {"kind": workspace.study.space.kind}
+    size, budgets = workspace.study.data.image_size, list(workspace.study.scenarios.budgets)
+    return {"space": space, "data.image_size": size, "training.start": start, "scenarios.budgets": budgets}
+
+
+def supernet_rows(workspace: Workspace) -> Rows:
+    """Top-1 of shared weights on the validation photographs of every group, at every budget that the space reaches."""
+    start, dataset = time.perf_counter(), own_kit.images_of(workspace)
+    base = plain_base(workspace.study, workspace.study.seeds[0])
+    for name, job in own_kit.kit_jobs(workspace):
+        if name not in ("supernets", "pools", "additive"):
+            break
+        if steps.STEPS[name].result(workspace, job).find() is None:
+            steps.make(workspace, name, job)
+    minutes = (time.perf_counter() - start) / 60
+    supernet = load_supernet(workspace, dataset, base)
+    generator = load_generator(workspace, dataset, base, "generator_additive")
+    calibration = calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images)
+    whole, rows = EfficientNetLiteSpace(workspace.study.data.image_size, 3), []
+    for group, share in product(dataset.hierarchy.superclasses, SHARES):
+        mask = dataset.hierarchy.class_mask([group])
+        budget = share * whole.madds(whole.largest, mask.sum()).double()
+        smallest = supernet.space.madds(supernet.space.smallest, mask.sum())
+        if budget < smallest or not mask[dataset.selection.labels].any():
+            continue
+        arch = generator.generate(mask[None], budget[None])
+        top1 = measure_archs(supernet, arch, mask[None], calibration, dataset.selection).item()
+        rows.append({"group": group, "share": share, "top1": top1, "minutes": minutes})
+    return rows
+
+
+def finetuned_rows(workspace: Workspace, rate: float) -> Rows:
+    """Top-1 of EfficientNet-Lite0, fine-tuned once at a learning rate, on the validation photographs of every group."""
+    dataset, recipe = own_kit.images_of(workspace), tuned(workspace.study.training, "once")
+    start, network = time.perf_counter(), baselines.pretrained_lite(dataset, range(len(dataset.hierarchy.classes)))
+    baselines.finetune(network, dataset.train, recipe.model_copy(update={"learning_rate": rate}), seed=0)
+    minutes, split = (time.perf_counter() - start) / 60, dataset.selection
+    with torch.inference_mode():
+        logits = torch.cat([network(as_input(images)) for images in split.images.split(64)])
+    masks = {name: dataset.hierarchy.class_mask([name]) for name in dataset.hierarchy.superclasses}
+    there = {name: mask for name, mask in masks.items() if mask[split.labels].any()}
+    top1 = superclass_top1(logits, split.labels, torch.stack(list(there.values())))
+    return [
+        {"group": name, "share": 1.0, "top1": value, "minutes": minutes}
+        for name, value in zip(there, top1.tolist(), strict=True)
+    ]
+
+
+# -------------------------------------------------------------------- all of them
+
+
+def rows_of(name: str, photos: Path, groups: Path | None) -> Rows:
+    """The rows of a trial."""
+    workspace = open_workspace(str(study_of(name, photos, groups)))
+    if name.startswith(FINETUNED):
+        return finetuned_rows(workspace, float(name.removeprefix(FINETUNED)))
+    return supernet_rows(workspace)
+
+
+def table_of(folder: Path) -> pd.DataFrame:
+    """All trials that are there: columns trial, minutes, and top-1, the mean over groups, by share of multiply-adds."""
+    parts = [pd.read_json(path).assign(trial=path.stem) for path in sorted(folder.glob("*.json"))]
+    rows = pd.concat(parts)
+    table = rows.pivot_table("top1", "trial", "share", "mean").sort_index(axis=1)
+    table = table.rename(columns=lambda share: f"top1_{share:g}").round(2)
+    return table.assign(minutes=rows.groupby("trial").minutes.first().round(1)).reset_index()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; an error is one line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.grocery_trials", description=__doc__.partition("\n")[0])
+    parser.add_argument("photos", type=Path, help="the folder that holds train/, val/ and test/")
+    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(names())}; all by default")
+    parser.add_argument("--groups", type=Path, help="YAML: lists of classes by superclass")
+    options = parser.parse_args(arguments)
+    try:
+        if unknown := [name for name in options.trials if name not in names()]:
+            raise ValueError(f"no trial {unknown[0]}: there are {', '.join(names())}")
+        devices.keep_memory()
+        for name in options.trials or names():
+            kept(WORK / "trials" / f"{name}.json", partial(rows_of, name, options.photos, options.groups))
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            table_of(WORK / "trials").to_csv(FOLDER / "trials.csv", index=False)
+            print(table_of(WORK / "trials").to_string(index=False), flush=True)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
