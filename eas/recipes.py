@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from eas.registry import Finite, Positive, Rate, Section
+from eas.registry import Count, Few, Finite, LearningRate, Positive, Rate, Section
 
 
 class Augment(Section):
@@ -34,14 +34,14 @@ class Start(Section):
 class Training(Section):
     """How a supernet is trained, or tuned."""
 
-    epochs: Positive
-    batch_size: Positive
-    learning_rate: Finite
-    random_subnets: Annotated[int, Field(ge=0)]  # a step, beside the largest and the smallest
-    distinct_archs: Positive = 256  # that the random subnets are drawn from
+    epochs: Few
+    batch_size: Count
+    learning_rate: LearningRate
+    random_subnets: Annotated[int, Field(ge=0, le=1000)]  # a step, beside the largest and the smallest
+    distinct_archs: Count = 256  # that the random subnets are drawn from
     warmup: Rate = 0.15  # fraction of the steps
     momentum: Rate = 0.9
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 5e-4
     zero_init: bool = True  # every block begins as its shortcut
     label_smoothing: Rate = 0.0
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the largest subnet in a smaller one's loss
@@ -71,13 +71,13 @@ class Branch(Section):
 
     part: Literal["all", "norms", "classifier"]  # norms: scales, shifts and the classifier
     supernet: Literal["dropout", "plain"] = "dropout"  # that of the comparison which it is tuned from
-    learning_rate: Finite
-    batch_size: Positive | None = None  # this and `epochs`: those of all branches, unless given
-    epochs: Positive | None = None
+    learning_rate: LearningRate
+    batch_size: Count | None = None  # this and `epochs`: those of all branches, unless given
+    epochs: Few | None = None
     archs: Literal["sandwich", "generated"] = "sandwich"  # generated: one a step, the set's own at a random budget
     sets: Annotated[dict[Positive, Finite], Field(min_length=1)] = {1: 1.0}  # superclasses in a set: how often drawn
     common: Rate = 0.0  # how fast what all branches have in common learns, in times of the learning rate
-    decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the differences from shared weights
+    decay: Annotated[float, Field(ge=0, le=100)] | None = None  # of the differences from shared weights
     label: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] | None = None  # its name; else part, rate and batch size are
 
     @property
@@ -97,8 +97,8 @@ class Branch(Section):
 class GeneratorTraining(Section):
     """How a generator is trained on one signal."""
 
-    steps: Positive
-    scenarios: Positive = 256  # a step
-    learning_rate: Finite = 3e-3
+    steps: Count
+    scenarios: Few = 256  # a step
+    learning_rate: LearningRate = 3e-3
     penalty: Finite = 10.0  # on the squared relative distance from the budget
     entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # reward at the start, falling to none

@@ -11,8 +11,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from eas.data import SOURCES
 from eas.recipes import NO_DROPOUT, Branch, Dropout, GeneratorTraining, Training
-from eas.registry import Finite, Positive, Section, suggestion
+from eas.registry import Count, Few, Finite, LearningRate, Positive, Section, suggestion
 from eas.spaces import SPACES
+
+Some = Annotated[int, Field(ge=0, le=10**4)]
 
 
 class DropoutChoice(Section):
@@ -32,8 +34,8 @@ class DropoutChoice(Section):
 class Branches(Section):
     """Tuning of the shared supernet on every superclass's images; the candidate is chosen on the selection split."""
 
-    epochs: Positive  # of all images in all: a branch sees its own superclass only
-    batch_size: Positive
+    epochs: Few  # of all images in all: a branch sees its own superclass only
+    batch_size: Count
     candidates: tuple[Branch, ...] = Field(min_length=1)
     seeds: Positive = 1  # the choice is made on that many of the study's first seeds
 
@@ -48,23 +50,23 @@ class Branches(Section):
 class Finetune(Section):
     """Tuning of a single arch on its scenario's images, weights of its own: no more instant, and larger to store."""
 
-    epochs: Positive
-    batch_size: Positive
-    learning_rate: Finite
+    epochs: Few
+    batch_size: Count
+    learning_rate: LearningRate
     seeds: Positive = 1  # on that many of the study's first seeds
 
 
 class Gates(GeneratorTraining):
     """How a generator is trained on the paper's signal."""
 
-    images: Positive  # of each scenario in a step, see eas.generator.GateSignal
+    images: Few  # of each scenario in a step, see eas.generator.GateSignal
 
 
 class Generator(Section):
     """The architecture generator and its two training signals."""
 
-    width: Positive = 64
-    embedding: Positive = 32
+    width: Few = 64
+    embedding: Few = 32
     predictor: GeneratorTraining
     gates: Gates
 
@@ -72,17 +74,23 @@ class Generator(Section):
 class Search(Section):
     """The opponents and the accuracy predictor that they share with the generator."""
 
-    pool: Annotated[int, Field(ge=2)]  # evaluated archs that the predictor is fitted on
-    predictor_steps: Positive
-    random: Positive  # archs evaluated by random search
-    evaluations: Positive
+    pool: Annotated[int, Field(ge=2, le=10**6)]  # evaluated archs that the predictor is fitted on
+    predictor_steps: Count
+    random: Few  # archs evaluated by random search
+    evaluations: Count
     population: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def one_generation_at_least(self) -> Search:
+        if self.population > self.evaluations:
+            raise ValueError(f"a population of {self.population} is more than the {self.evaluations} evaluations")
+        return self
 
 
 class LongSearch(Section):
     """One more evolution, with many more evaluations: a reference for the best that can be found."""
 
-    evaluations: Positive
+    evaluations: Count
     seeds: Positive = 1  # on that many of the study's first seeds
 
 
@@ -90,8 +98,8 @@ class Scenarios(Section):
     """All superclasses and some unions of them, each at every budget (in million multiply-adds)."""
 
     budgets: tuple[Finite | Positive, ...] = Field(min_length=1)
-    unions_of_two: Annotated[int, Field(ge=0)]
-    unions_of_three: Annotated[int, Field(ge=0)]
+    unions_of_two: Some
+    unions_of_three: Some
 
     @model_validator(mode="after")
     def ascending(self) -> Scenarios:
@@ -104,10 +112,10 @@ class OtherSets(Section):
     """Other sets of classes at one budget (in million multiply-adds): all classes, and so many of each kind."""
 
     budget: Finite | Positive
-    unions_of_five: Annotated[int, Field(ge=0)] = 0
-    unions_of_ten: Annotated[int, Field(ge=0)] = 0
-    parts: Annotated[int, Field(ge=0)] = 0  # two to four classes of one superclass
-    across: Annotated[int, Field(ge=0)] = 0  # a class each of seven superclasses
+    unions_of_five: Some = 0
+    unions_of_ten: Some = 0
+    parts: Some = 0  # two to four classes of one superclass
+    across: Some = 0  # a class each of seven superclasses
     tuned: Annotated[int, Field(ge=0)] = 0  # archs are tuned alone for them on that many of the study's first seeds
 
 
@@ -130,7 +138,7 @@ class Study(Section):
     dropout: DropoutChoice | None = None  # superclass dropout is tried only where this is given; a comparison needs it
     branches: Branches | None = None  # superclass branches are trained only where this is given
     finetune: Finetune | None = None  # archs of single scenarios likewise
-    from_scratch: Annotated[int, Field(ge=0)] = 0  # scenarios whose generated arch is also trained alone
+    from_scratch: Some = 0  # scenarios whose generated arch is also trained alone
     generator: Generator
     search: Search
     long_search: LongSearch | None = None
@@ -142,6 +150,14 @@ class Study(Section):
     def different_seeds(self) -> Study:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+        return self
+
+    @model_validator(mode="after")
+    def changes_that_fit(self) -> Study:
+        side = self.data.image_size
+        for name in ("shift", "cutout"):
+            if (pixels := getattr(self.training.augment, name)) >= side:
+                raise ValueError(f"training.augment.{name}: {pixels} pixels are no part of an image of {side}")
         return self
 
     def first_seeds(self, section: DropoutChoice | Branches | Finetune | LongSearch | None) -> tuple[int, ...]:
@@ -221,6 +237,6 @@ def describe(error: dict) -> str:
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"unknown parameter {where}"
-    if error["type"] == "kind":  # the registry's own message says what was given
-        return f"{where}: {error['msg']}"
+    if error["type"] in ("kind", "value_error"):  # messages of our own say what was given
+        return ": ".join(filter(None, [where, error["msg"].removeprefix("Value error, ")]))
     return f"{where}: {error['msg']} (got {error['input']!r})"

@@ -19,10 +19,11 @@ from eas.registry import Section
 from eas.spaces import ChoiceSpace, Supernet
 from pipeline import steps
 from pipeline.params import Study
-from pipeline.scenarios import scenarios
+from pipeline.scenarios import MEGA, scenarios
 from pipeline.store import Job, Record, Workspace
 
 MEASURED = 8  # random subnets whose accuracy is reported beside the largest and the smallest
+GENEROUS = 10  # times what the largest arch needs: a budget above this is in other units
 WATCHED = 500  # images that a training is watched on
 
 
@@ -126,11 +127,24 @@ def new_space(study: Study, dataset: Dataset) -> ChoiceSpace:
     """The study's search space.
 
     Raises:
-        ValueError: no arch fits one of the study's budgets: better now than after the training.
+        ValueError: no arch fits one of the study's budgets, or any does by far, or branches ask for sets of more
+            superclasses than there are: better now than after the training.
     """
     space = study.space.build(study.data.image_size, dataset.train.images.shape[1])
-    every = scenarios(study, dataset.hierarchy)
+    every, superclasses = scenarios(study, dataset.hierarchy), len(dataset.hierarchy.superclasses)
     space.check_scenarios(every.class_masks, every.budgets)
+    most, needed = (
+        float(each.max()) / MEGA for each in (every.budgets, space.madds(space.largest, every.class_counts))
+    )
+    if most > GENEROUS * needed:
+        raise ValueError(
+            f"a budget of {most:g}: they are in millions, and the largest arch needs {needed:.3g} of these"
+        )
+    for branch in study.branches.candidates if study.branches else ():
+        if max(branch.sets) > superclasses:
+            raise ValueError(
+                f"branches {branch.name}: sets of {max(branch.sets)} superclasses, and there are {superclasses}"
+            )
     return space
 
 

@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
 from eas.data.base import SOURCES, Hierarchy, Source, Split
-from eas.registry import Positive
 
 SUPERCLASSES: dict[str, str] = {
     "digits": "0123456789",
@@ -65,7 +64,7 @@ class Glyphs(Source):
 
     kind: Literal["glyphs"] = "glyphs"
     image_size: Annotated[int, Field(ge=8, le=TEMPLATE)]
-    per_typeface: Positive = 1
+    per_typeface: Annotated[int, Field(gt=0, le=1000)] = 1
     about = (
         "*Images: **glyphs**, a synthetic data set. Characters of ten writing systems (the superclasses), "
         "rendered from the DejaVu typefaces with random distortion and noise; the test images use typefaces kept out "

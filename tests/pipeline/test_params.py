@@ -1,5 +1,6 @@
 """params.yaml: what is refused, and how the refusal reads."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,42 @@ def test_what_only_yaml_knows_is_one_clear_line(value, place, tmp_path):
 )
 def test_what_would_count_twice_or_out_of_order_is_refused(path, value, message, tmp_path):
     assert message in refusal(tmp_path, changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seeds", [10**30], "seeds.0: Input should be less than"),
+        ("seeds", [-1], "seeds.0: Input should be greater than or equal to 0"),
+        ("data.per_typeface", 10**9, "data.per_typeface"),
+        ("training.epochs", 10**18, "training.epochs: Input should be less than or equal to 10000"),
+        ("training.batch_size", 10**12, "training.batch_size"),
+        ("training.learning_rate", 1e300, "training.learning_rate: Input should be less than or equal to 100"),
+        ("training.weight_decay", 1e300, "training.weight_decay"),
+        ("training.random_subnets", 10**9, "training.random_subnets"),
+        ("training.distinct_archs", 10**10, "training.distinct_archs"),
+        ("training.augment", {"shift": 16}, "training.augment.shift: 16 pixels are no part of an image of 16"),
+        ("training.augment", {"cutout": 99}, "training.augment.cutout: 99 pixels"),
+        ("finetune.learning_rate", 1e300, "finetune.learning_rate"),
+        ("space.widths", [10**9], "space"),
+        ("space.depths", [1, 1000], "space"),
+        ("generator.width", 10**9, "generator.width"),
+        ("generator.embedding", 10**9, "generator.embedding"),
+        ("generator.predictor", {"steps": 10**18}, "generator.predictor.steps"),
+        ("search.pool", 1, "search.pool: Input should be greater than or equal to 2"),
+        ("search.pool", 10**12, "search.pool"),
+        ("search.random", 10**9, "search.random"),
+        ("search.population", 1, "search.population"),
+        ("search.population", 41, "search: a population of 41 is more than the 40 evaluations"),
+        ("scenarios.unions_of_two", 10**9, "scenarios.unions_of_two"),
+        ("from_scratch", 10**9, "from_scratch"),
+        ("evaluation.calibration_images", 1, "evaluation.calibration_images"),
+    ],
+)
+def test_what_no_study_means_is_refused_at_once(path, value, message, tmp_path):
+    start = time.monotonic()
+    assert message in refusal(tmp_path, changed(path, value))
+    assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize(
