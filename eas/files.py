@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,23 @@ def beside(path: Path) -> Iterator[Path]:
         mode = part.stat().st_mode  # safetensors' own files are open to nobody else
         yield part
         part.chmod(mode)
+        synced(part)
         part.replace(path)
+    synced(path.parent)
+
+
+def synced(path: Path) -> None:
+    """Have the system write a file, or a folder's list of files, to the disk: a power cut then finds it whole.
+
+    Not where folders cannot be opened, as on Windows.
+    """
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -112,13 +112,15 @@ def optimize(
             loss = step_function(images, targets[own], class_mask[own], weight[own], archs)
             total += ranks.add_up(weights.parameters(), loss, weight)
             optimizer.step()
+            if device.type == "cpu" and not total.isfinite():  # a GPU is not waited for
+                break
             if saved and saved.is_due() and step + 1 < steps and not divergence(weights, total.item()):
                 saved.save(history, step + 1, total.item())
         skip, part = 0, 0.0
         loss = total.item() / steps
         if what := divergence(weights, loss):
             good = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
-            raise Diverged(f"{label}: {what} in epoch {epoch + 1}; try a lower learning rate{good}")
+            raise Diverged(f"{label}: {what} by step {step + 1} of epoch {epoch + 1}; try a lower learning rate{good}")
         history.append({"epoch": epoch + 1, "loss": loss})
         if saved:
             saved.save(history)

@@ -32,7 +32,7 @@ SPLITS = ("train", "selection", "calibration", "test")
 class Hierarchy:
     """Maps classes to superclasses, which may differ in size. `members[s]` names the classes of superclass s.
 
-    ValueError, in one line, where a superclass is empty or a name has more than one meaning.
+    ValueError, in one line, where a superclass is empty or a name has more than one meaning, or cannot be printed.
     """
 
     superclasses: tuple[str, ...]
@@ -45,6 +45,8 @@ class Hierarchy:
             raise ValueError(f"superclasses without classes: {', '.join(empty)}")
         if repeated := [name for name, times in Counter(self.superclasses + self.classes).items() if times > 1]:
             raise ValueError(f"names of more than one superclass or class: {', '.join(repeated)}")
+        if bad := [name for name in self.superclasses + self.classes if not (name.strip() and name.isprintable())]:
+            raise ValueError(f"names that are empty, or cannot be printed: {', '.join(map(repr, bad))}")
 
     @classmethod
     def from_groups(cls, groups: Mapping[str, Iterable[str]]) -> Hierarchy:

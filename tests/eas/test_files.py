@@ -55,6 +55,18 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(write, before, tm
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_file_is_on_the_disk_before_it_has_its_name(write, tmp_path, monkeypatch):
+    path, synced, sync = tmp_path / "file", [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda opened: synced.append((inode(opened), path.exists())) or sync(opened))
+    write(path)
+    assert synced == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+def inode(opened):
+    return os.fstat(opened).st_ino
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_a_write_replaces_what_was_there_and_leaves_nothing_else(write, tmp_path):
     path = tmp_path / "new" / "folder" / "file"
     write(path)
