@@ -249,11 +249,17 @@ def run_step(workspace: Workspace, step: Step) -> None:
 def make(workspace: Workspace, name: str, job: Job, **options: Any) -> Record:
     """Make one result, whatever is there; returns its record, with what it cost.
 
-    `options` are for the function, and change nothing of the result. A record's seconds are those of the whole
-    function, unless that knows better; None if a killed run went on.
+    Where another run is making it, that is waited for. `options` are for the function, and change nothing of the
+    result. A record's seconds are those of the whole function, unless that knows better; None if a killed run went on.
     """
     step = STEPS[name]
     result = step.result(workspace, job)
+    with result.made_once() as record:
+        return record or write(workspace, step, job, result, options)
+
+
+def write(workspace: Workspace, step: Step, job: Job, result: Result, options: dict[str, Any]) -> Record:
+    """Run a step's function and write what it gives; see `make`."""
     checkpoint = checkpoint_of(workspace, result)
     if step.checkpoints:
         options["checkpoint"] = checkpoint
@@ -262,8 +268,7 @@ def make(workspace: Workspace, name: str, job: Job, **options: Any) -> Record:
     cost = {"machine": machine(), "memory_gb": peak_memory(), "seconds": time.perf_counter() - start}
     record = result.write(tensors, cost | content | ({"seconds": None} if resumed else {}))
     if step.checkpoints:
-        # Another run of the same may be deleting it as well.
-        shutil.rmtree(checkpoint, ignore_errors=True) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
     return record
 
 

@@ -14,15 +14,19 @@ import platform
 import resource
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
 from eas import data, devices
 from eas.data import Dataset
@@ -130,6 +134,28 @@ class Result:
         if record and record.get("key") == self.key and is_whole(record, self.path):
             return record
         return self.find_published()
+
+    @contextmanager
+    def made_once(self) -> Iterator[Record | None]:
+        """While this is held, no other process makes the result; what one made meanwhile, where one had to be awaited.
+
+        One that is killed holds it no longer.
+        """
+        path, waited = self.workspace.folder / "locks" / self.name.replace("/", "+"), False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tqdm.write(f"{self.name}: another run is making it, and is waited for")
+            lock.acquire()
+            waited = True
+        try:
+            yield self.find() if waited else None
+        finally:
+            with suppress(PermissionError):  # Windows, where an open file stays
+                path.unlink(missing_ok=True)  # who waits for it finds the result
+            lock.release()
 
     def find_published(self) -> Record | None:
         """The published record, if there is one with this key; ValueError where its tensors are damaged."""

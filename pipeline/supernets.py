@@ -127,11 +127,10 @@ def new_space(study: Study, dataset: Dataset) -> ChoiceSpace:
     """The study's search space.
 
     Raises:
-        ValueError: no arch fits one of the study's budgets, or any does by far, or branches ask for sets of more
-            superclasses than there are: better now than after the training.
+        ValueError: no arch fits one of the study's budgets, or any does by far: better now than after the training.
     """
     space = study.space.build(study.data.image_size, dataset.train.images.shape[1])
-    every, superclasses = scenarios(study, dataset.hierarchy), len(dataset.hierarchy.superclasses)
+    every = scenarios(study, dataset.hierarchy)
     space.check_scenarios(every.class_masks, every.budgets)
     most, needed = (
         float(each.max()) / MEGA for each in (every.budgets, space.madds(space.largest, every.class_counts))
@@ -140,11 +139,6 @@ def new_space(study: Study, dataset: Dataset) -> ChoiceSpace:
         raise ValueError(
             f"a budget of {most:g}: they are in millions, and the largest arch needs {needed:.3g} of these"
         )
-    for branch in study.branches.candidates if study.branches else ():
-        if max(branch.sets) > superclasses:
-            raise ValueError(
-                f"branches {branch.name}: sets of {max(branch.sets)} superclasses, and there are {superclasses}"
-            )
     return space
 
 

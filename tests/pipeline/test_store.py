@@ -4,6 +4,12 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +23,7 @@ from pipeline.store import Result, Workspace, make_key, open_workspace
 
 X = {"x": torch.arange(300.0)}
 KEY = "0123456789abcdef"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -234,6 +241,46 @@ def key(step="step", params=None, **job):
     return make_key(
         step, {"training": Training(epochs=1, batch_size=2, learning_rate=0.1, random_subnets=1)} | (params or {}), job
     )
+
+
+HOLDER = """
+import sys, time
+from pipeline.store import Result, open_workspace
+with Result(open_workspace("tiny", sys.argv[1]), "part/result", "key").made_once():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_another_process_makes_is_waited_for_until_that_ends_or_is_killed(tmp_path, capsys):
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    result = Result(open_workspace("tiny", tmp_path), "part/result", "key")
+    with result.made_once() as there:  # nobody else
+        assert there is None
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    killer = threading.Timer(0.5, holder.kill)
+    start = time.monotonic()
+    killer.start()
+    with result.made_once() as there:
+        assert there is None and 0.2 < time.monotonic() - start < 30  # it left nothing
+    holder.wait()
+    assert "part/result: another run is making it, and is waited for" in capsys.readouterr().out
+
+
+def test_what_was_made_meanwhile_is_not_made_again(result, capsys):
+    with ThreadPoolExecutor(1) as pool:
+        with result.made_once():
+            second = pool.submit(lambda: enter(result))
+            while "is waited for" not in capsys.readouterr().out:
+                time.sleep(0.01)
+            record = result.write(X, {"top1": 1.0})
+        assert second.result() == record
+
+
+def enter(result):
+    with result.made_once() as there:
+        return there
 
 
 def test_equal_content_has_equal_keys_in_any_order():
