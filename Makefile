@@ -43,6 +43,7 @@ install: $(STAMP)  ## make .venv and install into it; again only when pyproject.
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[study,bench,onnx,cluster]'
+	@test -e .git || $(BIN)/dvc config core.no_scm true  # an unpacked archive: DVC would look for git
 	@touch $@
 
 $(BIN)/python:
