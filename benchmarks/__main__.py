@@ -19,7 +19,7 @@ from benchmarks import (
     growth,
     loading,
     mobilenetv3_step,
-    ranks,
+    processes,
     report,
     search_cost,
     study_minutes,
@@ -74,8 +74,8 @@ def growth_tables() -> Tables:
     return {"growth": table, "growth_exponents": growth.exponents(table)}
 
 
-def processes() -> Tables:
-    return {"processes": ranks.measure()}
+def processes_tables() -> Tables:
+    return {"processes": processes.measure(), "processes_cluster": processes.measure_cluster(ROOT)}
 
 
 def study() -> Tables:
@@ -90,7 +90,7 @@ PARTS: dict[str, Callable[[], Tables]] = {
     "photographs": photographs,
     "network": network,
     "growth": growth_tables,
-    "processes": processes,
+    "processes": processes_tables,
     "study": study,
 }
 

@@ -52,6 +52,8 @@ class Sizes:
 
 
 FULL = Sizes()
+TRAIN = f"train a generator, {STEPS} steps"
+TOP1 = f"top-1 of {IMAGES} images"
 FIT = f"closed form, {POOL} archs on {IMAGES} images"
 BRANCHES = f"branches, around a training step of {SET} superclasses"
 
@@ -61,8 +63,15 @@ def measure(sizes: Sizes = FULL) -> pd.DataFrame:
     classes = time_works(over_classes(sizes.classes), "classes")
     superclasses = time_works(over_superclasses(sizes.superclasses, sizes.superclasses_of), "superclasses")
     parts = {
-        "classes": with_memory(classes, FIT, lambda size: (closed_form, hierarchy(size, size // MEMBERS))),
-        "superclasses": with_memory(superclasses, BRANCHES, lambda size: (branches_and_step, size)),
+        "classes": with_memory(
+            classes,
+            {
+                TRAIN: partial(for_classes, generator_steps),
+                TOP1: partial(for_classes, evaluation),
+                FIT: partial(for_classes, closed_form),
+            },
+        ),
+        "superclasses": with_memory(superclasses, {BRANCHES: branches_and_step}),
         "decisions": time_works(over_decisions(sizes.blocks), "decisions"),
         "scenarios": over_scenarios(sizes.scenarios, sizes.memory),
     }
@@ -89,14 +98,21 @@ def time_works(works: Works, label: str) -> pd.DataFrame:
     return table.assign(work=[work for work, _ in works], size=[size for _, size in works], peak_mb=np.nan)
 
 
-def with_memory(table: pd.DataFrame, work: str, prepared: Callable[[int], tuple]) -> pd.DataFrame:
-    """The table with the peak memory of one work at every size, each in a process of its own (timing.peak_memory)."""
-    rows = table.work == work
-    peak = [timing.peak_memory(*prepared(size)) for size in table["size"][rows]]
-    return table.assign(peak_mb=table.peak_mb.mask(rows, pd.Series(peak, table.index[rows])))
+def with_memory(table: pd.DataFrame, prepared: Mapping[str, Callable[[int], timing.Work]]) -> pd.DataFrame:
+    """The table with the peak memory of some works at every size, each in a process of its own (timing.peak_memory)."""
+    peaks = {}
+    for work, prepare in prepared.items():
+        rows = table["size"][table.work == work]
+        peaks |= {index: timing.peak_memory(prepare, size) for index, size in rows.items()}
+    return table.assign(peak_mb=pd.Series(peaks).reindex(table.index))
 
 
 # -------------------------------------------------------------------- the axes
+
+
+def for_classes(prepare: Callable[[Tensor], timing.Work], classes: int) -> timing.Work:
+    """A work on so many classes, in superclasses of MEMBERS."""
+    return prepare(hierarchy(classes, classes // MEMBERS))
 
 
 def over_classes(sizes: tuple[int, ...]) -> Works:
@@ -106,8 +122,8 @@ def over_classes(sizes: tuple[int, ...]) -> Works:
         parent = hierarchy(classes, classes // MEMBERS)
         works[f"generate, {SCENARIOS} scenarios", classes] = generation(space_of(BLOCKS), parent, SCENARIOS)
         works[f"superclass dropout and loss, batch of {BATCH}", classes] = dropout_and_loss(parent)
-        works[f"train a generator, {STEPS} steps", classes] = generator_steps(parent)
-        works[f"top-1 of {IMAGES} images", classes] = evaluation(parent)
+        works[TRAIN, classes] = generator_steps(parent)
+        works[TOP1, classes] = evaluation(parent)
         works[FIT, classes] = closed_form(parent)
     return works
 

@@ -18,7 +18,7 @@ from benchmarks import (
     growth,
     mobilenetv3_step,
     peers,
-    ranks,
+    processes,
     report,
     search_cost,
     study_minutes,
@@ -195,6 +195,8 @@ def test_growth_is_measured_along_every_axis(quick):
     assert list(table.axis.unique()) == ["classes", "superclasses", "decisions", "scenarios"]
     measured = table[table.peak_mb.notna()].groupby(["axis", "work"], sort=False).size()
     assert measured.to_dict() == {
+        ("classes", growth.TRAIN): 3,
+        ("classes", growth.TOP1): 3,
         ("classes", growth.FIT): 3,
         ("superclasses", growth.BRANCHES): 3,
         ("scenarios", "generate"): 1,
@@ -205,7 +207,7 @@ def test_growth_is_measured_along_every_axis(quick):
 
 
 def test_two_processes_train_side_by_side():
-    table = ranks.measure(rounds=1, steps=1).set_index("processes")
+    table = processes.measure(rounds=1, steps=1).set_index("processes")
     assert list(table.index) == [1, 2] and (table.images_per_second > 0).all()
     assert table.mb_a_step[1] == 0 and 1 < table.mb_a_step[2] < 2  # 0.36 million weights
 
