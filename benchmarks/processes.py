@@ -30,15 +30,15 @@ from pipeline.store import Workspace, open_workspace
 COUNTS, ROUNDS = (1, 2), 3
 SIDE, CLASSES, SUPERCLASSES = 32, 100, 20  # as in the study cifar100
 RECIPE = Training(epochs=1, batch_size=128, learning_rate=0.1, random_subnets=1)
-STEPS, WARM = 8, 1
+BATCHES, WARM = 8, 1
 
 
-def measure(rounds: int = ROUNDS, steps: int = STEPS) -> pd.DataFrame:
+def measure(rounds: int = ROUNDS, batches: int = BATCHES) -> pd.DataFrame:
     """Columns processes; images_per_second, the median over rounds, in turns; mb_a_step, what each one sends."""
-    taken = [(count, training_seconds(count, steps)) for _ in range(rounds) for count in COUNTS]
+    taken = [(count, training_seconds(count, batches)) for _ in range(rounds) for count in COUNTS]
     table = pd.DataFrame(taken, columns=["processes", "seconds"]).groupby("processes").seconds.median()
     weights = sum(parameter.numel() for parameter in new_supernet().parameters())
-    rates = pd.DataFrame({"images_per_second": steps * RECIPE.batch_size / table})
+    rates = pd.DataFrame({"images_per_second": batches * RECIPE.batch_size / table})
     return rates.assign(mb_a_step=[0.0 if count == 1 else 4e-6 * weights for count in rates.index]).reset_index()
 
 
@@ -55,14 +55,14 @@ def new_supernet() -> Supernet:
     return space.supernet(CLASSES, [0.5] * 3, [0.25] * 3)
 
 
-def training_seconds(count: int, steps: int) -> float:
-    """Of so many steps, on `count` processes that run already."""
+def training_seconds(count: int, batches: int) -> float:
+    """Of a step for each of so many batches, on `count` processes that run already."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(one_rank, (count, free_port(), steps, folder), count)
+        multiprocessing.spawn(one_rank, (count, free_port(), batches, folder), count)
         return float(Path(folder, "seconds").read_text())
 
 
-def one_rank(index: int, count: int, port: int, steps: int, folder: str) -> None:
+def one_rank(index: int, count: int, port: int, batches: int, folder: str) -> None:
     """What each process does; the first one tells how long it took."""
     torch.set_num_threads(1)
     if count > 1:
@@ -70,7 +70,7 @@ def one_rank(index: int, count: int, port: int, steps: int, folder: str) -> None
     torch.manual_seed(0)
     supernet, ranks = new_supernet(), Ranks(index, count)
     dropout = SuperclassDropout(torch.arange(CLASSES) * SUPERCLASSES // CLASSES, NO_DROPOUT)
-    for number in (WARM, steps):
+    for number in (WARM, batches):
         images = number * RECIPE.batch_size
         split = Split(torch.zeros(images, 3, SIDE, SIDE, dtype=torch.uint8), torch.arange(images) % CLASSES)
         start = time.perf_counter()
@@ -85,7 +85,7 @@ def one_rank(index: int, count: int, port: int, steps: int, folder: str) -> None
 
 
 def measure_cluster(root: Path, study: str = "tiny") -> pd.DataFrame:
-    """Columns where, seconds: the jobs of a study's notebook 02 on this machine's pool, and on two workers of Dask."""
+    """Columns where, seconds: the jobs of a study's notebooks 02 and 03 on this machine's pool, and on two workers of Dask."""
     rows = []
     for where in ("pool", "two Dask workers"):
         with tempfile.TemporaryDirectory() as folder:

@@ -152,9 +152,9 @@ class Result:
             waited = True
         try:
             yield self.find() if waited else None
-        finally:
             with suppress(PermissionError):  # Windows, where an open file stays
                 path.unlink(missing_ok=True)  # who waits for it finds the result
+        finally:
             lock.release()
 
     def find_published(self) -> Record | None:

@@ -207,7 +207,7 @@ def test_growth_is_measured_along_every_axis(quick):
 
 
 def test_two_processes_train_side_by_side():
-    table = processes.measure(rounds=1, steps=1).set_index("processes")
+    table = processes.measure(rounds=1, batches=1).set_index("processes")
     assert list(table.index) == [1, 2] and (table.images_per_second > 0).all()
     assert table.mb_a_step[1] == 0 and 1 < table.mb_a_step[2] < 2  # 0.36 million weights
 
