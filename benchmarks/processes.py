@@ -85,7 +85,7 @@ def one_rank(index: int, count: int, port: int, batches: int, folder: str) -> No
 
 
 def measure_cluster(root: Path, study: str = "tiny") -> pd.DataFrame:
-    """Columns where, seconds: the jobs of a study's notebooks 02 and 03 on this machine's pool, and on two workers of Dask."""
+    """Columns where, seconds: jobs of notebooks 02 and 03 on this machine's pool, and on two workers of Dask."""
     rows = []
     for where in ("pool", "two Dask workers"):
         with tempfile.TemporaryDirectory() as folder:
