@@ -45,7 +45,7 @@ class Hierarchy:
             raise ValueError(f"superclasses without classes: {', '.join(empty)}")
         if repeated := [name for name, times in Counter(self.superclasses + self.classes).items() if times > 1]:
             raise ValueError(f"names of more than one superclass or class: {', '.join(repeated)}")
-        if bad := [name for name in self.superclasses + self.classes if not (name.strip() and name.isprintable())]:
+        if bad := [name for name in self.superclasses + self.classes if not (name and name.isprintable())]:
             raise ValueError(f"names that are empty, or cannot be printed: {', '.join(map(repr, bad))}")
 
     @classmethod

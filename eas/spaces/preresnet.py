@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from eas.layers import EPSILON, ElasticConv2d, ElasticNorm, Statistics
-from eas.registry import Few
+from eas.registry import Positive
 from eas.spaces.base import SPACES, ChoiceSpace, SizedRecipe, cached_table
 from eas.spaces.supernet import Supernet
 
@@ -29,8 +29,8 @@ class PreResNetRecipe(SizedRecipe):
     """Stages of pre-activation residual blocks, see PreResNetSpace."""
 
     kind: Literal["preresnet"] = "preresnet"
-    widths: tuple[Few, ...] = Field(min_length=1, max_length=16)
-    depths: tuple[Annotated[int, Field(gt=0, le=100)], ...] = Field(min_length=1)
+    widths: tuple[Positive, ...] = Field(min_length=1)
+    depths: tuple[Positive, ...] = Field(min_length=1)
     ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(min_length=1)
     stem_stride: Annotated[int, Field(ge=1, le=4)] = 1
 

@@ -99,7 +99,7 @@ def test_an_empty_set_of_classes_is_an_error():
         ({}, "0 superclasses"),
         ({"pets": ["cat"], "tools": []}, "superclasses without classes: tools"),
         ({"pets": ["cat", "dog"], "hunters": ["dog"]}, "names of more than one superclass or class: dog"),
-        ({"pets": ["cat", " "]}, "names that are empty, or cannot be printed: ' '"),
+        ({"pets": ["cat", ""]}, "names that are empty, or cannot be printed: ''"),
         ({"pets": ["cat", "do\ng"]}, "names that are empty, or cannot be printed: "),
         ({"pets": ["cat", "cat"]}, "names of more than one superclass or class: cat"),
         ({"pets": ["cat"], "cat": ["tabby"]}, "names of more than one superclass or class: cat"),
