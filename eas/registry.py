@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(gt=0, le=10**7)]  # of what is made or done one by one: more is a slip
 Few = Annotated[int, Field(gt=0, le=10**4)]  # of what takes long, or memory
-LearningRate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]

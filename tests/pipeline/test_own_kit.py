@@ -178,7 +178,7 @@ def test_what_is_wrong_is_told_before_any_training(study, capsys, monkeypatch, c
 
 
 def test_a_training_that_diverges_is_one_line(study, capsys):
-    study.write_text(study.read_text().replace("learning_rate: 0.2", "learning_rate: 1.0e+6"))
+    study.write_text(study.read_text().replace("learning_rate: 0.2", "learning_rate: 1.0e+9"))
     assert run("train", study) == 1
     assert "try a lower learning rate" in capsys.readouterr().err.splitlines()[-1]
 
