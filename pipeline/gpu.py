@@ -18,7 +18,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from eas import data, devices
+from eas import devices
 from pipeline import jobs
 from pipeline.publish import LARGE, publish
 from pipeline.steps import STEPS, Step, make
@@ -95,8 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         devices.device()  # an EAS_DEVICE that this machine lacks is an error before any work
         workspace = open_workspace(options.study, fresh=True)
-        if not workspace.dataset_path.is_file():
-            data.make(workspace.study.data, workspace.root, workspace.dataset_path)
+        workspace.make_images()
     except (OSError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

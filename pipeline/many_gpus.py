@@ -14,7 +14,6 @@ import sys
 
 import torch.distributed as dist
 
-from eas import data
 from eas.ranks import Ranks, join
 from pipeline import steps
 from pipeline.store import Workspace, open_workspace
@@ -48,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     ranks = join()
     try:
         workspace = open_workspace(options.study)
-        if ranks.writes and not workspace.dataset_path.is_file():
-            data.make(workspace.study.data, workspace.root, workspace.dataset_path)
+        if ranks.writes:
+            workspace.make_images()
         ranks.wait()
         train_all(workspace, ranks)
     except (OSError, ValueError) as error:

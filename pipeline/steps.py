@@ -18,7 +18,6 @@ from typing import Any
 
 from torch import Tensor
 
-from eas import data
 from pipeline import jobs
 from pipeline.params import Study
 from pipeline.store import Job, Record, Result, Workspace, machine, make_key, peak_memory, plain
@@ -289,8 +288,7 @@ def prepare(workspace: Workspace, notebook: str) -> None:
     if workspace.study.name != "tiny":
         raise FileNotFoundError(f"run these notebooks for the study {workspace.study.name} first, in turn: {names}")
     print(f"made here, as by the notebooks before: {names}")
-    if not workspace.dataset_path.is_file():
-        data.make(workspace.study.data, workspace.root, workspace.dataset_path)
+    workspace.make_images()
     for name in before:
         run(workspace, name)
 

@@ -60,6 +60,11 @@ class Workspace:
         found = self.study.data.fingerprint(self.root)
         return {"fingerprint": found} if found else {}
 
+    def make_images(self) -> None:
+        """Make the file of the study's images where it is missing; errors as eas.data.make."""
+        if not self.dataset_path.is_file():
+            data.make(self.study.data, self.root, self.dataset_path)
+
     def dataset(self) -> Dataset:
         """The study's images.
 

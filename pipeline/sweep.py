@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from eas import data
 from eas.files import write_text
 from pipeline import steps, tables
 from pipeline.report import stats
@@ -63,8 +62,7 @@ def told(table: pd.DataFrame) -> str:
 
 def run(workspace: Workspace) -> Path:
     """Make everything that is not there, and write the comparison; returns its folder."""
-    if not workspace.dataset_path.is_file():
-        data.make(workspace.study.data, workspace.root, workspace.dataset_path)
+    workspace.make_images()
     for step in steps.STEPS.values():
         steps.run_step(workspace, step)
     table = tables.comparison_table(workspace)
