@@ -10,6 +10,7 @@ from eas.data import Split
 from eas.data.batches import as_input
 from eas.dropout import mask_logits
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics
+from eas.ranks import ALONE, Ranks
 from eas.spaces import Supernet
 
 MOST_BYTES = 4 * 2**30  # that SharedStem keeps
@@ -18,9 +19,12 @@ Maps = tuple[Tensor, ...]
 
 
 @torch.inference_mode()
-def calibrate(supernet: Supernet, arch: Tensor, calibration: Split) -> CalibratedStatistics:
-    """Batch-norm statistics of one arch, from one pass over all calibration images, on the supernet's device."""
-    statistics = CalibratedStatistics()
+def calibrate(supernet: Supernet, arch: Tensor, calibration: Split, ranks: Ranks = ALONE) -> CalibratedStatistics:
+    """Batch-norm statistics of one arch, from one pass over all calibration images, on the supernet's device.
+
+    Of several `ranks` each gives its share of the images, and gets the statistics of all.
+    """
+    statistics = CalibratedStatistics(ranks)
     supernet(as_input(calibration.images, supernet.mean.device), arch, statistics)
     return statistics
 
@@ -30,19 +34,22 @@ class SharedStem:
 
     For a PreResNet that is two feature maps of the first stage, of all calibration images and all images of `split`;
     where images have several sizes, of each of them. What would take more than MOST_BYTES is not kept: then every arch
-    runs from the images.
+    runs from the images. Of several `ranks` each has its share of both; `split` is then this one's, and all have to ask
+    for the logits of the same archs.
     """
 
     @torch.inference_mode()
-    def __init__(self, supernet: Supernet, archs: Tensor, calibration: Split, split: Split):
-        self.supernet, self.calibration, self.split = supernet, calibration, split
+    def __init__(self, supernet: Supernet, archs: Tensor, calibration: Split, split: Split, ranks: Ranks = ALONE):
+        images = (len(calibration) + len(split)) // ranks.count  # the same on all, who have to agree on what is kept
+        calibration, split = (each[ranks.share(len(each))] for each in (calibration, split))
+        self.supernet, self.calibration, self.split, self.ranks = supernet, calibration, split, ranks
         self.batch, pixels = batch_size(split), torch.tensor([supernet.pixels(arch) for arch in archs])
         self.kept: dict[int, tuple[Maps, Maps]] = {}  # by size of images: of those to calibrate on, and of the others
         room = MOST_BYTES
         for size in pixels.unique().tolist():
             group = archs[pixels == size]
             one = supernet.run_stem(self.scaled(calibration.images[:2], group), group, Statistics())
-            room -= sum(each.nbytes for each in one) // len(one[0]) * (len(calibration) + len(split))
+            room -= sum(each.nbytes for each in one) // len(one[0]) * images
             if room >= 0:
                 self.kept[size] = self.run(group)
 
@@ -52,7 +59,7 @@ class SharedStem:
 
     def run(self, archs: Tensor) -> tuple[Maps, Maps]:
         """The stem's maps of all images, for archs of one size of images."""
-        statistics, whole = CalibratedStatistics(), []
+        statistics, whole = CalibratedStatistics(self.ranks), []
         calibrated = self.supernet.run_stem(self.scaled(self.calibration.images, archs), archs, statistics)
         fixed = FixedStatistics(statistics.recorded)
         for start in range(0, len(self.split), self.batch):
@@ -69,11 +76,11 @@ class SharedStem:
     def logits(self, arch: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Logits [n, classes] of one of the archs, calibrated; on the `chosen` images (bool [n]) only, where given."""
         if (size := self.supernet.pixels(arch)) not in self.kept:
-            fixed = FixedStatistics(calibrate(self.supernet, arch, self.calibration).recorded)
+            fixed = FixedStatistics(calibrate(self.supernet, arch, self.calibration, self.ranks).recorded)
             images = self.split.images if chosen is None else self.split.images[chosen.to(self.split.images.device)]
             inputs = (as_input(each, self.supernet.mean.device) for each in images.split(self.batch))
             return torch.cat([self.supernet(each, arch, fixed) for each in inputs])
-        statistics, (calibrated, maps) = CalibratedStatistics(), self.kept[size]
+        statistics, (calibrated, maps) = CalibratedStatistics(self.ranks), self.kept[size]
         self.supernet.run_rest(self.supernet.stem_part(calibrated, arch), arch, statistics)
         fixed = FixedStatistics(statistics.recorded)
         picked = maps if chosen is None else [each[chosen] for each in maps]
@@ -86,7 +93,7 @@ def calibration_sample(calibration: Split, count: int) -> Split:
     """The first `count` images of a fixed shuffle of the calibration split: a sample of all classes."""
     rows = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(0))[:count]
     rows = rows.to(calibration.labels.device)
-    return Split(calibration.images[rows.to(calibration.images.device)], calibration.labels[rows]).decoded()
+    return calibration[rows].decoded()
 
 
 def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibration: Split, split: Split) -> Tensor:

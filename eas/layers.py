@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eas.depthwise import depthwise_conv2d
+from eas.ranks import ALONE, Ranks
 
 EPSILON = 1e-5
 SAFE_CHANNELS = 16
@@ -128,12 +129,19 @@ class Statistics:
 
 
 class CalibratedStatistics(Statistics):
-    """Batch statistics that are kept: what the norms saw is in `recorded` (norm -> mean, variance; each [channels])."""
+    """Batch statistics that are kept: what the norms saw is in `recorded` (norm -> mean, variance; each [channels]).
 
-    def __init__(self):
+    Of several `ranks` each has its share of the batch, and the statistics are those of the whole.
+    """
+
+    def __init__(self, ranks: Ranks = ALONE):
         self.recorded: dict[ElasticNorm, tuple[Tensor, Tensor]] = {}
+        self.ranks = ranks
 
     def normalize(self, norm: ElasticNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if self.ranks.count > 1:
+            self.recorded[norm] = mean, variance = self.ranks.moments(x)
+            return F.batch_norm(x, mean, variance, weight, bias, eps=norm.epsilon)
         y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, norm.epsilon)
         self.recorded[norm] = mean, (inverse.square().reciprocal() - norm.epsilon).clamp_min(0)
         return y

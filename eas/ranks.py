@@ -37,8 +37,11 @@ class Ranks:
         """
         if total % self.count:
             raise ValueError(f"a batch of {total} images cannot be divided among {self.count} processes")
-        each = total // self.count
-        return slice(self.index * each, (self.index + 1) * each)
+        return self.share(total)
+
+    def share(self, total: int) -> slice:
+        """The places among `total` images that are this one's; shares differ by one image at most."""
+        return slice(total * self.index // self.count, total * (self.index + 1) // self.count)
 
     def begin(self, module: nn.Module) -> None:
         """Have all begin with the weights of the first."""
@@ -56,10 +59,27 @@ class Ranks:
         share = weight[self.part(len(weight))].sum().clamp_min(1) / weight.sum().clamp_min(1)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         whole = torch.cat([*(each.flatten() for each in gradients), loss.to(gradients[0])[None]]) * share
-        dist.all_reduce(whole)
+        self.total(whole)
         for gradient, summed in zip(gradients, whole[:-1].split([each.numel() for each in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
         return whole[-1]
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance [channels] of all images, of which this one has `x` [n, channels, ...].
+
+        Counts, sums and sums of squares are added up, in double precision.
+        """
+        places = x.double().transpose(0, 1).flatten(1)  # [channels, n * places]
+        sums = places.sum(1), places.square().sum(1), places.new_tensor([places.shape[1]])
+        total, squares, count = self.total(torch.cat(sums)).tensor_split([x.shape[1], 2 * x.shape[1]])
+        mean = total / count
+        return mean.float(), (squares / count - mean.square()).clamp_min(0).float()
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of all ranks' tensors."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def wait(self) -> None:
         """Until all have come here."""

@@ -21,7 +21,7 @@ from pipeline.supernets import train_supernet
 
 
 def train_all(workspace: Workspace, ranks: Ranks) -> None:
-    """Every supernet of the study that is not there, one after another; the first process measures and writes."""
+    """Every supernet of the study that is not there, one after another; all measure, the first process writes."""
     step, done = steps.STEPS["supernets"], []
     while todo := [job for job in step.all_jobs(workspace) if job not in done]:
         for job in todo:

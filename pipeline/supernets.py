@@ -175,8 +175,8 @@ def train_supernet(
 ) -> tuple[dict[str, Tensor], Record]:
     """Train one supernet and measure it on the selection split; its weights, and learning curve and accuracy.
 
-    Where it is `watched`, the progress bar shows after every epoch what its ends reach on the selection split. Of
-    several `ranks` the first one measures; the others return nothing.
+    Where it is `watched`, the progress bar shows after every epoch what its ends reach on the selection split. Several
+    `ranks` measure together, each its share of the images, and give the same.
     """
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, start = seeded_supernet(workspace, dataset, seed), time.perf_counter()
@@ -184,10 +184,8 @@ def train_supernet(
     options = {"label": f"{dropout.name}, seed {seed}" if not watched else "supernet"}
     options |= {"watch": lambda: accuracy_of_ends(study, supernet, dataset)} if watched else {}
     history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, ranks=ranks, **options)
-    if not ranks.writes:
-        return {}, {}
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * epochs}
-    accuracy = selection_accuracy(study, supernet, dataset)
+    accuracy = selection_accuracy(study, supernet, dataset, ranks)
     content |= {"dropout": dropout.name, "seed": seed, "history": history, "accuracy": accuracy}
     return supernet.state_dict(), content
 
@@ -243,15 +241,16 @@ def accuracy_of_ends(study: Study, supernet: Supernet, dataset: Dataset) -> dict
     return found
 
 
-def selection_accuracy(study: Study, supernet: Supernet, dataset: Dataset) -> list[dict]:
+def selection_accuracy(study: Study, supernet: Supernet, dataset: Dataset, ranks: Ranks = ALONE) -> list[dict]:
     """Calibrated accuracy of the largest, the smallest and some random subnets, the same ones for every supernet."""
     space, parent, rows = supernet.space, dataset.hierarchy.parent, []
     names, archs = measured_archs(space)
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
-    stem, labels = SharedStem(supernet, archs, calibration, dataset.selection), dataset.selection.labels
+    stem = SharedStem(supernet, archs, calibration, dataset.selection, ranks)
+    labels, whole = stem.split.labels, len(dataset.selection)
     for subnet, arch in zip(names, archs, strict=True):
         logits = stem.logits(arch)
-        own = own_superclass_correct(logits, labels, parent).float().mean().item() * 100
-        flat = (logits.argmax(1) == labels).float().mean().item() * 100
+        correct = torch.stack([own_superclass_correct(logits, labels, parent), logits.argmax(1) == labels])
+        own, flat = (100 * share for share in (ranks.total(correct.float().sum(1)) / whole).tolist())
         rows.append({"subnet": subnet, "madds": int(space.madds(arch, len(parent))), "top1": own, "flat_top1": flat})
     return rows

@@ -97,10 +97,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, rows: Tensor | slice) -> Split:
+        """The images of these rows."""
+        return Split(self.images[rows if isinstance(rows, slice) else rows.to(self.images.device)], self.labels[rows])
+
     def only(self, class_mask: Tensor) -> Split:
         """The images of the classes that count (bool [classes]); labels stay as they are."""
-        chosen = class_mask.to(self.labels.device)[self.labels]
-        return Split(self.images[chosen.to(self.images.device)], self.labels[chosen])
+        return self[class_mask.to(self.labels.device)[self.labels]]
 
     def decoded(self) -> Split:
         """With images in place of files."""
@@ -108,8 +111,7 @@ class Split:
 
     def pick(self, rows: Tensor) -> Tensor:
         """The images of these rows, uint8 [m, channels, size, size], on the labels' device."""
-        images = self.images[rows.to(self.images.device)]
-        return (images if isinstance(images, Tensor) else images.decoded()).to(self.labels.device)
+        return self[rows].decoded().images.to(self.labels.device)
 
     def to(self, device: str | torch.device) -> Split:
         fits = isinstance(self.images, Tensor) and self.images.nbytes <= MOST_ON_DEVICE
@@ -240,7 +242,7 @@ def build(source: Source, root: str | Path = ".", scratch: Path | None = None) -
         raise ValueError(f"{source.kind} has {wrong.pop()} pixels, not {source.image_size}")
     indices = divide(known.labels, hierarchy.classes, source.shares, source.seed)
     require_every_class(test, hierarchy, "test")
-    splits = {name: Split(known.images[rows], known.labels[rows]) for name, rows in indices.items()}
+    splits = {name: known[rows] for name, rows in indices.items()}
     apart = {"test": test} | ({"selection": chosen} if (chosen := source.load_selection(root)) else {})
     splits, indices = splits | apart, indices | {name: torch.arange(len(each)) for name, each in apart.items()}
     problems: list[str] = []

@@ -11,6 +11,7 @@ import torch.multiprocessing as multiprocessing
 from eas import data
 from eas.data.batches import batches
 from eas.dropout import SuperclassDropout
+from eas.evaluation import SharedStem, calibrate
 from eas.ranks import ALONE, Ranks, join
 from eas.recipes import Augment, Dropout, Training
 from eas.sandwich import sliced_step
@@ -58,20 +59,34 @@ def apart(supernet, recipe, count):
     return step
 
 
-def one_rank(index, count, port, dropout, folder):
+def one_rank(index, count, port, function, argument, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=index, world_size=count)
-    history, supernet = trained(dropout, ranks=Ranks(index, count))
-    torch.save((history, supernet.state_dict()), f"{folder}/{index}.pt")
+    torch.save(function(argument, Ranks(index, count)), f"{folder}/{index}.pt")
     dist.destroy_process_group()
 
 
-def on_two(dropout, folder):
-    """Histories and weights of two processes."""
+def training_of(dropout, ranks):
+    history, supernet = trained(dropout, ranks=ranks)
+    return history, supernet.state_dict()
+
+
+def calibration_of(count, ranks):
+    """What the norms of an arch record, of so many images, and its logits of ten others."""
+    dataset, split, supernet = parts()
+    arch = supernet.space.sample(1, torch.Generator().manual_seed(0))[0]
+    recorded = calibrate(supernet, arch, split[:count][ranks.share(count)], ranks).recorded
+    stem = SharedStem(supernet, arch[None], split[:count], dataset.selection[:11], ranks)
+    names = {module: name for name, module in supernet.named_modules()}
+    return {names[norm]: moments for norm, moments in recorded.items()}, stem.logits(arch)
+
+
+def on_two(function, argument, folder):
+    """What two processes have saved."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(one_rank, (2, port, dropout, str(folder)), 2)
+    multiprocessing.spawn(one_rank, (2, port, function, argument, str(folder)), 2)
     return [torch.load(f"{folder}/{index}.pt", weights_only=True) for index in range(2)]
 
 
@@ -82,7 +97,7 @@ def test_two_processes_train_what_one_does_that_sees_the_halves_apart(dropout, t
         parameter.grad = torch.zeros_like(parameter)
     classes = SuperclassDropout(dataset.hierarchy.parent, dropout)
     expected = train(supernet, split, classes, RECIPE, seed=3, step_function=apart(supernet, RECIPE, 2))
-    (first, weights), (second, others) = on_two(dropout, tmp_path)
+    (first, weights), (second, others) = on_two(training_of, dropout, tmp_path)
     for name, tensor in supernet.state_dict().items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-5)
         assert torch.equal(weights[name], others[name])
@@ -90,6 +105,21 @@ def test_two_processes_train_what_one_does_that_sees_the_halves_apart(dropout, t
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], abs=1e-5)
     alone, whole = trained(dropout)
     assert not torch.equal(whole.state_dict()["stem.weight"], weights["stem.weight"])  # norms see halves
+
+
+@pytest.mark.parametrize("count", [64, 75])
+def test_two_processes_calibrate_as_one_does_on_all_images(count, tmp_path):
+    expected, logits = calibration_of(count, ALONE)
+    (first, part), (second, rest) = on_two(calibration_of, count, tmp_path)
+    assert len(part) == 5 and len(rest) == 6
+    torch.testing.assert_close(torch.cat([part, rest]), logits, rtol=1e-4, atol=1e-5)
+    assert expected.keys() == first.keys() == second.keys() and len(expected) > 3
+    for name, moments in expected.items():
+        for mine, others, alone in zip(first[name], second[name], moments, strict=True):
+            assert torch.equal(mine, others)
+            torch.testing.assert_close(mine, alone, rtol=1e-5, atol=1e-6)
+    halves, _ = calibration_of(count // 2, ALONE)  # what one would record without the other is not it
+    assert all((halves[name][0] - mean).abs().max() > 1e-4 for name, (mean, _) in expected.items())
 
 
 def test_images_are_divided_and_changed_as_for_one():

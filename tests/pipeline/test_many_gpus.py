@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
-import torch
 from study_cases import study_in
 
+from pipeline import steps
 from pipeline.store import open_workspace
-from pipeline.supernets import supernet_jobs, train_supernet
+from pipeline.supernets import load_supernet, plain_base, selection_accuracy, supernet_jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,18 +55,18 @@ def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tm
     assert not list(checkpoints.glob("none-0-*"))
 
 
-def test_one_that_does_not_write_measures_nothing(tmp_path, monkeypatch):
-    from eas import data
-    from eas.ranks import Ranks
-
+def test_processes_measure_together_what_one_measures_alone(tmp_path):
     study = study_in(tmp_path / "study")
+    done = start(study)
+    assert done.wait(120) == 0, done.stdout.read()
     workspace, _, job = result_of(study)
-    data.make(workspace.study.data, workspace.root, workspace.dataset_path)
-    monkeypatch.setattr(Ranks, "begin", lambda self, module: None)
-    monkeypatch.setattr(Ranks, "add_up", lambda self, parameters, loss, weight: loss)
-    assert train_supernet(workspace, **job, ranks=Ranks(1, 2)) == ({}, {})
-    tensors, record = train_supernet(workspace, **job, ranks=Ranks(0, 2))
-    assert record["accuracy"] and all(isinstance(each, torch.Tensor) for each in tensors.values())
+    dataset = workspace.dataset()
+    supernet = load_supernet(workspace, dataset, plain_base(workspace.study, 0))
+    alone = pd.DataFrame(selection_accuracy(workspace.study, supernet, dataset))
+    together = pd.DataFrame(steps.record_of(workspace, "supernets", **job)["accuracy"])
+    one_image = 100 / len(dataset.selection)  # moments are rounded elsewhere: an image may change sides
+    assert together[["top1", "flat_top1"]].sub(alone[["top1", "flat_top1"]]).abs().to_numpy().max() < 2.5 * one_image
+    assert alone.top1.nunique() > 1
 
 
 @pytest.mark.parametrize("study", ["nothing", "params.yaml"])
