@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("photos", type=Path, help="the folder that holds train/, val/ and test/")
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(names())}; all by default")
     parser.add_argument("--groups", type=Path, help="YAML: lists of classes by superclass")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # trials may come behind --groups
     try:
         if unknown := [name for name in options.trials if name not in names()]:
             raise ValueError(f"no trial {unknown[0]}: there are {', '.join(names())}")
