@@ -142,8 +142,8 @@ def tuned(recipe: Training, how: str) -> Training:
 # -------------------------------------------------------------------- running them
 
 
-def measure(photos: Path, groups: Path, seeds: int) -> pd.DataFrame:
-    """Everything, or what of it is not there."""
+def measure(photos: Path, groups: Path, seeds: int) -> None:
+    """Everything, or what of it is not there; networks.csv holds what there is after every part."""
     devices.keep_memory()
     rows: Rows = []
     for seed in range(seeds):
@@ -162,7 +162,8 @@ def measure(photos: Path, groups: Path, seeds: int) -> pd.DataFrame:
             parts[f"finetuned_each-{name}"] = partial(finetuned_each, *given, scenario, workspace.study.training)
         for name, make in parts.items():
             rows += [{"seed": seed, **each} for each in kept(WORK / "results" / f"{name}-{seed}.json", make)]
-    return pd.DataFrame(rows)
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows).assign(machine=machine()).to_csv(FOLDER / "networks.csv", index=False)
 
 
 def kept(path: Path, make: Callable[[], Rows]) -> Rows:
@@ -184,9 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.render:
             if options.photos is None:
                 raise ValueError("name the folder of photographs")
-            table = measure(options.photos, options.groups, options.seeds).assign(machine=machine())
-            FOLDER.mkdir(parents=True, exist_ok=True)
-            table.to_csv(FOLDER / "networks.csv", index=False)
+            measure(options.photos, options.groups, options.seeds)
         grocery_page.render(FOLDER)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -164,4 +164,11 @@ def trials(path: Path) -> str:
     """What was tried on the validation photographs, where that was kept."""
     if not path.is_file():
         return "No trials were kept: `python -m benchmarks.grocery_trials` makes them."
-    return pd.read_csv(path).to_markdown(index=False, floatfmt=".1f").replace("nan", "")
+    return trials_table(pd.read_csv(path)).to_markdown(index=False, floatfmt=".1f").replace("nan", "")
+
+
+def trials_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Columns trial; top-1, the mean over groups, for each share of multiply-adds; minutes."""
+    table = rows.pivot_table("top1", "trial", "share", "mean").sort_index(axis=1)
+    table.columns = [f"top-1 at {share:.0%}" for share in table.columns]
+    return table.assign(minutes=rows.groupby("trial").minutes.first()).round(2).reset_index()

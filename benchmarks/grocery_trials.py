@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 import yaml
 
-from benchmarks import baselines
+from benchmarks import baselines, grocery_page
 from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, kept, tuned
 from eas import devices
 from eas.data.batches import as_input
@@ -135,13 +135,9 @@ def rows_of(name: str, photos: Path, groups: Path | None) -> Rows:
     return supernet_rows(workspace)
 
 
-def table_of(folder: Path) -> pd.DataFrame:
-    """All trials that are there: columns trial, minutes, and top-1, the mean over groups, by share of multiply-adds."""
-    parts = [pd.read_json(path).assign(trial=path.stem) for path in sorted(folder.glob("*.json"))]
-    rows = pd.concat(parts)
-    table = rows.pivot_table("top1", "trial", "share", "mean").sort_index(axis=1)
-    table = table.rename(columns=lambda share: f"top1_{share:g}").round(2)
-    return table.assign(minutes=rows.groupby("trial").minutes.first().round(1)).reset_index()
+def rows_there(folder: Path) -> pd.DataFrame:
+    """All trials that are there: columns trial, group, share, top1, minutes."""
+    return pd.concat([pd.read_json(path).assign(trial=path.stem) for path in sorted(folder.glob("*.json"))])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,8 +154,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.trials or names():
             kept(WORK / "trials" / f"{name}.json", partial(rows_of, name, options.photos, options.groups))
             FOLDER.mkdir(parents=True, exist_ok=True)
-            table_of(WORK / "trials").to_csv(FOLDER / "trials.csv", index=False)
-            print(table_of(WORK / "trials").to_string(index=False), flush=True)
+            rows = rows_there(WORK / "trials")
+            rows.to_csv(FOLDER / "trials.csv", index=False, float_format="%.6g")
+            print(grocery_page.trials_table(rows).to_string(index=False), flush=True)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
