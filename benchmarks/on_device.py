@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import on_device_page
+from benchmarks import on_device_page, serving_times
 from eas import devices, export_onnx, load, load_kit
 from eas.search import random_archs
 from eas.serving.answers import refused_on
@@ -142,9 +142,10 @@ def runner(file: Path, pixels: int, channels: int) -> Run:
     return lambda: session.run(["logits"], {"images": images})
 
 
-def measure_study(study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables of latency, and networks, of a study."""
+def measure_study(study: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Tables of latency, networks, and how long serving takes, of a study."""
     kit = kit_of(study)
+    times = serving_times.times_of(study, kit)
     space, name = kit.supernet.space, Path(study).stem
     tables = [latency_table(space, runtime, again=True) for runtime in RUNTIMES]
     judged = pd.DataFrame([judge(name, space, table) for table in tables])
@@ -157,7 +158,7 @@ def measure_study(study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     networks["measured_ms"], networks["measured_ms_int8"] = steady(seconds).reshape(-1, 2).T
     networks["kept"] = (seconds[:, ::2] <= networks.asked_ms.to_numpy()).mean(0)
     networks["kept_at_speed"] = (seconds[:, ::2] / networks.speed.to_numpy() <= networks.asked_ms.to_numpy()).mean(0)
-    return judged, networks
+    return judged, networks, times
 
 
 def references(space: ChoiceSpace, table: LatencyTable) -> tuple[list[Run], np.ndarray]:
@@ -182,10 +183,10 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.studies:
                 raise ValueError("name the studies whose networks are to be measured")
             devices.keep_memory()
-            tables, networks = zip(*map(measure_study, options.studies), strict=True)
+            parts = zip(*map(measure_study, options.studies), strict=True)
             FOLDER.mkdir(parents=True, exist_ok=True)
-            pd.concat(tables).to_csv(FOLDER / "tables.csv", index=False, float_format="%.6g")
-            pd.concat(networks).to_csv(FOLDER / "networks.csv", index=False, float_format="%.6g")
+            for name, tables in zip(on_device_page.TABLES, parts, strict=True):
+                pd.concat(tables).to_csv(FOLDER / f"{name}.csv", index=False, float_format="%.6g")
         on_device_page.render(FOLDER)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,14 +11,16 @@ from eas.files import write_text
 from pipeline.report import figures
 
 PAGE = Path(__file__).with_name("on_device.md")
+TABLES = "tables", "networks", "times"
 
 
 def render(folder: Path) -> None:
     """Write README.md and the figure beside the tables; FileNotFoundError where these are missing."""
-    for name in ("tables.csv", "networks.csv"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: measure first, without --render")
-    tables, networks = (pd.read_csv(folder / name) for name in ("tables.csv", "networks.csv"))
+    paths = [folder / f"{name}.csv" for name in TABLES]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: measure first, without --render")
+    tables, networks, times = map(pd.read_csv, paths)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     draw(networks).savefig(folder / "figures" / "latency.png")
     parts = {
@@ -28,6 +30,7 @@ def render(folder: Path) -> None:
         "verdict": verdict(tables, networks),
         "tables": told_of_tables(tables).to_markdown(index=False),
         "networks": told_of_networks(networks).to_markdown(index=False),
+        "times": told_of_times(times).to_markdown(),
     }
     write_text(folder / "README.md", PAGE.read_text(encoding="utf-8").format(**parts))
 
@@ -105,6 +108,15 @@ def told_of_networks(networks: pd.DataFrame) -> pd.DataFrame:
         for row in mean.itertuples()
     ]
     return pd.DataFrame(rows)
+
+
+def told_of_times(times: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of every study, and the megabytes of the command's process."""
+    cells = times.seconds.map("{:.2f} s".format) + times.megabytes.map(
+        lambda most: "" if pd.isna(most) else f", {most:.0f} MB"
+    )
+    table = times.assign(cell=cells).pivot(index="what", columns="study", values="cell")
+    return table.reindex(times.what.unique()).fillna("").rename_axis(columns=None).rename_axis("what is asked for")
 
 
 def draw(networks: pd.DataFrame) -> Figure:

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_kit import make_kit
+from tiny_kit import make_kit, write_tiny_kit
 
-from benchmarks import on_device, on_device_page
+from benchmarks import on_device, on_device_page, serving_times
 from eas.serving import latency
 
 
@@ -46,6 +46,17 @@ def test_networks_of_every_superclass_keep_their_bounds_and_are_tested(kit, tabl
     assert all(run() for pair in runs for run in pair)
 
 
+def test_serving_is_timed_cold_and_live(kit, dataset, tmp_path, monkeypatch):
+    folder = write_tiny_kit(tmp_path / "tiny", kit, dataset)
+    monkeypatch.setattr(serving_times, "ROUNDS", 2)
+    monkeypatch.setattr(serving_times, "SCENARIOS", 3)
+    times = serving_times.times_of(str(folder), kit)
+    assert len(times) == 6 and (times.seconds > 0).all() and set(times.study) == {"tiny"}
+    assert times.megabytes.notna().tolist() == [True] + 5 * [False]
+    assert "3 scenarios" in times.what.iloc[-1]
+    assert len(serving_times.times_of(str(tmp_path), kit)) == 5  # no files there, for the command
+
+
 # -------------------------------------------------------------------- the page
 
 
@@ -68,16 +79,23 @@ def made_up(studies=("one", "two")):
     return pd.DataFrame(tables), pd.DataFrame(networks)
 
 
+def write_all(folder, tables, networks):
+    times = [("cold", 2.5, 700.0, "one"), ("live", 0.125, None, "one"), ("live", 0.5, None, "two")]
+    times = pd.DataFrame(times, columns=["what", "seconds", "megabytes", "study"])
+    for name, table in zip(on_device_page.TABLES, (tables, networks, times), strict=True):
+        table.to_csv(folder / f"{name}.csv", index=False)
+
+
 @pytest.mark.parametrize("studies", [("one",), ("one", "two")])
 def test_the_page_says_what_the_tables_hold(tmp_path, studies):
-    for name, table in zip(("tables", "networks"), made_up(studies), strict=True):
-        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    write_all(tmp_path, *made_up(studies))
     on_device_page.render(tmp_path)
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "A table of sixty networks keeps its aim" in page and "On a chip, one thread" in page
     assert "8-bit integers take 33% of the bytes, and their speed is faster" in page.replace("\n", " ")
     assert "Bounds hold as long as the machine is as fast" in page
     assert "(one)" in page if len(studies) > 1 else "(one)" not in page
+    assert "| cold" in page and "2.50 s, 700 MB" in page and "0.12 s" in page
     assert "| one" in page and (tmp_path / "figures" / "latency.png").is_file() and "nan" not in page
 
 
