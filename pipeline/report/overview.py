@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from eas.files import write_text
+from pipeline.report import figures, main_result
 from pipeline.report.findings import findings, points
 from pipeline.report.metrics import Metrics, read_metrics
 from pipeline.report.template import GENERATED, read_template
@@ -17,6 +20,7 @@ COLUMNS = {  # of the table over all studies; a cell is left empty where its num
     "branches minus OFA's way": "generator_branch_minus_mean_ofa_evolution",
 }
 
+FIGURE = "main_result.png"
 PAGES = ("grocery", "on_device")  # of benchmarks/, which say by themselves what was found
 
 INTRODUCTION = """Superclass top-1 on test images, mean over superclasses and budgets; differences in points, with 95 %
@@ -28,7 +32,7 @@ generator, trained through relaxed gates of the frozen supernet. *EAS with branc
 
 
 def write(root: str | Path = ".") -> Path:
-    """Write reports/README.md under `root`; returns it.
+    """Write reports/README.md under `root`, and its figure; returns the page.
 
     Raises:
         FileNotFoundError: there are no reports.
@@ -36,7 +40,17 @@ def write(root: str | Path = ".") -> Path:
     reports = Path(root) / "reports"
     path = reports / "README.md"
     write_text(path, overview(reports))
+    if drawn := comparisons(reports):
+        figures.style()
+        main_result.draw(drawn).savefig(reports / FIGURE, metadata={"Software": None})
     return path
+
+
+def comparisons(reports: Path) -> dict[str, pd.DataFrame]:
+    """What the figure over all studies shows: the comparisons of those whose template has a title for it."""
+    tables = {path.parent.name: path for path in sorted(reports.glob("*/comparison.csv"))}
+    titles = {name: read_template(name).panel for name in tables}
+    return {title: pd.read_csv(tables[name]) for name, title in titles.items() if title}
 
 
 def overview(reports: Path) -> str:
@@ -50,7 +64,7 @@ def overview(reports: Path) -> str:
     if not found:
         raise FileNotFoundError(f"{reports} holds no report: run `dvc repro` first")
     studies = {name: metrics for name, metrics in found.items() if COLUMNS["OFA's way"] in metrics}
-    parts = [GENERATED, "# What was found", INTRODUCTION, table(studies)]
+    parts = [GENERATED, "# What was found", INTRODUCTION, *figure(reports), table(studies)]
     for name, metrics in studies.items():
         lines = "\n".join(f"- {line}" for line in findings(metrics))
         parts += [f"## [{title(name)}]({name}/README.md)", lines]
@@ -61,6 +75,12 @@ def overview(reports: Path) -> str:
             lines = "\n".join(f"- {line}" for line in benchmarks(metrics))
             parts += [f"## [Side by side with the package `ofa`]({name}/README.md)", lines]
     return "\n\n".join(parts) + "\n"
+
+
+def figure(reports: Path) -> list[str]:
+    """The figure over all studies, where one has what it shows."""
+    names = ", ".join(comparisons(reports))
+    return [f"![Accuracy over budget, {names}: four ways to a network]({FIGURE})"] if names else []
 
 
 def told(reports: Path, name: str) -> list[str]:

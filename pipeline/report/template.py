@@ -23,7 +23,8 @@ SIGNS = ("+", "-", "0", ">", "<")  # see `Template`
 class Template:
     """A page written by hand for one study, in Markdown, its numbers left out: {name:+.1f} is one of metrics.json.
 
-    `headline` is the title of its first figure. `signs` are what its claims rest on, by the name of a number: '+', '-'
+    `headline` is the title of its first figure; `panel` that of its part of the figure over all studies, where it has
+    one. `signs` are what its claims rest on, by the name of a number: '+', '-'
     and '0' say where its interval over seeds lies (above 0, below 0, across it), '>' and '<' where the number itself
     does.
     """
@@ -32,6 +33,7 @@ class Template:
     headline: str
     signs: dict[str, str]
     body: str
+    panel: str = ""
 
 
 def read_template(study: str) -> Template:

@@ -1,10 +1,12 @@
 """The page over all studies."""
 
 import json
+from itertools import pairwise
 
 import pytest
+from report_cases import make_comparison
 
-from pipeline.report import findings, overview
+from pipeline.report import figures, findings, main_result, overview
 from pipeline.report.__main__ import main
 
 CIFAR100 = {
@@ -117,6 +119,33 @@ def test_how_long_the_peers_finder_takes_is_said_without_riddles(root):
     text = text_of(root)
     assert "takes 124,162 times the generator's time at its published effort of 50,000 evaluations" in text
     assert "as long as published" not in text and "on a GPU" not in text  # it was not measured there
+
+
+def test_the_figure_shows_the_studies_whose_template_says_so(root):
+    assert not (root / "reports" / overview.FIGURE).exists() and overview.FIGURE not in text_of(root)
+    make_comparison(["a", "b"]).to_csv(root / "reports" / "small" / "comparison.csv")
+    assert overview.comparisons(root / "reports") == {}  # its template is that of any study
+    make_comparison(["a", "b"]).to_csv(root / "reports" / "cifar100" / "comparison.csv")
+    overview.write(root)
+    assert f"CIFAR-100, 32 pixels: four ways to a network]({overview.FIGURE})" in text_of(root)
+    assert (root / "reports" / overview.FIGURE).stat().st_size > 1000
+
+
+def test_names_at_the_ends_of_lines_do_not_touch():
+    places = main_result.spread([1.0, 1.01, 3.0, 1.02], 0.5)
+    assert places[0] < places[1] < places[3] < places[2] and places[2] == pytest.approx(3.0)
+    assert min(b - a for a, b in pairwise(sorted(places))) >= 0.49
+
+
+def test_the_figure_draws_four_ways_with_their_names():
+    comparison = make_comparison(["a", "b"])
+    figures.style()
+    (axis,) = main_result.draw({"Some images": comparison}).axes
+    names = {text.get_text() for text in axis.texts}
+    assert {"OFA's way", "each arch tuned"} <= names <= set(main_result.WAYS.values())
+    assert len(axis.lines) == len(names) and axis.get_title(loc="left") == "Some images"
+    with pytest.raises(ValueError, match="lacks OFA's way"):
+        main_result.draw({"Some images": comparison[comparison.method != "ofa_evolution"]})
 
 
 def test_without_reports_there_is_nothing_to_write(tmp_path, monkeypatch, capsys):
