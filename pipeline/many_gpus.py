@@ -34,7 +34,8 @@ def train_all(workspace: Workspace, ranks: Ranks) -> None:
                 steps.make(workspace, step.name, job, ranks=ranks)
                 print(f"{result.name} is there", flush=True)
             else:
-                train_supernet(workspace, **job, checkpoint=steps.checkpoint_of(workspace, result), ranks=ranks)
+                checkpoint = steps.checkpoint_of(workspace, result)
+                train_supernet(workspace.seal(), **job, checkpoint=checkpoint, ranks=ranks)
             ranks.wait()
         done += todo
 

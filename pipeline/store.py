@@ -16,7 +16,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Workspace:
     study: Study
     folder: Path
     published: Path | None = None
+    sealed: bool = False  # whether its data set comes without test images
 
     @property
     def root(self) -> Path:
@@ -65,6 +67,12 @@ class Workspace:
         if not self.dataset_path.is_file():
             data.make(self.study.data, self.root, self.dataset_path)
 
+    def seal(self) -> Workspace:
+        """The same for who may not look at test images."""
+        sealed = copy(self)  # with the fingerprint, where it is known: for many files it takes seconds
+        object.__setattr__(sealed, "sealed", True)
+        return sealed
+
     def dataset(self) -> Dataset:
         """The study's images.
 
@@ -73,6 +81,7 @@ class Workspace:
             ValueError: they are damaged, or were made of other images than are there now; says what to do.
         """
         dataset = data.load(self.dataset_path)
+        dataset = replace(dataset, test=dataset.test[:0]) if self.sealed else dataset
         if dataset.fingerprint != self.fingerprint.get("fingerprint", ""):
             raise ValueError(
                 f"{self.dataset_path} was made of other images or superclasses than are there now: "

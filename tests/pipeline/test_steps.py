@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def test_inputs_come_before_the_steps_that_read_them_and_notebooks_are_in_order(
         assert step.name == name and set(step.inputs) <= set(names[:index])
         assert step.notebook in NOTEBOOKS and all(STEPS[each].notebook <= step.notebook for each in step.inputs)
     assert [step.notebook for step in STEPS.values()] == sorted(step.notebook for step in STEPS.values())
+
+
+def test_only_final_measurements_are_given_test_images_and_nothing_is_chosen_by_them():
+    assert {name for name, step in STEPS.items() if step.tests} < {
+        name for name, step in STEPS.items() if step.notebook == "04_ablations"
+    }
+    for step in STEPS.values():
+        assert step.tests or not any(STEPS[name].tests for name in step.inputs)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -337,6 +346,24 @@ def test_jobs_that_depend_on_a_choice_appear_once_it_can_be_made(workspace, toy_
     assert MADE == [0, 1, 2, 3, 4]
     assert [r["number"] for r in steps.records(workspace, "toy")] == [0, 1, 2, 3, 4]
     assert steps.tensors_of(workspace, "toy", number=3)["x"] == 3
+
+
+def test_what_is_no_measurement_gets_a_data_set_without_test_images(workspace, toy_step, monkeypatch):
+    seen = []
+
+    def look(workspace, number):
+        seen.append(workspace.dataset())
+        return {}, {}
+
+    monkeypatch.setattr(steps, "load", lambda path: look)
+    steps.make(workspace, "toy", {"number": 0})
+    monkeypatch.setitem(STEPS, "toy", replace(toy_step, tests=True))
+    steps.make(workspace, "toy", {"number": 1})
+    without, whole = seen
+    assert len(without.test) == 0 and len(whole.test) > 0
+    assert all(
+        torch.equal(getattr(without, name).images, getattr(whole, name).images) for name in ("train", "selection")
+    )
 
 
 def test_only_what_is_missing_is_made(workspace, toy_step):

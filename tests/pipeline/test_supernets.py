@@ -73,6 +73,26 @@ def test_training_a_supernet_writes_weights_and_a_record(workspace, study, datas
     assert supernets.selection_accuracy(study, trained, dataset) == accuracy
 
 
+def test_what_no_image_tells_is_answered_by_chance(workspace, dataset):
+    """A pattern for each class is learned; where labels are shuffled over images, one of so many answers is right."""
+    study = changed(workspace.study, training={"batch_size": 32, "learning_rate": 0.2, "augment": Augment()})
+    patterns, told = torch.randint(256, (160, 1, 16, 16), generator=seeded(), dtype=torch.uint8), {}
+    for name, shuffled in (("true", False), ("shuffled", True)):
+        splits = {}
+        for split in data.SPLITS:
+            labels = getattr(dataset, split).labels
+            order = torch.randperm(len(labels), generator=seeded())
+            splits[split] = data.Split(patterns[labels], labels[order] if shuffled else labels)
+        own = Workspace(study, workspace.folder / name)
+        own.folder.mkdir()
+        data.save(dataclasses.replace(dataset, **splits), own.dataset_path)
+        accuracy = steps.make(own, "supernets", {**FIRST, "dropout": NO_DROPOUT, "epochs": 8})["accuracy"]
+        told[name] = sum(row["top1"] for row in accuracy) / len(accuracy)
+    sizes = torch.tensor([len(group) for group in dataset.hierarchy.members], dtype=torch.float)
+    chance = 100 * len(sizes) / sizes.sum().item()
+    assert told["shuffled"] == pytest.approx(chance, abs=2.5) and told["true"] > 5 * chance
+
+
 def test_equal_seeds_give_equal_weights_and_others_do_not(quick):
     records = [steps.make(quick, "supernets", {**FIRST, "seed": seed}) for seed in (0, 1)]
     first, second = (load_file(quick.folder / "supernets" / f"own-0.5-{seed}.safetensors") for seed in (0, 1))
