@@ -99,8 +99,10 @@ def calibration_sample(calibration: Split, count: int) -> Split:
 def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibration: Split, split: Split) -> Tensor:
     """Superclass top-1 in percent of every (arch, scenario) pair, float [n]; an arch that occurs twice is run once.
 
-    `archs` int64 [n, decisions], `class_masks` bool [n, classes].
+    `archs` int64 [n, decisions], `class_masks` bool [n, classes]. ValueError where the split has no images.
     """
+    if not len(split):
+        raise ValueError("no images to measure on: a step that is not said to test is given no test images")
     distinct, member = archs.unique(dim=0, return_inverse=True)
     images, top1 = split.only(class_masks.any(0)), torch.empty(len(archs))
     stem = SharedStem(supernet, distinct, calibration, images)

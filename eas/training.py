@@ -29,7 +29,7 @@ DrawArchs = Callable[[torch.Generator], Tensor]  # a step's archs, int64 [subnet
 Feed = Callable[[torch.Generator, int], Iterator[tuple[Tensor, Tensor]]]  # an epoch, some batches skipped; see batches
 ClassesThatCount = Callable[[Tensor, torch.Generator, float], tuple[Tensor, Tensor]]  # see SuperclassDropout.__call__
 StepFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # see sliced_step
-SAVE_EVERY = 300  # seconds, beside the end of every epoch
+SAVE_EVERY = 60  # seconds, beside the end of every epoch
 
 
 class Diverged(RuntimeError):

@@ -5,16 +5,19 @@ Each is optional, and measured on some seeds or scenarios only.
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from eas import devices, search
 from eas.branches import require_gradients
 from eas.dropout import FixedClasses
 from eas.evaluation import calibration_sample, measure_archs
+from eas.files import write_text
 from eas.recipes import NO_DROPOUT
 from eas.training import make_step, train
 from pipeline import comparison, steps
@@ -99,7 +102,9 @@ def count_unions(study: Study) -> int:
     return study.scenarios.unions_of_two + study.scenarios.unions_of_three
 
 
-def tune_archs(workspace: Workspace, base: Base, budget: int) -> tuple[dict[str, Tensor], Record]:
+def tune_archs(
+    workspace: Workspace, base: Base, budget: int, checkpoint: Path | None = None
+) -> tuple[dict[str, Tensor], Record]:
     """Archs tuned on their scenario's images, each for itself, then measured on the test split.
 
     On `plain` what OFA's way found for every superclass; on `dropout` what the generator emits for unions, which have
@@ -109,7 +114,7 @@ def tune_archs(workspace: Workspace, base: Base, budget: int) -> tuple[dict[str,
     _, source, kind = TUNED[base.name]
     rows = (every.of_kind(kind) & (every.budgets == every.budgets.unique()[budget])).nonzero()[:, 0]
     archs = comparison.shared_archs(workspace, base)[source][rows]
-    top1, record = tune_alone(workspace, base, archs, every.class_masks[rows])
+    top1, record = tune_alone(workspace, base, archs, every.class_masks[rows], checkpoint)
     return {"rows": rows, "top1": top1}, record
 
 
@@ -120,7 +125,9 @@ def other_tuned_jobs(workspace: Workspace) -> list[Job]:
     return [{"base": base_of(workspace, "dropout", seed)} for seed in study.seeds[:count]]
 
 
-def tune_other_archs(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor], Record]:
+def tune_other_archs(
+    workspace: Workspace, base: Base, checkpoint: Path | None = None
+) -> tuple[dict[str, Tensor], Record]:
     """The generator's archs for parts of superclasses and classes of several, each tuned alone.
 
     Tensors: top1 on test, float [other scenarios]; NaN for the larger sets, which cost most and are not tuned for.
@@ -131,28 +138,50 @@ def tune_other_archs(workspace: Workspace, base: Base) -> tuple[dict[str, Tensor
         torch.full((len(every),), torch.nan),
     )
     rows = every.of_kind("part") | every.of_kind("across")
-    top1[rows], record = tune_alone(workspace, base, archs[rows], every.class_masks[rows])
+    top1[rows], record = tune_alone(workspace, base, archs[rows], every.class_masks[rows], checkpoint)
     return {"top1": top1}, record
 
 
-def tune_alone(workspace: Workspace, base: Base, archs: Tensor, class_masks: Tensor) -> tuple[Tensor, Record]:
-    """Top-1 on test, float [n], of archs that were each tuned on the images of a set of classes; what it took."""
+def tune_alone(
+    workspace: Workspace, base: Base, archs: Tensor, class_masks: Tensor, checkpoint: Path | None
+) -> tuple[Tensor, Record]:
+    """Top-1 on test, float [n], of archs that were each tuned on the images of a set of classes; what it took.
+
+    What a killed run has tuned is read from the checkpoint, which is written after every arch.
+    """
     dataset, supernet, _ = comparison.load_inputs(workspace, base)
-    start, recipe = time.perf_counter(), workspace.study.finetune.model_dump(exclude={"seeds"})
-    recipe = workspace.study.training.model_copy(update=recipe)
-    shared, top1 = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}, torch.empty(len(archs))
+    recipe = workspace.study.training.model_copy(update=workspace.study.finetune.model_dump(exclude={"seeds"}))
+    shared, done = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}, load_done(checkpoint)
     require_gradients(supernet, "all")
     step_function = make_step(supernet, recipe)
-    for index, (arch, mask) in enumerate(zip(archs, class_masks, strict=True)):
+    for index, (arch, mask) in list(enumerate(zip(archs, class_masks, strict=True)))[len(done) :]:
+        start = time.perf_counter()
         supernet.load_state_dict(shared)
         own, classes = dataset.train.only(mask), FixedClasses(mask.to(devices.device()))
         options = {"seed": base.seed, "label": f"arch {index}", "step_function": step_function}
         options["draw_archs"] = lambda rng, arch=arch: arch[None]
         train(supernet, own, classes, recipe, **options)
-        top1[index] = measure_archs(supernet, arch[None], mask[None], own, dataset.test)[0]
-    seconds = time.perf_counter() - start
+        top1 = measure_archs(supernet, arch[None], mask[None], own, dataset.test).item()
+        done.append({"top1": top1, "seconds": time.perf_counter() - start})
+        if checkpoint:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            write_text(checkpoint, json.dumps(done))
+    seconds = sum(each["seconds"] for each in done)
     content = {"supernet": base.name, "seed": base.seed, "per_scenario": seconds / max(1, len(archs))}
-    return top1, content | {"seconds": seconds}
+    return torch.tensor([each["top1"] for each in done]), content | {"seconds": seconds}
+
+
+def load_done(checkpoint: Path | None) -> list[dict[str, float]]:
+    """What a killed run had measured of each arch that it had tuned; nothing where there is no such file."""
+    if checkpoint is None or not checkpoint.is_file():
+        return []
+    try:
+        return [
+            {name: float(each[name]) for name in ("top1", "seconds")} for each in json.loads(checkpoint.read_text())
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        tqdm.write(f"{checkpoint} is damaged ({' '.join(str(error).split())}): tuning begins anew")
+        return []
 
 
 # -------------------------------------------------------------------- archs from scratch

@@ -41,7 +41,6 @@ class Step:
     inputs: tuple[str, ...] = ()
     gpu: bool = True  # whether a GPU speeds it up
     checkpoints: bool = False  # whether it takes a path at which to keep what a killed run goes on from
-    tests: bool = False  # whether it is given test images; what is learned or chosen comes without
     apart: bool = False  # measured beside the study at far higher cost: no part of what a seed costs
 
     def result(self, workspace: Workspace, job: Job) -> Result:
@@ -66,6 +65,10 @@ GENERATOR = ("generator.width", "generator.embedding")
 LARGE_UNIONS = ("other_sets.unions_of_five", "other_sets.unions_of_ten")
 UNIONS = ("scenarios.unions_of_two", "scenarios.unions_of_three", *LARGE_UNIONS)
 OTHER_SETS = ("other_sets.budget", *LARGE_UNIONS, "other_sets.parts", "other_sets.across")
+TESTED = (  # by these steps, which are given test images; whatever learns or chooses is given a data set without
+    *("measured", "measured_gates", "measured_additive", "other_sets", "measured_branches"),
+    *("long", "tuned", "other_tuned", "from_scratch"),
+)
 COMPARED, GENERATED = (folder + "/{base.name}-{base.seed}" for folder in ("comparison", "generators"))
 
 STEPS = {
@@ -126,34 +129,29 @@ STEPS = {
             *("measured", "04_ablations", COMPARED + "/measured"),
             *("pipeline.comparison:measure", "pipeline.supernets:base_jobs"),
             inputs=("selected",),
-            tests=True,
         ),
         Step(
             *("measured_gates", "04_ablations", COMPARED + "/gates"),
             *("pipeline.comparison:measure_gates", "pipeline.supernets:base_jobs"),
             inputs=("gates",),
-            tests=True,
         ),
         Step(
             *("measured_additive", "04_ablations", COMPARED + "/additive"),
             *("pipeline.comparison:measure_additive", "pipeline.supernets:base_jobs"),
             params=OTHER_SETS,
             inputs=("additive",),
-            tests=True,
         ),
         Step(
             *("other_sets", "04_ablations", COMPARED + "/other_sets"),
             *("pipeline.comparison:measure_other_sets", "pipeline.comparison:other_jobs"),
             params=(*OTHER_SETS, "search.evaluations", "search.population"),
             inputs=("predictors",),
-            tests=True,
         ),
         Step(
             *("measured_branches", "04_ablations", COMPARED + "/branches-{branch.name}"),
             *("pipeline.comparison:measure_branches", "pipeline.branches:compared_branch_jobs"),
             params=OTHER_SETS,
             inputs=("predictors", "additive", "branches"),
-            tests=True,
         ),
         Step(
             *("expected", "04_ablations", COMPARED + "/expected"),
@@ -174,7 +172,7 @@ STEPS = {
             params=("finetune.epochs", "finetune.batch_size", "finetune.learning_rate"),
             inputs=("proposals",),
             apart=True,
-            tests=True,
+            checkpoints=True,
         ),
         Step(
             *("other_tuned", "04_ablations", COMPARED + "/other_tuned"),
@@ -182,7 +180,7 @@ STEPS = {
             params=("finetune.epochs", "finetune.batch_size", "finetune.learning_rate"),
             inputs=("other_sets",),
             apart=True,
-            tests=True,
+            checkpoints=True,
         ),
         Step(
             *("from_scratch", "04_ablations", "comparison/from_scratch/{row}"),
@@ -191,7 +189,6 @@ STEPS = {
             inputs=("proposals",),
             checkpoints=True,
             apart=True,
-            tests=True,
         ),
         Step(
             *("search_times", "04_ablations", "comparison/search_times-{base.seed}"),
@@ -272,7 +269,7 @@ def write(workspace: Workspace, step: Step, job: Job, result: Result, options: d
     if step.checkpoints:
         options["checkpoint"] = checkpoint
     resumed, start = step.checkpoints and checkpoint.exists(), time.perf_counter()
-    seen = workspace if step.tests else workspace.seal()
+    seen = workspace if step.name in TESTED else workspace.seal()
     tensors, content = load(step.function)(seen, **job, **options)
     cost = {"machine": machine(), "memory_gb": peak_memory(), "seconds": time.perf_counter() - start}
     record = result.write(tensors, cost | content | ({"seconds": None} if resumed else {}))

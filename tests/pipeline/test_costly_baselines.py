@@ -1,11 +1,14 @@
 """Baselines of far higher cost: on which seeds and scenarios, of what they are made, and that each is optional."""
 
+import json
+
 import pytest
 import torch
 from study_cases import same, with_study
 
 from eas import training
 from eas.evaluation import measure_archs
+from eas.files import write_text
 from eas.recipes import NO_DROPOUT
 from pipeline import comparison, costly_baselines, generators, steps, supernets
 from pipeline.scenarios import scenarios
@@ -66,6 +69,34 @@ def test_tuned_archs_are_measured_with_the_weights_and_statistics_of_their_scena
         own = dataset.train.only(mask)
         assert top1 == measure_archs(supernet, archs[row, None], mask[None], own, dataset.test).item()
     assert record["per_scenario"] == pytest.approx(record["seconds"] / len(found["rows"]))
+
+
+def test_what_a_killed_run_has_tuned_is_not_tuned_again(micro_copy, monkeypatch, capsys):
+    job = {"base": base(micro_copy, "plain"), "budget": 0}
+    result = steps.STEPS["tuned"].result(micro_copy, job)
+    checkpoint, whole, tuned = steps.checkpoint_of(micro_copy, result), result.tensors(), []
+    result.path.unlink()
+
+    def train_until(supernet, split, dropout, recipe, **options):
+        if options["label"] == stop:
+            raise KeyboardInterrupt
+        tuned.append(options["label"])
+        return training.train(supernet, split, dropout, recipe, **options)
+
+    monkeypatch.setattr(costly_baselines, "train", train_until)
+    stop = "arch 2"
+    with pytest.raises(KeyboardInterrupt):
+        steps.make(micro_copy, "tuned", job)
+    assert tuned == ["arch 0", "arch 1"] and len(json.loads(checkpoint.read_text())) == 2
+    stop = None
+    record = steps.make(micro_copy, "tuned", job)
+    assert tuned == ["arch 0", "arch 1", "arch 2"] and not checkpoint.exists()
+    assert same(result.tensors(), whole) and record["seconds"] is None and record["per_scenario"] > 0
+    result.path.unlink()
+    write_text(checkpoint, "[{")
+    steps.make(micro_copy, "tuned", job)
+    assert len(tuned) == 6 and same(result.tensors(), whole)
+    assert "is damaged" in capsys.readouterr().out
 
 
 def test_single_archs_are_tuned_for_their_own_classes_from_the_shared_weights(micro, monkeypatch):

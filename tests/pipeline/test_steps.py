@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,11 +48,9 @@ def test_inputs_come_before_the_steps_that_read_them_and_notebooks_are_in_order(
 
 
 def test_only_final_measurements_are_given_test_images_and_nothing_is_chosen_by_them():
-    assert {name for name, step in STEPS.items() if step.tests} < {
-        name for name, step in STEPS.items() if step.notebook == "04_ablations"
-    }
-    for step in STEPS.values():
-        assert step.tests or not any(STEPS[name].tests for name in step.inputs)
+    assert set(steps.TESTED) < {name for name, step in STEPS.items() if step.notebook == "04_ablations"}
+    for name, step in STEPS.items():
+        assert name in steps.TESTED or not set(step.inputs) & set(steps.TESTED)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -357,7 +354,7 @@ def test_what_is_no_measurement_gets_a_data_set_without_test_images(workspace, t
 
     monkeypatch.setattr(steps, "load", lambda path: look)
     steps.make(workspace, "toy", {"number": 0})
-    monkeypatch.setitem(STEPS, "toy", replace(toy_step, tests=True))
+    monkeypatch.setattr(steps, "TESTED", ("toy",))
     steps.make(workspace, "toy", {"number": 1})
     without, whole = seen
     assert len(without.test) == 0 and len(whole.test) > 0
