@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from eas.files import write_text
-from pipeline.report import figures, main_result
+from pipeline.report import badges, figures, main_result
 from pipeline.report.findings import findings, points
 from pipeline.report.metrics import Metrics, read_metrics
 from pipeline.report.template import GENERATED, read_template
@@ -32,7 +32,7 @@ generator, trained through relaxed gates of the frozen supernet. *EAS with branc
 
 
 def write(root: str | Path = ".") -> Path:
-    """Write reports/README.md under `root`, and its figure; returns the page.
+    """Write reports/README.md under `root`, its figure and the badges; returns the page.
 
     Raises:
         FileNotFoundError: there are no reports.
@@ -43,7 +43,14 @@ def write(root: str | Path = ".") -> Path:
     if drawn := comparisons(reports):
         figures.style()
         main_result.draw(drawn).savefig(reports / FIGURE, metadata={"Software": None})
+    badges.write(every_metrics(reports), reports / "badges")
     return path
+
+
+def every_metrics(reports: Path) -> dict[str, Metrics]:
+    """Those of all studies, and of the benchmarks."""
+    paths = [path for path in sorted(reports.glob("*/metrics.json")) if path.parent.name not in PAGES]
+    return {path.parent.name: read_metrics(path) for path in paths}
 
 
 def comparisons(reports: Path) -> dict[str, pd.DataFrame]:
@@ -59,9 +66,7 @@ def overview(reports: Path) -> str:
     Raises:
         FileNotFoundError: the folder has no report, or not reports/experiments.md.
     """
-    paths = [path for path in sorted(reports.glob("*/metrics.json")) if path.parent.name not in PAGES]
-    found = {path.parent.name: read_metrics(path) for path in paths}
-    if not found:
+    if not (found := every_metrics(reports)):
         raise FileNotFoundError(f"{reports} holds no report: run `dvc repro` first")
     studies = {name: metrics for name, metrics in found.items() if COLUMNS["OFA's way"] in metrics}
     parts = [GENERATED, "# What was found", INTRODUCTION, *figure(reports), table(studies)]

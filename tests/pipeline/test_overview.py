@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 from report_cases import make_comparison
@@ -129,6 +130,15 @@ def test_the_figure_shows_the_studies_whose_template_says_so(root):
     overview.write(root)
     assert f"CIFAR-100, 32 pixels: four ways to a network]({overview.FIGURE})" in text_of(root)
     assert (root / "reports" / overview.FIGURE).stat().st_size > 1000
+
+
+def test_badges_say_what_the_metrics_do(root):
+    folder = root / "reports" / "badges"
+    assert {path.name for path in folder.iterdir()} == {"cifar100.svg", "benchmarks.svg"}
+    (picture, words) = (ElementTree.parse(folder / "cifar100.svg").getroot(), "CIFAR-100: branches over OFA's way")
+    assert picture.get("aria-label") == f"{words}: +3.0 points"
+    assert [text.text for text in picture.iter() if text.tag.endswith("text")] == [words, "+3.0 points"]
+    assert "1,689 times as fast" in (folder / "benchmarks.svg").read_text()
 
 
 def test_names_at_the_ends_of_lines_do_not_touch():
