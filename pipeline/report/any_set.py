@@ -39,7 +39,7 @@ from pipeline.report.measured import measured
 from pipeline.scenarios import MEGA
 from pipeline.store import open_workspace
 
-FILE = "sets.json"
+FILE, LATENCY = "sets.json", "latency.json"
 STEPS = 40  # of a grid of bounds, at least
 LISTED = 7000  # sets that are decoded one by one, at most: all of 12 superclasses, of 20 those of up to four
 TRIED = 300  # larger sets, at random, whose archs have to follow from the number of their classes
@@ -52,14 +52,14 @@ Members = tuple[int, ...]  # the numbers of a set's superclasses, ascending
 def write(study: str, root: str | Path = ".") -> Path:
     """Write reports/<study>/sets.json under `root`, from its published kit, or from its results and images; returns it.
 
-    Tables of latency that are published beside the weights, weights/<study>/latency*.json, bound milliseconds.
+    Where a table of latency lies beside the weights, weights/<study>/latency.json, milliseconds are a bound too.
 
     Raises:
         FileNotFoundError: there is no report, or neither a kit nor the results that one is made of.
         ValueError: the kit or a table is damaged.
     """
     root = Path(root)
-    report, weights, path = root / "reports" / study, root / "weights" / study, root / "reports" / study / FILE
+    report, weights = root / "reports" / study, root / "weights" / study
     if not (report / "comparison.csv").is_file():
         raise FileNotFoundError(f"{report / 'comparison.csv'} is missing: write the report first")
     if (weights / NAME).is_file() and not os.environ.get("EAS_FRESH"):  # then nothing published counts
@@ -67,17 +67,17 @@ def write(study: str, root: str | Path = ".") -> Path:
     else:
         workspace = open_workspace(study, root)
         kit = study_kit(workspace, workspace.dataset())
-    tables = [load_latency(each, kit.supernet.space) for each in sorted(weights.glob("latency*.json"))]
-    content = content_of(kit, load_study(study, root), pd.read_csv(report / "comparison.csv"), tables)
-    write_text(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
-    return path
+    table = load_latency(weights / LATENCY, kit.supernet.space) if (weights / LATENCY).is_file() else None
+    content = content_of(kit, load_study(study, root), pd.read_csv(report / "comparison.csv"), table)
+    write_text(report / FILE, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
+    return report / FILE
 
 
-def content_of(kit: Kit, study: Study, comparison: pd.DataFrame, tables: Sequence[LatencyTable] = ()) -> Content:
+def content_of(kit: Kit, study: Study, comparison: pd.DataFrame, table: LatencyTable | None = None) -> Content:
     """All that the page shows of a study; `comparison` is its table of results."""
     space, hierarchy = kit.supernet.space, kit.hierarchy
     pool = Pool(space)
-    grids = [grid_of_madds(kit.generator, study), *(grid_of_time(space, hierarchy, table) for table in tables)]
+    grids = [grid_of_madds(kit.generator, study), *([grid_of_time(space, hierarchy, table)] if table else [])]
     bounds = [bound_content(kit.generator, hierarchy, grid, pool) for grid in grids]
     archs = torch.tensor(pool.archs)
     return {

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +17,12 @@ from eas.additive import AdditiveGenerator
 from eas.costs import Bound
 from eas.expected import ExpectedAccuracy, answers_of
 from eas.serving.kit import load_kit
-from eas.serving.latency import LatencyTable
+from eas.serving.latency import LatencyTable, save_latency
 from pipeline.params import load_study
+from pipeline.publish import study_kit
 from pipeline.report import any_set
 from pipeline.report.__main__ import main
+from pipeline.tables import comparison_table
 
 TABLE = {  # of a space of two stages
     "processor": "a chip",
@@ -55,15 +58,17 @@ def kit(supernet, dataset):
     return replace(kit, expected=random_expected(len(kit.hierarchy.classes)))
 
 
-def table_of(space):
+def table_of(space, stages=2):
+    per_stage = ("first_madds", "later_madds", "block")
+    numbers = TABLE | {name: (TABLE[name] * 2)[:stages] for name in per_stage}
     sizes = {"space": space.recipe, "image_size": space.image_size, "in_channels": space.in_channels}
-    return LatencyTable(**TABLE, **sizes)
+    return LatencyTable(**numbers, **sizes)
 
 
-def content_of(kit, study, tables=()):
+def content_of(kit, study, table=None):
     """As it is read again."""
     comparison = make_comparison(kit.hierarchy.superclasses, unions=())
-    return json.loads(json.dumps(any_set.content_of(kit, study, comparison, tables)))
+    return json.loads(json.dumps(any_set.content_of(kit, study, comparison, table)))
 
 
 def random_members(kit, count=40):
@@ -162,7 +167,7 @@ def test_larger_sets_follow_where_only_the_number_of_classes_counts(kit, study, 
 
 def test_a_table_of_latency_bounds_milliseconds(kit, study):
     table = table_of(kit.supernet.space)
-    content = content_of(kit, study, [table])
+    content = content_of(kit, study, table)
     assert [bound["key"] for bound in content["bounds"]] == ["madds", "ms"] and len(content["costs"]) == 2
     assert "a chip" in content["bounds"][1]["told"]
 
@@ -223,6 +228,37 @@ def test_bounds_are_round_numbers_and_the_studys_own_are_among_them(published):
 def test_a_cost_that_is_no_line_in_the_classes_is_refused():
     with pytest.raises(ValueError, match="what a class costs"):
         any_set.linear(lambda count: torch.tensor([1.0, 2.0]) * count**2)
+
+
+def test_a_published_table_of_latency_is_found(request, tmp_path, monkeypatch):
+    root = request.config.rootpath
+    for name in ("weights", "params.yaml"):
+        (tmp_path / name).symlink_to(root / name)
+    (tmp_path / "reports" / "cifar100").mkdir(parents=True)
+    shutil.copy(root / "reports" / "cifar100" / "comparison.csv", tmp_path / "reports" / "cifar100")
+    monkeypatch.chdir(tmp_path)
+    assert main(["sets", "cifar100"]) == 0
+    written = (tmp_path / "reports" / "cifar100" / "sets.json").read_text()
+    assert written == (root / "reports" / "cifar100" / "sets.json").read_text()
+    (tmp_path / "weights").unlink()
+    shutil.copytree(root / "weights" / "cifar100", tmp_path / "weights" / "cifar100")
+    table = table_of(load_kit("cifar100").supernet.space, stages=3)
+    save_latency(table, tmp_path / "weights" / "cifar100" / "latency.json")
+    assert main(["sets", "cifar100"]) == 0
+    content = json.loads((tmp_path / "reports" / "cifar100" / "sets.json").read_text())
+    assert [bound["key"] for bound in content["bounds"]] == ["madds", "ms"]
+
+
+def test_a_study_without_a_kit_is_told_by_its_results(micro, monkeypatch, tmp_path):
+    """As where the images may not be published."""
+    root = tmp_path / "root"
+    (root / "reports" / "micro").mkdir(parents=True)
+    comparison_table(micro).to_csv(root / "reports" / "micro" / "comparison.csv", index=False)
+    monkeypatch.setattr(any_set, "open_workspace", lambda study, root: micro)
+    monkeypatch.setattr(any_set, "load_study", lambda study, root: micro.study)
+    content = json.loads(any_set.write("micro", root).read_text())
+    check_against(study_kit(micro, micro.dataset()), content, 0, in_madds)
+    assert content["synthetic"] and content["measured"]["sets"] and content["expected"]
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch, capsys):

@@ -45,7 +45,7 @@ def two_studies(kit, study, root, tmp_path):  # noqa: F811
         (reports / name).mkdir(parents=True)
         for file in ("comparison.csv", "sets.json"):
             shutil.copy(root / "reports" / "cifar100" / file, reports / name)
-    content = content_of(kit, study, [table_of(kit.supernet.space)])
+    content = content_of(kit, study, table_of(kit.supernet.space))
     content["superclasses"][1]["name"] = "<b>dig & its"
     (reports / "toy_photos" / "sets.json").write_text(json.dumps(content))
     return explorer_page.write(tmp_path)
@@ -270,8 +270,28 @@ def test_milliseconds_are_a_bound_where_a_table_is_known(browser, two_studies):
     focus(browser, "#units input:checked")
     browser.press("ArrowRight")
     assert "ms=" in address(browser) and " milliseconds: a network of " in said(browser)[0]
+    browser.press("ArrowLeft")
+    assert "madds=" in address(browser) and "milliseconds:" not in said(browser)[0]
     show(browser, two_studies, EXAMPLE)
     assert browser.say("document.getElementById('units').hidden")
+
+
+def test_what_a_kit_does_not_have_is_not_shown(browser, two_studies):
+    """No weights of a set's own, and no knowledge of what to expect."""
+    show(browser, two_studies, {"data": "toy_photos", "set": "greek", "weights": "own"})
+    assert browser.say("document.querySelector('#weights [value=own]').disabled")
+    assert "With the weights that all classes share it is expected" in said(browser)[0]
+    browser.say("study().expected = null; changed()")
+    assert said(browser)[0].endswith(" thousand parameters.")
+    assert browser.say("document.getElementById('expected').hidden && document.getElementById('curve-box').hidden")
+
+
+def test_the_answer_is_one_step_from_the_beginning(browser, root):
+    show(browser, root / "reports" / "explorer.html", EXAMPLE)
+    before = address(browser)
+    browser.press("Tab")
+    browser.press("Enter")
+    assert browser.say("document.activeElement.id") == "answer" and address(browser) == before
 
 
 def test_the_search_finds_classes_and_keeps_what_is_picked(browser, root):

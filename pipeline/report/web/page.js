@@ -113,7 +113,7 @@ function aboutBeside() {
   return `Beside it: ${aboutNetwork(choice.beside, place)} ${told}${aboutAccuracy(choice.beside, place)}`;
 }
 
-const differing = (one, other) => one.forms.map((form, block) => form !== other.forms[block] );
+const differing = (one, other) => one.forms.map((form, block) => form !== other.forms[block]);
 
 function unknown() { // why there is nothing to show, or nothing
   for (const set of [choice.set, choice.beside]) {
@@ -390,9 +390,19 @@ function search(group, text) { // what is picked stays in sight
   });
 }
 
-document.addEventListener("click", ({target}) => {
+function showBudget(budget) { // results are of budgets of multiply-adds
+  choice.unit = 0;
+  choice.bound = nearest(unit().values, budget);
+  choice.apart = null;
+  changed();
+  get("bound").focus();
+}
+
+document.addEventListener("click", event => {
+  const {target} = event;
   if (target.matches(".tools button")) { choice[target.closest("fieldset").id] = []; changed(); }
-  if (target.dataset?.budget) { choice.bound = nearest(unit().values, Number(target.dataset.budget)); changed(); get("bound").focus(); }
+  if (target.dataset?.budget) showBudget(Number(target.dataset.budget));
+  if (target.matches(".skip")) { event.preventDefault(); get("answer").focus(); } // the address is the choice's
 });
 
 get("controls").addEventListener("submit", event => event.preventDefault());
