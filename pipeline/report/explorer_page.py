@@ -11,6 +11,7 @@ from pipeline.report.any_set import FILE
 from pipeline.report.figures import label
 
 WEB = Path(__file__).parent / "web"
+SCRIPTS = ("network.js", "drawing.js", "controls.js")  # in this order
 NAMES = {  # of studies, as the page's buttons say them
     "cifar100": "CIFAR-100",
     "cifar100_cpu": "CIFAR-100, reduced",
@@ -66,8 +67,8 @@ def page(reports: Path) -> str:
     content = {"studies": studies, "missing": [name_of(name) for name in names if name not in there], "words": WORDS}
     # Nothing in the data may end the script.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    style, script, text = ((WEB / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js", "html"))
-    parts = {"$STYLE": style, "$DATA": data, "$SCRIPT": script}
+    style, text, *scripts = ((WEB / name).read_text(encoding="utf-8") for name in ("page.css", "page.html", *SCRIPTS))
+    parts = {"$STYLE": style, "$DATA": data, "$SCRIPT": "\n".join(scripts)}
     return re.sub("|".join(map(re.escape, parts)), lambda mark: parts[mark[0]], text)
 
 

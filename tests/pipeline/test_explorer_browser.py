@@ -131,6 +131,12 @@ def test_what_was_measured_is_told_beside_ofas_way(browser, root):
     )
     show(browser, root / "reports" / "explorer.html", EXAMPLE | {"madds": 22.5})
     assert said(browser)[1] == "On test images, this set was not measured at this bound."
+    show(browser, root / "reports" / "explorer.html", EXAMPLE | {"set": ["fish", "people"]})
+    assert said(browser)[1] == "On test images, this set was not measured."
+    words = browser.say("document.getElementById('measured-words').textContent")
+    assert words.endswith("Unions of two or three superclasses, in the mean over all that were:")
+    rows = browser.say("[...document.querySelectorAll('#measured tbody th')].map(each => each.textContent.trim())")
+    assert rows == ["generator with composed branches", "generator, closed form", "OFA's way"]
 
 
 def test_another_set_is_compared(browser, root, published):
@@ -151,8 +157,12 @@ def test_a_set_too_large_or_none_is_told(browser, root):
     show(browser, root / "reports" / "explorer.html", {"data": "cifar100", "madds": 25})
     assert said(browser) == ["Pick at least one superclass."]
     assert browser.say("document.getElementById('drawn').hidden && document.getElementById('reached').hidden")
-    browser.say("unit().most = 1; choice.set = [0, 1]; changed()")
-    assert said(browser) == ["This page knows the archs of sets of up to 1 superclasses here."]
+    show(browser, root / "reports" / "explorer.html", EXAMPLE)
+    focus(browser, "#set .clear")
+    browser.press("Enter")
+    assert said(browser) == ["Pick at least one superclass."] and "set=" not in address(browser)
+    browser.say("unit().most = 2; choice.set = [0, 1, 2]; changed()")
+    assert said(browser) == ["This page knows the archs of sets of up to 2 superclasses here."]
 
 
 def test_an_address_of_nonsense_shows_something(browser, root):
