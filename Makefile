@@ -15,6 +15,8 @@ help:  ## this list
 study: install  ## run the embedded study, whatever of it is not up to date, and write reports/glyphs
 	@echo "The embedded study: five notebooks and a report, about 5 minutes on two CPU cores; bars show how far each step is."
 	$(BIN)/dvc repro
+	$(BIN)/python -m pipeline.report sets glyphs
+	$(BIN)/python -m pipeline.report explorer
 	$(BIN)/python -m pipeline.report overview
 
 test: install  ## check the style, test both packages, and run every notebook in its tiny profile
@@ -25,11 +27,15 @@ test: install  ## check the style, test both packages, and run every notebook in
 cifar100: install  ## run the CIFAR-100 study; STUDY=cifar100_cpu: its reduced form (fetches the images where they are missing)
 	$(BIN)/python -m eas.data cifar100
 	$(BIN)/dvc repro pipeline/dvc.yaml:report@$(STUDY)
+	$(BIN)/python -m pipeline.report sets $(STUDY)
+	$(BIN)/python -m pipeline.report explorer
 	$(BIN)/python -m pipeline.report overview
 
 photographs: STUDY := miniimagenet
 photographs: install  ## run a study of image folders that you put into data/; STUDY=imagenet10: the paper's setting (see README)
 	$(BIN)/dvc repro pipeline/dvc.yaml:report@$(STUDY)
+	$(BIN)/python -m pipeline.report sets $(STUDY)
+	$(BIN)/python -m pipeline.report explorer
 	$(BIN)/python -m pipeline.report overview
 
 bench: install  ## time it side by side with once-for-all, 20 to 30 minutes on a quiet machine, and write reports/benchmarks

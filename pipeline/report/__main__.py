@@ -4,6 +4,8 @@ python -m pipeline.report render STUDY    build/STUDY/ -> reports/STUDY/
 python -m pipeline.report show STUDY      what reports/STUDY/ found, in the terminal
 python -m pipeline.report check STUDY     reports/STUDY/metrics.json against the one in git, within tolerances
 python -m pipeline.report overview        reports/*/metrics.json -> reports/README.md
+python -m pipeline.report sets STUDY      weights/STUDY/ or build/STUDY/ -> reports/STUDY/sets.json
+python -m pipeline.report explorer        reports/*/sets.json -> reports/explorer.html
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ COMMANDS = {  # where each is; imported only when it is called, as what draws fi
     "show": "pipeline.report.template:found",
     "check": "pipeline.report.check:check",
     "overview": "pipeline.report.overview:write",
+    "sets": "pipeline.report.any_set:write",
+    "explorer": "pipeline.report.explorer_page:write",
 }
 
 
@@ -28,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:
         command = commands.add_parser(name)
-        if name != "overview":  # that is of all studies
+        if name not in ("overview", "explorer"):  # these are of all studies
             command.add_argument("study")
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")

@@ -30,6 +30,9 @@ branches*: superclass dropout, and a generator that was trained on the predictor
 generator, trained through relaxed gates of the frozen supernet. *EAS with branches*: weights for each superclass
 (ours)."""
 
+EXPLORER = """To pick any superclasses and a bound, and see the arch, its cost and its accuracy beside OFA's way, open
+[explorer.html](explorer.html) in a browser on a clone: one file, which can be sent to somebody."""
+
 
 def write(root: str | Path = ".") -> Path:
     """Write reports/README.md under `root`, its figure and the badges; returns the page.
@@ -70,6 +73,8 @@ def overview(reports: Path) -> str:
         raise FileNotFoundError(f"{reports} holds no report: run `dvc repro` first")
     studies = {name: metrics for name, metrics in found.items() if COLUMNS["OFA's way"] in metrics}
     parts = [GENERATED, "# What was found", INTRODUCTION, *figure(reports), table(studies)]
+    if (reports / "explorer.html").is_file():
+        parts.append(EXPLORER)
     for name, metrics in studies.items():
         lines = "\n".join(f"- {line}" for line in findings(metrics))
         parts += [f"## [{title(name)}]({name}/README.md)", lines]
