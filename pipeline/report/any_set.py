@@ -33,8 +33,7 @@ from eas.serving.latency import LatencyTable, load_latency
 from eas.spaces import ChoiceSpace
 from pipeline.params import Study, load_study
 from pipeline.publish import study_kit
-from pipeline.report.explorer import stages
-from pipeline.report.figures import label
+from pipeline.report.figures import full_sizes, label, stage_ends
 from pipeline.report.measured import measured
 from pipeline.scenarios import MEGA
 from pipeline.store import open_workspace
@@ -102,6 +101,15 @@ def content_of(kit: Kit, study: Study, comparison: pd.DataFrame, table: LatencyT
         "expected": expected_content(kit.expected, hierarchy) if kit.expected else None,
         "measured": measured(comparison, study, hierarchy),
     }
+
+
+def stages(space: ChoiceSpace) -> list[Content]:
+    """Name of every stage, names of its blocks, and how large each of them is drawn at most."""
+    names, full, ends = space.block_names(), full_sizes(space).tolist(), stage_ends(space)
+    return [
+        {"name": stage, "blocks": names[first:end], "full": full[first:end]}
+        for first, end, stage in zip([0, *ends[:-1]], ends, space.stage_names(), strict=True)
+    ]
 
 
 # -------------------------------------------------------------------- bounds

@@ -41,8 +41,8 @@ def render(study: str, root: str | Path = ".") -> Path:
     text = f"{GENERATED}\n\n{fill(template, study, metrics, parts)}"
     shutil.rmtree(report / "figures", ignore_errors=True)
     (report / "figures").mkdir(parents=True)
-    for path in ("metrics.json", "comparison.csv", "specialized/explorer.html"):
-        shutil.copyfile(build / path, report / Path(path).name)
+    for path in ("metrics.json", "comparison.csv"):
+        shutil.copyfile(build / path, report / path)
     draw_headline(build / "comparison.csv", template.headline, report / "figures" / "headline.png")
     for name, notebook in notebooks.items():
         nbformat.write(notebook, report / f"{name}.ipynb")

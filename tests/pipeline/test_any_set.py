@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cases import SIZED, seeded
+from cases import LITE, SIZED, seeded
 from report_cases import make_comparison
 from tiny_kit import make_kit
 
@@ -265,3 +265,9 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["sets", "cifar100"]) == 1
     assert "comparison.csv is missing" in capsys.readouterr().err
+
+
+def test_blocks_that_a_stage_never_has_are_not_shown():
+    found = any_set.stages(LITE)
+    assert [len(stage["blocks"]) for stage in found] == [2, 2, 3, 3, 4, 1] == [len(stage["full"]) for stage in found]
+    assert found[-1]["blocks"] == ["6.1"] and all(full > 0 for stage in found for full in stage["full"])

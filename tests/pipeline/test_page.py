@@ -43,7 +43,6 @@ def root(tmp_path, monkeypatch):
     (build / "metrics.json").write_text(json.dumps(metrics(COMPARISON)))
     COMPARISON.to_csv(build / "comparison.csv", index=False)
     (build / "specialized").mkdir()
-    (build / "specialized" / "explorer.html").write_text("<!doctype html>")
     monkeypatch.setattr(page, "load_study", lambda study, root: SimpleNamespace(note=f"Made up: {study}."))
     monkeypatch.chdir(tmp_path)
     page.render("toy", tmp_path)
@@ -62,7 +61,7 @@ def test_rendering_again_changes_nothing(root):
     assert not changed
     assert {path.name for path in report.iterdir()} == {
         *(f"{name}.ipynb" for name in page.NOTEBOOKS),
-        *("README.md", "metrics.json", "comparison.csv", "explorer.html", "figures"),
+        *("README.md", "metrics.json", "comparison.csv", "figures"),
     }
     assert not (root / "reports" / "README.md").exists()  # the overview has one writer, which is not this
 
