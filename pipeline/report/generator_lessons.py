@@ -267,4 +267,4 @@ def draw_open(axis: Axes, opened: Tensor, space: ChoiceSpace) -> AxesImage:
 def opening_told(madds: Sequence[float], budget: float) -> str:
     """Where the expected cost went, in a sentence."""
     moved = "open" if madds[-1] > madds[0] else "close"
-    return f"The gates {moved}: from {madds[0]:.3g}M to {madds[-1]:.3g}M, where {budget:g}M are allowed"
+    return f"The gates {moved}: from {madds[0]:.3g}M to {madds[-1]:.3g}M, where {budget:g}M are asked for"
