@@ -65,7 +65,7 @@ def dropout_masks(
             draw_thumbnails(axis, images)
         axis.set_title(name, loc="left")
         axis.set_yticks(range(len(labels)), names, fontsize=8)
-        titles = [textwrap.fill(hierarchy.superclasses[i], WRAPPED) for i in shown]
+        titles = [textwrap.fill(figures.label(hierarchy.superclasses[i]), WRAPPED) for i in shown]
         axis.set_xticks(np.arange(len(shown)) + 0.47, titles, fontsize=8)
         axis.set(xlim=(-0.06 if images is None else -0.5, len(shown)), ylim=(len(labels) - 0.5, -0.5))
         axis.tick_params(length=0)
@@ -183,7 +183,7 @@ def composed_weights(norms: pd.DataFrame, shares: Tensor, names: Sequence[str]) 
     lines = cycle([("o", "0.55", ":"), ("s", "0.55", "-."), ("^", "0.55", "--")])
     for column in percent:
         marker, colour, line = ("D", DARK, "-") if column == "mean" else next(lines)
-        told = "their mean" if column == "mean" else names[column]
+        told = "their mean" if column == "mean" else figures.label(names[column])
         axis.plot(percent.index, percent[column], marker=marker, color=colour, linestyle=line, label=told)
     axis.set(xlabel="part of the network (stage.block)", ylabel="norm of the difference\n(% of the shared weights')")
     axis.set_ylim(0, None)
