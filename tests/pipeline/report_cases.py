@@ -1,6 +1,6 @@
 """Made-up results for the tests of reports: every method of a study, in which the generator is good and fast."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -98,3 +98,15 @@ def make_records():
         named = [{"subnet": n, "madds": m, "top1": t, "flat_top1": t - 20} for n, m, t in accuracy]
         records.append({"dropout": dropout, "seed": seed, "history": history, "accuracy": named})
     return records
+
+
+def check_readable(figure):
+    """A figure of page width with a title, whose labels on an axis do not overlap."""
+    figure.canvas.draw()
+    assert figure.get_figwidth() == 8 and (figure.get_suptitle() or figure.axes[0].get_title("left"))
+    for axis in figure.axes:
+        shown = [label for label in axis.get_xticklabels() if label.get_text() and label.get_visible()]
+        boxes = [label.get_window_extent() for label in shown if axis.get_visible() and axis.axison]
+        assert all(left.x1 <= right.x0 for left, right in pairwise(boxes)), axis.get_title("left")
+        for title in (axis.title, axis._left_title):
+            assert title.get_window_extent().x1 <= figure.bbox.x1
