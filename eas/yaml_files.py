@@ -23,7 +23,7 @@ def read_yaml(path: str | Path) -> object:
     """
     text = read_bytes(path, MOST_BYTES)
     try:
-        return yaml.load(text.decode(), Bounded)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text.decode(), Bounded)
     except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise ValueError(f"{path} is not YAML: {reason(err)}") from None
     except (LookupError, AttributeError) as err:  # what PyYAML says of `!!int ''` or `!!timestamp x`
