@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from eas.data import Hierarchy, Split
 from eas.data.batches import changed_batches
+from eas.files import read_tensors
 from eas.recipes import Training
 from eas.spaces import Supernet
 from eas.training import make_step, optimize
@@ -248,9 +248,9 @@ def compose_branches(supernet: Supernet, branches: Path | dict[str, Tensor], sha
 def read_branch(supernet: Supernet, branches: Path | dict[str, Tensor], superclass: int) -> dict[str, Tensor]:
     """The differences of one superclass, by the parameters' names; errors as compose_branches."""
     prefix, where = f"{superclass}.", branches if isinstance(branches, Path) else "the branches"
-    names, tensors = read_tensors(branches, prefix) if isinstance(branches, Path) else (branches, branches)
+    tensors = read_branches(branches) if isinstance(branches, Path) else branches
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    alike = set(state) == {name.partition(".")[2] for name in names}  # all superclasses have the same part tuned
+    alike = set(state) == {name.partition(".")[2] for name in tensors}  # all superclasses have the same part tuned
     scales = {name: state.pop(name + SCALE, None) for name in [n for n in state if not n.endswith(SCALE)]}
     own = dict(supernet.named_parameters())
     whole = alike and any(set(state) == set(tuned_names(supernet, part)) for part in PARTS)
@@ -267,14 +267,8 @@ def read_branch(supernet: Supernet, branches: Path | dict[str, Tensor], supercla
     return found
 
 
-def read_tensors(path: Path, prefix: str) -> tuple[list[str], dict[str, Tensor]]:
-    """The names of all tensors of a file, and those tensors whose names begin with the prefix."""
+def read_branches(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file of branches; errors as compose_branches."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: no branches were trained, or they were not kept")
-    try:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            return names, {name: file.get_tensor(name) for name in names if name.startswith(prefix)}
-    except SafetensorError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged, or no safetensors file: {reason}") from None
+    return read_tensors(path)[0]

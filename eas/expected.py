@@ -7,6 +7,7 @@ branches serve the set, a line in log odds, fitted on measured networks, leads f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from eas.dropout import mask_logits
+from eas.files import reason
 
 LEVELS = 127  # logits are kept in 8 bits: the argmax over a few classes needs no more
 
@@ -39,6 +41,14 @@ class ExpectedAccuracy:
         others = (self.labels, (images,)), (self.madds, (archs,)), (self.branches, (3,)), (self.errors, (2,))
         if not all(shape) or any(tensor.shape != due for tensor, due in others):
             raise ValueError("these are no answers of archs, or they do not belong together")
+        real = self.madds, self.branches, self.errors
+        kinds = self.answers.dtype, self.labels.dtype, *(tensor.dtype for tensor in real)
+        if kinds != (torch.int8, torch.int64, *[torch.float64] * 3) or not all(each.isfinite().all() for each in real):
+            raise ValueError("these are numbers of another type, or none")
+        if not ((self.madds > 0).all() and (self.madds.diff() >= 0).all() and (self.errors >= 0).all()):
+            raise ValueError("costs must be above zero and ascend, and errors not be negative")
+        if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.answers.shape[2]:
+            raise ValueError("labels must be classes")
 
     def __call__(self, class_mask: Tensor, madds: Tensor, superclasses: int = 0) -> Tensor:
         """Expected top-1 in percent of networks for a set of classes (bool [classes]) at costs `madds` [n].
@@ -62,6 +72,17 @@ class ExpectedAccuracy:
         chosen = class_mask[self.labels]
         said = mask_logits(self.answers[:, chosen].float(), class_mask).argmax(-1)
         return (said == self.labels[chosen]).sum(1).double(), int(chosen.sum())
+
+
+def stored_answers(tensors: Mapping[str, Tensor], unfit: str, classes: int) -> ExpectedAccuracy:
+    """Those that a file's tensors are; ValueError, beginning with `unfit`, if they are none of so many classes."""
+    try:
+        found = ExpectedAccuracy(**tensors)
+    except (TypeError, ValueError) as err:  # other names, or other values
+        raise ValueError(f"{unfit}: {reason(err)}") from None
+    if found.answers.shape[2] != classes:
+        raise ValueError(f"{unfit}: its answers are of {found.answers.shape[2]} classes, not {classes}")
+    return found
 
 
 def log_odds(right: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_serializer
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -17,6 +17,16 @@ LearningRate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+def in_one_line(text: str) -> str:
+    """The text itself; ValueError where it would do more to a terminal than be a part of a line."""
+    if not text or not text.isprintable():
+        raise one_line(f"{text[:100]!r} is empty, or cannot be printed in a line")
+    return text
+
+
+Line = Annotated[str, AfterValidator(in_one_line)]
 
 
 class Section(BaseModel):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from eas.cuda_graphs import GraphedStep
 from eas.data import Split
 from eas.data.batches import batches
 from eas.dropout import soft_targets
-from eas.files import write_tensors
+from eas.files import checksum, read_tensors, reason, write_tensors
 from eas.ranks import ALONE, Ranks
 from eas.recipes import Training
 from eas.sandwich import sliced_step
@@ -200,8 +199,10 @@ class Checkpoint:
             )
             momentum = {f"momentum.{index}": buffer for index, buffer in enumerate(state)}
         weights = {f"weights.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        told = json.dumps({"history": history, "step": step, "total": total})
-        write_tensors({**weights, **momentum}, self.path, {"progress": told})
+        tensors, told = {**weights, **momentum}, {"history": history, "step": step, "total": total}
+        on_cpu = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        told["checksum"] = checksum(on_cpu, told)
+        write_tensors(on_cpu, self.path, {"progress": json.dumps(told)})
         self.last = time.monotonic()
 
     def load(self) -> tuple[list[dict[str, float]], int, float]:
@@ -211,20 +212,17 @@ class Checkpoint:
         """
         if not self.path.is_file():
             return [], 0, 0.0
-        shapes = {f"weights.{name}": tensor.shape for name, tensor in self.module.state_dict().items()}
+        due = {f"weights.{name}": tensor for name, tensor in self.module.state_dict().items()}
         if self.momentum:
-            shapes |= {f"momentum.{index}": parameter.shape for index, parameter in enumerate(self.parameters)}
+            due |= {f"momentum.{index}": parameter for index, parameter in enumerate(self.parameters)}
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in due.items()}
         try:
-            with safe_open(self.path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                progress = json.loads(file.metadata()["progress"])
-            if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+            tensors, metadata = read_tensors(self.path)
+            if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != shapes:
                 raise ValueError("it is of another network or recipe")
-            if not all(tensor.isfinite().all() for tensor in tensors.values()):
-                raise ValueError("it holds what is no number")
-            found = list(progress["history"]), int(progress["step"]), float(progress["total"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            tqdm.write(f"{self.path} is no good checkpoint ({' '.join(str(error).split())}): training begins anew")
+            found = self.progress(json.loads(metadata["progress"]), tensors)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            tqdm.write(f"{self.path} is no good checkpoint ({reason(error)}): training begins anew")
             return [], 0, 0.0
         weights = {n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")}
         self.module.load_state_dict(weights)
@@ -233,3 +231,19 @@ class Checkpoint:
                 momentum = tensors[f"momentum.{index}"].to(parameter.device)
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
         return found
+
+    @staticmethod
+    def progress(told: dict, tensors: dict[str, Tensor]) -> tuple[list[dict[str, float]], int, float]:
+        """What `load` returns, from what `save` told; ValueError where these are no numbers, or others."""
+        sealed = told.pop("checksum", None)  # none in a checkpoint of an older version
+        history, step, total = told["history"], told["step"], told["total"]
+        losses = [row["loss"] for row in history]
+        right = history == [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses, start=1)]
+        if len(told) > 3 or not right or not isinstance(step, int) or step < 0:
+            raise ValueError("its history is none")
+        whole = sealed in (None, checksum(tensors, told))
+        if not whole or not all(map(math.isfinite, [*losses, total])):
+            raise ValueError("it holds other numbers than were saved")
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("it holds what is no number")
+        return history, step, total

@@ -17,7 +17,7 @@ from eas import devices, search
 from eas.branches import require_gradients
 from eas.dropout import FixedClasses
 from eas.evaluation import calibration_sample, measure_archs
-from eas.files import write_text
+from eas.files import read_json, reason, write_json
 from eas.recipes import NO_DROPOUT
 from eas.training import make_step, train
 from pipeline import comparison, steps
@@ -165,7 +165,7 @@ def tune_alone(
         done.append({"top1": top1, "seconds": time.perf_counter() - start})
         if checkpoint:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            write_text(checkpoint, json.dumps(done))
+            write_json(checkpoint, json.dumps({"done": done}))
     seconds = sum(each["seconds"] for each in done)
     content = {"supernet": base.name, "seed": base.seed, "per_scenario": seconds / max(1, len(archs))}
     return torch.tensor([each["top1"] for each in done]), content | {"seconds": seconds}
@@ -176,11 +176,10 @@ def load_done(checkpoint: Path | None) -> list[dict[str, float]]:
     if checkpoint is None or not checkpoint.is_file():
         return []
     try:
-        return [
-            {name: float(each[name]) for name in ("top1", "seconds")} for each in json.loads(checkpoint.read_text())
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        tqdm.write(f"{checkpoint} is damaged ({' '.join(str(error).split())}): tuning begins anew")
+        told = json.loads(read_json(checkpoint))["done"]
+        return [{name: float(each[name]) for name in ("top1", "seconds")} for each in told]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        tqdm.write(f"{checkpoint} is damaged ({reason(error)}): tuning begins anew")
         return []
 
 

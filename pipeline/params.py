@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from eas.data import SOURCES
+from eas.files import reason
 from eas.recipes import NO_DROPOUT, Branch, Dropout, GeneratorTraining, Training
 from eas.registry import Count, Few, Finite, LearningRate, Positive, Section, suggestion
 from eas.spaces import SPACES
+from eas.yaml_files import read_yaml
 
 Some = Annotated[int, Field(ge=0, le=10**4)]
+NAMED = 20  # mistakes that an error names; of more it tells the number
 
 
 class DropoutChoice(Section):
@@ -182,12 +184,14 @@ def load_study(name: str, root: str | Path = ".") -> Study:
         raise FileNotFoundError(f"no params.yaml in {Path(root)}: pass the repository's folder as root")
     studies = read_studies(path)
     if name not in studies:
-        raise ValueError(f"unknown study {name!r}; known: {', '.join(studies)}{suggestion(name, studies)}")
+        known = reason(", ".join(studies))
+        raise ValueError(f"{path}: unknown study {name!r}; known: {known}{suggestion(name, studies)}")
+    where = f"{path}: study {name!r}"
     if not isinstance(studies[name], dict):
-        raise ValueError(f"study {name!r}: must map parameters to values (got {studies[name]!r})")
+        raise ValueError(f"{where}: must map parameters to values (got {reason(repr(studies[name]))})")
     if "name" in studies[name]:  # it is the key that the study stands under
-        raise ValueError(f"study {name!r}: unknown parameter name")
-    return validated({"name": name, **studies[name]})
+        raise ValueError(f"{where}: unknown parameter name")
+    return validated({"name": name, **studies[name]}, where)
 
 
 def is_file(name: str) -> bool:
@@ -201,18 +205,20 @@ def read_study(path: Path) -> Study:
         raise FileNotFoundError(f"{path} is missing: `eas check FOLDER` writes such a file")
     if not isinstance(content := read_yaml(path), dict) or "studies" in content:
         raise ValueError(f"{path} must map the parameters of one study to their values: `eas check` writes such a file")
-    return validated({"name": path.stem, **{str(name): value for name, value in content.items()}})
+    return validated({"name": path.stem, **{str(name): value for name, value in content.items()}}, str(path))
 
 
-def validated(content: dict) -> Study:
-    """The study that a mapping of params.yaml describes; ValueError in one line."""
+def validated(content: dict, where: str) -> Study:
+    """The study that a mapping in a file describes; ValueError, in one line that begins with `where`."""
     try:
         # Validation from JSON, so that a YAML list may fill a tuple while every scalar keeps its exact type.
         return Study.model_validate_json(json.dumps(content))
     except ValidationError as err:
-        raise ValueError(f"study {content['name']!r}: " + "; ".join(map(describe, err.errors()))) from None
-    except (TypeError, ValueError, RecursionError) as err:  # YAML knows dates, sets, and lists within themselves
-        raise ValueError(f"study {content['name']!r}: {err}") from None
+        problems = err.errors()
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise ValueError(f"{where}: " + "; ".join(map(describe, problems[:NAMED])) + more) from None
+    except (TypeError, ValueError, RecursionError) as err:  # YAML knows dates, and sets
+        raise ValueError(f"{where}: {reason(err)}") from None
 
 
 def read_studies(path: Path) -> dict[str, object]:
@@ -224,19 +230,11 @@ def read_studies(path: Path) -> dict[str, object]:
     return {str(name): study for name, study in studies.items()}
 
 
-def read_yaml(path: Path) -> object:
-    """What a YAML file holds; ValueError, in one line, where it is none."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(err).split())}") from None
-
-
 def describe(error: dict) -> str:
     """One line for one pydantic error: where, what, and which value was given."""
-    where = ".".join(map(str, error["loc"]))
+    where = reason(".".join(map(str, error["loc"])))
     if error["type"] == "extra_forbidden":
         return f"unknown parameter {where}"
     if error["type"] in ("kind", "value_error"):  # messages of our own say what was given
-        return ": ".join(filter(None, [where, error["msg"].removeprefix("Value error, ")]))
-    return f"{where}: {error['msg']} (got {error['input']!r})"
+        return ": ".join(filter(None, [where, reason(error["msg"].removeprefix("Value error, "))]))
+    return f"{where}: {error['msg']} (got {reason(repr(error['input']))})"

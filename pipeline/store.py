@@ -25,15 +25,15 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from eas import data, devices
 from eas.data import Dataset
-from eas.files import sha256, write_tensors, write_text
+from eas.files import MOST_TENSORS, read_json, read_tensors, sha256, write_json, write_tensors, write_text
 from pipeline.params import Study, is_file, load_study
 
+MOST_RECORD = 2**26  # bytes
 Record = dict[str, Any]
 Job = dict[str, Any]  # the arguments of one run of a step's function
 
@@ -206,7 +206,7 @@ class Result:
         if tensors:
             write_tensors(tensors, self.path)
             record["sha256"] = sha256(self.path)
-        write_text(self.path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+        write_json(self.path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         return record
 
     def tensor_path(self) -> Path | None:
@@ -215,7 +215,7 @@ class Result:
         Others may lie here, of other parameters, where what is published has not been fetched.
         """
         record, paths = self.find() or {}, (self.path, self.published_path)
-        return next((path for path in paths if path.is_file() and record.get("sha256") == sha256(path)), None)
+        return next((path for path in paths if holds(path, record.get("sha256"))), None)
 
     def record_text(self) -> str:
         """The record as it is written, of a result that `find` found."""
@@ -229,23 +229,28 @@ class Result:
             FileNotFoundError: only its record is there.
         """
         if path := self.tensor_path():
-            return load_file(path)
+            return read_tensors(path)[0]
         raise FileNotFoundError(f"{self.path} is missing: only its record was published; EAS_FRESH=1 makes it here")
 
 
 def read_record(path: Path) -> Record | None:
     """The record beside a file of tensors; None where there is none, or a damaged one."""
     try:
-        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        content = json.loads(read_json(path.with_suffix(".json"), MOST_RECORD).decode())
     except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return content if isinstance(content, dict) else None
+    return content if isinstance(content, dict) and [*content][:1] == ["key"] else None  # as they are written
 
 
 def is_whole(record: Record, path: Path) -> bool:
     """Whether the record says which tensors it was written for, none or some, and these are the ones."""
     expected = record.get("sha256", "")
-    return expected is None or (path.is_file() and sha256(path) == expected)
+    return expected is None or holds(path, expected)
+
+
+def holds(path: Path, expected: object) -> bool:
+    """Whether a file has this SHA-256, which is not asked of one that is too large for ours."""
+    return path.is_file() and path.stat().st_size <= MOST_TENSORS and sha256(path) == expected
 
 
 # -------------------------------------------------------------------- what a step cost

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-import zlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +15,10 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from eas.data.photographs import Photographs, complain
-from eas.files import write_tensors
+from eas.files import checksum, read_tensors, reason, write_tensors
 from eas.registry import Finite, Fraction, Registry, Section, suggestion
 
 SOURCES = Registry()
@@ -144,6 +143,11 @@ class Dataset:
                 raise ValueError(f"{name}: images must be uint8 [n, channels, size, size], labels int64 [n]")
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.hierarchy.classes):
                 raise ValueError(f"{name}: labels must be 0 to {len(self.hierarchy.classes) - 1}, as there are classes")
+        channels = {getattr(self, name).images.shape[1] for name in SPLITS}
+        if any({len(values)} != channels or not all(map(math.isfinite, values)) for values in (self.mean, self.std)):
+            raise ValueError("mean and deviation must be a finite number for each channel of all images")
+        if not (isinstance(self.about, str) and isinstance(self.fingerprint, str) and isinstance(self.synthetic, bool)):
+            raise ValueError("what is told of the images must be text, and `synthetic` true or false")
         if len(self.train):
             require_every_class(self.train, self.hierarchy, "training")
 
@@ -319,20 +323,22 @@ def load(path: str | Path) -> Dataset:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: {again} first")
     try:
-        with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {})["dataset"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
+        told = json.loads(metadata["dataset"])
         if told.pop("checksum") != checksum(tensors, told):
-            raise SafetensorError("other values than were written")
+            raise ValueError("other values than were written")
+        if not all(isinstance(names, list) for names in told["hierarchy"].values()):
+            raise TypeError("a superclass without a list of classes")
         splits = {
             name: Split(images_of(tensors, name, Path(path).parent), tensors[f"{name}.labels"]) for name in SPLITS
         }
         mean, std = (tuple(tensors[name].tolist()) for name in ("mean", "std"))
+        if not tensors["mean"].dtype == tensors["std"].dtype == torch.float32:
+            raise TypeError("mean and deviation of another type")
         return Dataset(Hierarchy.from_groups(told.pop("hierarchy")), mean=mean, std=std, **splits, **told)
-    except SafetensorError as err:
-        raise ValueError(f"{path} is damaged ({' '.join(str(err).split())}): delete it and {again} again") from None
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as err:
-        raise ValueError(f"{path} is no data set ({type(err).__name__}: {err}): {again} again") from None
+        told = f"{path} is damaged, or no data set ({type(err).__name__}: {reason(err)})"
+        raise ValueError(f"{told}: delete it and {again} again") from None
 
 
 def images_of(tensors: Mapping[str, Tensor], name: str, folder: Path) -> Tensor | Photographs:
@@ -340,11 +346,3 @@ def images_of(tensors: Mapping[str, Tensor], name: str, folder: Path) -> Tensor 
     if (images := tensors.get(f"{name}.images")) is not None:
         return images
     return Photographs.restored({part: tensors[f"{name}.{part}"] for part in ("files", "size")}, folder)
-
-
-def checksum(tensors: Mapping[str, Tensor], told: dict) -> int:
-    """CRC-32 of what is told and then of all values, tensor after tensor in the order of their names."""
-    value = zlib.crc32(json.dumps(told, sort_keys=True).encode())
-    for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].contiguous().numpy(), value)
-    return value

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-import yaml
 from pydantic import Field
 
 from eas.data.base import SOURCES, Hierarchy, Source, Split, divide
 from eas.data.photographs import Photographs, complain
+from eas.files import reason
 from eas.registry import Fraction
+from eas.yaml_files import read_yaml
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -108,7 +109,8 @@ class Folder(Source):
             hierarchy = Hierarchy.from_groups({superclass: names.values() for superclass, names in groups.items()})
         except ValueError as error:
             problems.append(str(error))
-        complain(problems)
+        by = f" by {root / self.superclasses}" if self.superclasses is not None else ""
+        complain(problems, f"the image folders under {root / folders[0]}{by}")
         return hierarchy, tuple({named[folder]: paths for folder, paths in files.items()} for files in parts)
 
 
@@ -130,6 +132,7 @@ def find_classes(folder: Path, problems: list[str], skipped: Container[Path] = (
         inside = [path for path in sorted(place.iterdir()) if not path.name.startswith(".")]
         images = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file() and path not in skipped]
         folders = any(path.is_dir() for path in inside)
+        problems += [f"{path} has a name that is no UTF-8" for path in inside if not is_text(path.name)]
         if not images and not folders:
             problems.append(f"{place} holds no images")
         elif images and (folders or place == folder):
@@ -139,6 +142,11 @@ def find_classes(folder: Path, problems: list[str], skipped: Container[Path] = (
         elif images:
             found[place.name] = images
     return found
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name can be written into another file."""
+    return name == name.encode(errors="replace").decode()
 
 
 def hidden(path: Path, folder: Path) -> bool:
@@ -160,24 +168,23 @@ def read_groups(path: Path, problems: list[str]) -> Groups:
     """Superclasses by a YAML file; what is wrong is added to `problems`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: it should map every superclass to a list of its classes")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if not isinstance(content, Mapping) or not all(isinstance(names, list | Mapping) for names in content.values()):
         raise ValueError(f"{path} must map every superclass to a list of its classes")
     pairs = {
         str(superclass): [*names.items()] if isinstance(names, Mapping) else [(name, name) for name in names]
         for superclass, names in content.items()
     }
+    strange = [each for names in pairs.values() for pair in names for each in pair if not isinstance(each, str | int)]
+    if strange:
+        raise ValueError(f"{path}: {reason(repr(strange[0]))} is no name of a class")
     within = {superclass: Counter(folder for folder, _ in each) for superclass, each in pairs.items()}
     counts = Counter(folder for folders in within.values() for folder in folders)
     problems += [f"class {folder} is in {times} superclasses" for folder, times in counts.items() if times > 1]
-    for superclass, each in pairs.items():
+    for superclass in pairs:
         problems += [
             f"class {f} is named twice in {superclass}" for f, times in within[superclass].items() if times > 1
         ]
-        problems += [f"{name} is no name of a class" for _, name in each if not isinstance(name, str | int)]
     return {superclass: {str(folder): str(name) for folder, name in each} for superclass, each in pairs.items()}
 
 

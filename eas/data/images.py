@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +12,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from eas.files import reason
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # Pillow runs other programs for some others, as for EPS
+MOST_PIXELS = 50_000_000  # that are decoded: a few hundred MB
 MODES = {1: "L", 3: "RGB"}  # by number of channels
+
+# Of damage, and of many pixels, Pillow warns in lines of its own; here a file is read, or refused in one line.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_pixels(path: str | Path | BinaryIO, size: int, channels: int = 3) -> Tensor:
@@ -27,15 +35,19 @@ def read_pixels(path: str | Path | BinaryIO, size: int, channels: int = 3) -> Te
     if named and not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
+            whole = file.size
             file.draft(None, (2 * size, 2 * size))  # a large JPEG file is decoded at a half, a quarter or an eighth
+            width, height = whole if "progressive" in file.info else file.size  # of which all is held nevertheless
+            if width * height > MOST_PIXELS:
+                raise ValueError(f"{width} x {height} pixels are too many: scale it down")
             image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
             image = image.point(lambda value: value / 256)
         pixels = np.array(image.convert(MODES[channels]))
     except Exception as err:  # damage makes Pillow's readers raise all kinds
         what = path if named else "what was given"
-        raise ValueError(f"{what} is no image that can be read: {' '.join(str(err).split())}") from None
+        raise ValueError(f"{what} is no image that can be read: {reason(err)}") from None
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from eas import devices
 from eas.data.images import read_pixels
+from eas.files import reason
 from eas.recipes import Augment
 
 NAMED = 20  # problems that an error names; of more it tells the number
+MOST_PIXELS = 4096  # a side
 LOUD = 2000  # images from which on decoding shows a progress bar
 
 
@@ -59,8 +61,10 @@ class Photographs:
     @classmethod
     def restored(cls, stored: dict[str, Tensor], folder: Path) -> Photographs:
         """What `stored` stored."""
-        paths = stored["files"].numpy().tobytes().decode().split("\0")[:-1]
-        return cls([os.path.normpath(folder / path) for path in paths], int(stored["size"]))
+        paths, size = stored["files"].numpy().tobytes().decode().split("\0")[:-1], int(stored["size"])
+        if not 0 < size <= MOST_PIXELS:
+            raise ValueError(f"photographs of {size} pixels a side")
+        return cls([os.path.normpath(folder / path) for path in paths], size)
 
     def split(self, count: int) -> list[Photographs]:
         """In pieces of so many."""
@@ -106,11 +110,12 @@ class Photographs:
             return {path: message for path, message in zip(self.paths, told, strict=True) if message}
 
 
-def complain(problems: Sequence[str]) -> None:
-    """One ValueError, in one line, for all problems, where there are any."""
+def complain(problems: Sequence[str], what: str = "the image folders") -> None:
+    """One ValueError, in one line, for all problems, where there are any; `what` is wrong."""
     if problems:
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        raise ValueError(f"the image folders cannot be used: {'; '.join(problems[:NAMED])}{more}")
+        told = "; ".join(map(reason, problems[:NAMED]))  # names of files may hold anything
+        raise ValueError(f"{what} cannot be used: {told}{more}")
 
 
 # -------------------------------------------------------------------- batches, image by image

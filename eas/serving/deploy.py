@@ -10,22 +10,23 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from eas.costs import Bound, Cost, total
 from eas.data import Hierarchy, Split
 from eas.evaluation import calibrate, calibration_sample
-from eas.files import sha256, write_tensors, write_text
+from eas.files import read_json, read_tensors, reason, require_size, sha256, write_tensors, write_text
 from eas.generator import Generator
-from eas.registry import Finite, Positive, Section, one_line
+from eas.registry import Finite, Line, Positive, Section, one_line
 from eas.serving.strangers import MOST_FITTED, Refusing, inner, least_odds
 from eas.spaces import SPACES, ChoiceSpace, Supernet
 from eas.spaces.supernet import resized
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 MOST_FORMS = 2**14  # of all blocks of a space that is read from a file: its tables stay small
+MOST_BYTES = 2**30  # of weights
+BESIDE = 2**20  # bytes of a file of weights beside the parameters: names, and the card
 
 
 class StoredSpace(Section):
@@ -34,6 +35,14 @@ class StoredSpace(Section):
     space: SPACES.field
     image_size: Annotated[int, Field(gt=0, le=4096)]
     in_channels: Positive
+
+    @model_validator(mode="after")
+    def be_buildable(self) -> StoredSpace:
+        try:
+            self.choice_space()
+        except (RuntimeError, OverflowError):  # what torch and Python say of numbers beyond 64 bits
+            raise one_line("it holds a number that is too large") from None
+        return self
 
     def choice_space(self) -> ChoiceSpace:
         """The space itself; ValueError, in one line, where its tables would be too large."""
@@ -48,7 +57,9 @@ class Accuracy(Section):
 
     top1: tuple[Percent, Percent, Percent]  # and its 95 % interval
     images: Positive
-    confused: tuple[tuple[str, str, Positive], ...] = ()  # a class, what it was taken for, how often: the most frequent
+    confused: tuple[
+        tuple[Line, Line, Positive], ...
+    ] = ()  # a class, what it was taken for, how often: the most frequent
 
 
 class Strangers(Section):
@@ -63,8 +74,8 @@ class Strangers(Section):
 class KeptBound(Section):
     """What a network was allowed to cost beside multiply-adds, and what it costs; see eas.costs."""
 
-    cost: Annotated[str, Field(min_length=1)]
-    unit: str
+    cost: Line
+    unit: Line
     most: Finite
     told: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -72,7 +83,7 @@ class KeptBound(Section):
 class Card(StoredSpace):
     """What a specialised network is: everything but its weights, as plain data."""
 
-    classes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)  # in the order of the logits
+    classes: tuple[Line, ...] = Field(min_length=1)  # in the order of the logits
     budget_madds: Finite | None  # none where only others were set
     madds: Positive
     parameters: Positive
@@ -199,6 +210,7 @@ def load(path: str | Path) -> tuple[Callable[[Tensor], Tensor], Card]:
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: a specialised network is a .safetensors and a .json file")
     stored = read_section(StoredCard, text, "the card of a specialised network")
+    require_size(weights, min(MOST_BYTES, BESIDE + 16 * stored.card.parameters))  # statistics included
     if stored.sha256 != sha256(weights):
         raise ValueError(f"{weights} is damaged, or belongs to another card: its SHA-256 differs from {text}")
     card, (tensors, metadata) = stored.card, read_tensors(weights)
@@ -221,23 +233,14 @@ def is_card(text: str, card: Card) -> bool:
 
 def read_section(kind: type[Section], path: Path, what: str) -> Section:
     """A JSON file as the section that it is; ValueError, in one line, that names the file and what is wrong in it."""
+    content = read_json(path)
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(content)
     except ValidationError as err:
         first = err.errors()[0]
-        reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]))
+        told = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]))
         again = "; make it again with this version" if first["loc"] == ("format",) else ""
-        raise ValueError(f"{path} is damaged, or not {what}: {reason}{again}") from None
-
-
-def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors whose names begin with the prefix, which is taken off, and the metadata; ValueError if damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
-            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}, file.metadata() or {}
-    except SafetensorError as err:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {' '.join(str(err).split())}") from None
+        raise ValueError(f"{path} is damaged, or not {what}: {reason(told)}{again}") from None
 
 
 class WithoutMemory(TorchFunctionMode):
@@ -262,7 +265,8 @@ def make_module(build: Callable[[], nn.Module], tensors: dict[str, Tensor], unfi
     except (RuntimeError, OverflowError, TypeError):  # what torch says of sizes beyond 64 bits
         raise ValueError(f"{unfit}: it would be too large") from None
     if different := sorted(expected.keys() ^ tensors.keys()):
-        raise ValueError(f"{unfit}: {different[0]} is {'missing' if different[0] in expected else 'not part of it'}")
+        what = "missing" if different[0] in expected else "not part of it"
+        raise ValueError(f"{unfit}: {reason(different[0])} is {what}")
     for name, tensor in tensors.items():
         there, due = ((each.dtype, list(each.shape)) for each in (tensor, expected[name]))
         if there != due:

@@ -18,11 +18,12 @@ from eas.branches import BRANCH_IMAGES, compose_branches, superclass_shares
 from eas.costs import Cost
 from eas.data import SPLITS, Dataset, Hierarchy, Split
 from eas.data.base import require_every_class
+from eas.data.photographs import Photographs
 from eas.evaluation import calibration_sample
-from eas.expected import ExpectedAccuracy
-from eas.files import sha256, write_text
+from eas.expected import ExpectedAccuracy, stored_answers
+from eas.files import MOST_TENSORS, read_tensors, require_size, sha256, write_json
 from eas.generator import ArchGenerator, Generator
-from eas.registry import Finite, Positive, Section
+from eas.registry import Finite, Line, Positive, Section
 from eas.serving import deploy
 from eas.serving.answers import accuracy_on, refused_on
 from eas.serving.deploy import Card, StoredSpace
@@ -163,7 +164,7 @@ class Kit:
 class StoredPart(Section):
     """A file of the kit, or those of its tensors whose names begin with `prefix`."""
 
-    path: Annotated[str, Field(min_length=1)]  # relative to the folder, inside it
+    path: Annotated[Line, Field(max_length=255)]  # relative to the folder, inside it
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     prefix: str = ""
 
@@ -234,7 +235,7 @@ def write_kit(
         files=StoredParts(**parts),
         **served,
     )
-    write_text(folder / NAME, contents.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    write_json(folder / NAME, contents.model_dump_json(indent=1, exclude_defaults=True) + "\n")
 
 
 def size_of(generator: Generator) -> GeneratorSize:
@@ -259,7 +260,9 @@ def load_kit(kit: str | Path) -> Kit:
 
     def load_images(path: Path) -> Dataset:
         found = data.load(path)
-        for split in (found.calibration, found.selection, found.test):
+        for split in (getattr(found, name) for name in SPLITS):
+            if isinstance(split.images, Photographs):
+                raise ValueError(f"{path} names images outside of it: a kit has to hold its own")
             if split.images.shape[1:] != (space.in_channels, space.image_size, space.image_size):
                 raise ValueError(f"{path} does not fit {folder / NAME}: its images have another shape")
         return found
@@ -268,13 +271,11 @@ def load_kit(kit: str | Path) -> Kit:
     require_every_class(dataset.calibration, dataset.hierarchy, "calibration")
     classes = len(dataset.hierarchy.classes)
 
-    def load_tensors(name: str) -> dict[str, Tensor]:
-        return deploy.read_tensors(paths[name], stored[name].prefix)[0]
+    def load_tensors(name: str) -> tuple[dict[str, Tensor], str]:
+        return read_tensors(paths[name], stored[name].prefix)[0], f"{paths[name]} does not fit {folder / NAME}"
 
     def load_part(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-        return deploy.make_module(
-            build, load_tensors(name), f"{paths[name]} does not fit {folder / NAME}"
-        ).requires_grad_(False)
+        return deploy.make_module(build, *load_tensors(name)).requires_grad_(False)
 
     return Kit(
         hierarchy=dataset.hierarchy,
@@ -286,7 +287,7 @@ def load_kit(kit: str | Path) -> Kit:
         synthetic=dataset.synthetic,
         largest_set=contents.largest_set,
         mixed_sets=contents.mixed_sets,
-        expected=ExpectedAccuracy(**load_tensors("expected")) if "expected" in stored else None,
+        expected=stored_answers(*load_tensors("expected"), classes) if "expected" in stored else None,
         test=load_images(paths["test"]).test if "test" in stored else None,
         unseen=dataset.selection if len(dataset.selection) else None,
     )
@@ -337,10 +338,13 @@ def installed_kits() -> list[Path]:
 def check_file(folder: Path, part: StoredPart) -> Path:
     """The path of a kit's file, which is inside the folder and the very file that was listed."""
     path = folder / part.path
-    if ".." in Path(part.path).parts or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a name that is too long, or links that lead to one another
+        inside = False
+    if ".." in Path(part.path).parts or not inside:
         raise ValueError(f"{folder / NAME} lists {part.path}, which is outside its folder")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {folder / NAME} lists it")
+    require_size(path, MOST_TENSORS)
     if sha256(path) != part.sha256:
         raise ValueError(f"{path} is damaged, or another file: its SHA-256 differs from {folder / NAME}")
     return path

@@ -20,14 +20,14 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from eas.costs import total
 from eas.devices import cpu_count
-from eas.files import write_text
-from eas.registry import Positive
+from eas.files import write_json
+from eas.registry import Line, Positive, one_line
 from eas.search import random_archs
 from eas.serving.deploy import StoredSpace, read_section
 from eas.serving.onnx_files import as_onnx, require, session_of
@@ -88,9 +88,9 @@ def processor() -> str:
 class Measured(StoredSpace):
     """What a table was measured on."""
 
-    processor: str
-    runtime: str
-    version: str  # of the runtime
+    processor: Line
+    runtime: Line
+    version: Line  # of the runtime
     threads: Positive
 
     @classmethod
@@ -120,13 +120,20 @@ class LatencyTable(Measured):
     format: Literal["eas-latency-1"] = "eas-latency-1"
     archs: Positive  # that it was fitted on
     error: Seconds  # mean distance from what was measured, as a share of it, of archs that were not fitted
-    correlation: float  # of ranks, of these
+    correlation: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]  # of ranks, of these
     margin: Seconds  # share by which KEPT of their runs exceed what is told, at most; bounds hold with it
     start: Seconds  # of every network
     fixed_madds: Seconds  # a multiply-add outside of blocks
     first_madds: tuple[Seconds, ...]  # a multiply-add in the first block of each stage
     later_madds: tuple[Seconds, ...]  # and in the others
     block: tuple[Seconds, ...]  # every block of a stage
+
+    @model_validator(mode="after")
+    def be_of_all_stages(self) -> LatencyTable:
+        stages = self.choice_space().stages
+        if {len(each) for each in (self.first_madds, self.later_madds, self.block)} != {stages}:
+            raise one_line(f"there are {stages} stages, of which each needs its numbers")
+        return self
 
     @property
     def name(self) -> str:
@@ -188,7 +195,7 @@ def latency_table(
 
 
 def save_latency(table: LatencyTable, path: str | Path) -> None:
-    write_text(path, table.model_dump_json(indent=1) + "\n")
+    write_json(path, table.model_dump_json(indent=1) + "\n")
 
 
 def load_latency(path: str | Path, space: ChoiceSpace) -> LatencyTable:
@@ -267,7 +274,7 @@ def fit_latency(where: Measured, space: ChoiceSpace, archs: Tensor, seconds: np.
         **dict(where),
         archs=len(archs),
         error=float(np.abs(told / seconds - 1).mean()),
-        correlation=float(spearmanr(told, seconds).statistic),
+        correlation=float(np.nan_to_num(spearmanr(told, seconds).statistic)),  # none where all take as long
         margin=max(0.0, float(np.quantile(runs / told - 1, KEPT))),
         start=float(numbers[0]),
         fixed_madds=float(numbers[1]),

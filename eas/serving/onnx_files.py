@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,11 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from eas.data.batches import as_input
-from eas.files import write_bytes
+from eas.files import UNSEALED, read_bytes, reason, sealed, write_bytes
 from eas.serving.deploy import Card
 
-INPUT, CHECK = "input", "check"  # in the metadata, beside the card's fields
+INPUT, CHECK, SEAL = "input", "check", "sha256"  # in the metadata, beside the card's fields
 CHECKED = 4  # images whose logits are there
+MOST_BYTES = 2**28  # of a file
+MOST_VALUES = 2**26  # of what a layer makes of an image
+OPERATORS = """Add BatchNormalization Cast Clip Constant Conv DequantizeLinear Div Flatten Gemm GlobalAveragePool
+GreaterOrEqual HardSigmoid HardSwish Identity MatMul Mul QuantizeLinear ReduceLogSumExp ReduceMean Relu Sigmoid Slice
+Sub Transpose Unsqueeze"""  # of networks that are exported here: none has a graph of its own, or makes much of nothing
 
 
 def require(*packages: str) -> None:
@@ -48,11 +54,12 @@ def export_onnx(network: nn.Module, card: Card, path: str | Path, *, int8: Tenso
         serves = OnnxNetwork(session_of(content))
     with torch.inference_mode():
         check = serves(as_input(check_images(card))).tolist()
-    model, more = onnx.load_model_from_string(content), {INPUT: how_to_make_ready(card), CHECK: check}
+    model = onnx.load_model_from_string(content)
+    more = {INPUT: how_to_make_ready(card), CHECK: check, SEAL: UNSEALED}
     del model.metadata_props[:]  # what quantising leaves there
     for name, value in (card.model_dump(mode="json") | more).items():
         model.metadata_props.add(key=name, value=json.dumps(value))
-    write_bytes(f"{path}.onnx", model.SerializeToString())
+    write_bytes(f"{path}.onnx", sealed(model.SerializeToString()))
     return Path(f"{path}.onnx")
 
 
@@ -110,6 +117,7 @@ def session_of(model: bytes, threads: int | None = None):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong becomes an error, of one line
     if threads:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -136,15 +144,59 @@ class OnnxNetwork:
 
 def load_onnx(path: Path) -> tuple[OnnxNetwork, Card]:
     """Read what `export_onnx` wrote; errors as eas.serving.deploy.load."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    require("onnxruntime")
+    content = read_bytes(path, MOST_BYTES)
+    require("onnx", "onnxruntime")
     try:
-        session = session_of(path.read_bytes())
-        told = session.get_modelmeta().custom_metadata_map
-        told = {name: json.loads(value) for name, value in told.items() if name not in (INPUT, CHECK)}
-        card = Card.model_validate_json(json.dumps(told))
-    except Exception as error:  # onnxruntime has errors of its own, for every kind of damage
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is damaged, or no network that was exported here: {reason}") from None
+        card = read_model(content)
+        session = session_of(content)
+    except Exception as error:  # both packages have errors of their own, for every kind of damage
+        raise ValueError(f"{path} is damaged, or no network that was exported here: {reason(error)}") from None
     return OnnxNetwork(session), card
+
+
+def read_model(content: bytes) -> Card:
+    """The card of an exported network, which is whole and computes what the card says; an error where it does not."""
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    told = {each.key: each.value for each in model.metadata_props}
+    if SEAL not in told:
+        raise ValueError("it has no SHA-256; export it again with this version")
+    seal = json.loads(told.pop(SEAL))
+    if len(seal) != len(UNSEALED) or sealed(content, seal) != content:
+        raise ValueError("its SHA-256 is not the one that it was written with")
+    fields = {name: json.loads(value) for name, value in told.items() if name not in (INPUT, CHECK)}
+    card = Card.model_validate_json(json.dumps(fields))
+    shapes = checked_shapes(model, card)
+    due = {"logits": [1, len(card.classes)]} | ({"odds": [1], "known": [1]} if card.strangers else {})
+    if {each.name: shapes[each.name] for each in model.graph.output} != due:
+        raise ValueError("its outputs are not those of its card")
+    return card
+
+
+def checked_shapes(model, card: Card) -> dict[str, list[int]]:
+    """The shapes of all that an onnx.ModelProto makes of one image; ValueError where it could make what is huge."""
+    import onnx
+
+    graph = model.graph
+    if strange := {node.op_type for node in graph.node} - set(OPERATORS.split()):
+        raise ValueError(f"no network has an operator {min(strange)}")
+    outside = any(each.data_location == onnx.TensorProto.EXTERNAL for each in graph.initializer)
+    if outside or model.functions or graph.sparse_initializer or len(graph.input) != 1:
+        raise ValueError("it holds more than a network, or a part of it lies elsewhere")
+    if not all(np.isfinite(onnx.numpy_helper.to_array(each)).all() for each in graph.initializer):
+        raise ValueError("it holds impossible values")
+    image = [1, card.image_size, card.image_size, card.in_channels]
+    value = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, image)
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:], bare.graph.input[:], bare.graph.output[:]  # what is told of shapes is not believed
+    bare.graph.input.append(value)
+    found = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True).graph.value_info
+    shapes = {each.name: [side.dim_value for side in each.type.tensor_type.shape.dim] for each in found}
+    known = {each.name for each in graph.initializer} | shapes.keys()
+    if {name for node in graph.node for name in node.output if name} - known:
+        raise ValueError("it has layers whose size cannot be told")
+    if any(math.prod(shape) > MOST_VALUES or 0 in shape for shape in shapes.values()):
+        raise ValueError("it has layers that are too large")
+    return shapes

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
+from zipfile import ZipFile, is_zipfile
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from eas.files import read_tensors, reason
 from eas.layers import ElasticNorm
 from eas.spaces.supernet import Supernet
 
 COUNTERS, MEANS, VARIANCES = ".num_batches_tracked", ".running_mean", ".running_var"
 OURS = {"mean", "std"}  # buffers of every supernet here, and of no other network
-WRONG = (AttributeError, EOFError, RuntimeError, SafetensorError, UnpicklingError, ValueError)  # files raise these
 
 
 def load(
@@ -38,13 +36,12 @@ def load(
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        safe = Path(path).suffix == ".safetensors"
-        content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
+        content = read_tensors(path)[0] if Path(path).suffix == ".safetensors" else unpickled(Path(path))
         content = content.get("state_dict", content)
-        tensors = {name: each for name, each in content.items() if torch.is_tensor(each)}
+        tensors = {str(name): each for name, each in content.items() if torch.is_tensor(each)}
         found = tensors if tensors.keys() >= OURS else renamed(tensors)
-    except WRONG as error:
-        raise ValueError(f"{path} is no checkpoint of {what}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # damage makes torch raise all kinds
+        raise ValueError(f"{path} is no checkpoint of {what}: {reason(error) or type(error).__name__}") from None
     state = {name: each for name, each in found.items() if not name.endswith((COUNTERS, MEANS, VARIANCES))}
     own = {name: tensor for name, tensor in supernet.state_dict().items() if name not in OURS - state.keys()}
     if state.get("classifier.weight", own["classifier.weight"]).shape != own["classifier.weight"].shape:
@@ -52,7 +49,22 @@ def load(
     for name in sorted(own.keys() | state.keys()):
         there, due = (list(each[name].shape) if name in each else "nothing" for each in (state, own))
         if there != due:
-            raise ValueError(f"{path} is of another network: {name} is {there} in place of {due}: look at the space")
+            told = f"{reason(name)} is {there} in place of {due}"
+            raise ValueError(f"{path} is of another network: {told}: look at the space")
+    found = found | state
+    for name in state.keys() | {name for name in found if name.endswith((MEANS, VARIANCES))}:
+        each = found[name]
+        if each.layout != torch.strided or not (each.is_floating_point() and each.isfinite().all()):
+            raise ValueError(f"{path} is damaged: {reason(name)} holds impossible values")
     supernet.load_state_dict(state, strict=False)
     norms = ((name, each) for name, each in supernet.named_modules() if name + MEANS in found)
     return {norm: (found[name + MEANS], found[name + VARIANCES]) for name, norm in norms}
+
+
+def unpickled(path: Path) -> dict:
+    """What torch.save wrote, without running what else a pickle may hold."""
+    if is_zipfile(path):  # torch packs nothing: what unpacks to more than there is was made to fill the memory
+        with ZipFile(path) as file:
+            if sum(each.file_size for each in file.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than it holds")
+    return torch.load(path, "cpu", weights_only=True)

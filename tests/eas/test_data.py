@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from eas import data
 from eas.data import SOURCES, SPLITS, Cifar100, Dataset, Folder, Glyphs, Hierarchy, Source, Split
-from eas.data.base import checksum
 from eas.data.glyphs import SUPERCLASSES
+from eas.files import checksum
 
 UNEQUAL = Hierarchy(("pets", "tools", "fruit"), (("cat", "dog"), ("saw",), ("apple", "plum", "pear")))
 SOURCE = Glyphs(image_size=16, per_typeface=1, selection=0.25, calibration=0.1, seed=0)
@@ -444,7 +444,7 @@ def test_a_damaged_file_is_named_in_one_line(harm, path):
     with pytest.raises(ValueError) as caught:
         data.load(path)
     message = one_line(caught)
-    assert message.startswith(f"{path} is damaged (") and "run notebooks/01_superclasses again" in message
+    assert message.startswith(f"{path} is damaged, or no ") and "run notebooks/01_superclasses again" in message
 
 
 @pytest.mark.parametrize("harm", STRANGE.values(), ids=STRANGE)
@@ -453,4 +453,6 @@ def test_a_file_of_another_kind_is_named_in_one_line(harm, path):
     with pytest.raises(ValueError) as caught:
         data.load(path)
     message = one_line(caught)
-    assert message.startswith(f"{path} is no data set (") and "run notebooks/01_superclasses again" in message
+    assert (
+        message.startswith(f"{path} is damaged, or no data set (") and "run notebooks/01_superclasses again" in message
+    )

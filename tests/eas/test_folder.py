@@ -178,7 +178,7 @@ def test_yaml_of_another_form_is_refused(place, text):
 def test_yaml_that_is_none_or_runs_code_is_refused(place):
     for text in ("fruit: [apple", "fruit: [!!python/object/apply:os.getcwd []]"):
         (place / "groups.yaml").write_text(text)
-        with pytest.raises(ValueError, match=r"groups.yaml is no YAML file") as caught:
+        with pytest.raises(ValueError, match=r"groups.yaml is not YAML") as caught:
             source(superclasses="groups.yaml").hierarchy(place)
         assert "\n" not in str(caught.value)
 

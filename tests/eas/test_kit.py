@@ -49,6 +49,7 @@ def refused(folder, reason, kind=ValueError):
 
 def edit(folder, change):
     content = json.loads((folder / "kit.json").read_text())
+    content.pop("seal", None)
     change(content)
     (folder / "kit.json").write_text(json.dumps(content))
 

@@ -11,6 +11,7 @@ from tiny_kit import make_kit, run, write_tiny_kit
 
 from eas import export_onnx
 from eas.costs import PARAMETERS, Bound, total
+from eas.files import read_json
 from eas.serving import deploy, latency
 from eas.serving.latency import (
     CLASSES,
@@ -217,7 +218,7 @@ def test_eas_latency_measures_and_specialize_reads_it(folder, tmp_path, capsys, 
     said = capsys.readouterr().out
     assert "told from 12 measured networks" in said and f"written: {there}" in said and latency.processor() in said
     monkeypatch.setattr(latency, "measure", None)  # no more of it
-    table = LatencyTable.model_validate_json(there.read_bytes())
+    table = LatencyTable.model_validate_json(read_json(there))
     target, most = tmp_path / "network", 1e3 * (table.start + sum(table.block)) * 100 + 10
     for given in (["--latency", there], []):
         assert run("specialize", folder, "arrows", "--ms", most, "--parameters", "30e3", *given, "--to", target) == 0

@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from hashlib import sha256
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,7 @@ from tiny_kit import make_kit
 
 from eas import export_onnx
 from eas.data.batches import as_input
+from eas.files import sealed
 from eas.serving import deploy
 from eas.serving.onnx_files import CHECKED
 
@@ -54,6 +56,8 @@ def test_an_onnx_file_is_valid_and_says_what_it_is(kit, tmp_path):
     said = session.get_modelmeta().custom_metadata_map
     said = {name: json.loads(value) for name, value in said.items()}
     assert said.pop("input") == "uint8 [n, 16, 16, 1]: grey, 0 to 255; the centre square, scaled (bicubic)"
+    content, seal = path.read_bytes(), said.pop("sha256")
+    assert sha256(content.replace(seal.encode(), b"0" * 64)).hexdigest() == seal and sealed(content, seal) == content
     assert len(said.pop("check")) == CHECKED and said == card.model_dump(mode="json")
     (images,), (logits,) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.shape, images.type) == ("images", ["n", 16, 16, 1], "tensor(uint8)")

@@ -40,7 +40,7 @@ def refusal(folder, content):
     with pytest.raises(ValueError) as caught:
         load_study("tiny", write(folder, {"studies": {"tiny": content}}))
     message = str(caught.value)
-    assert message.startswith("study 'tiny': ") and "\n" not in message
+    assert message.startswith(f"{folder / 'params.yaml'}: study 'tiny': ") and "\n" not in message
     return message
 
 

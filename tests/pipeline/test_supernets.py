@@ -20,7 +20,7 @@ from eas.spaces import ElasticPreResNet
 from pipeline import steps, supernets
 from pipeline.params import load_study
 from pipeline.steps import STEPS
-from pipeline.store import Workspace
+from pipeline.store import Workspace, read_record
 
 ROOT = Path(__file__).parents[2]
 FIRST = {"dropout": OWN, "epochs": 1, "seed": 0}
@@ -55,7 +55,7 @@ def made(workspace, job):
 def test_training_a_supernet_writes_weights_and_a_record(workspace, study, dataset):
     record = steps.make(workspace, "supernets", {**FIRST, "seed": 1})
     path = workspace.folder / "supernets" / "own-0.5-1.safetensors"
-    assert json.loads(path.with_suffix(".json").read_text()) == record
+    assert read_record(path) == record
     assert (record["dropout"], record["seed"], record["images"]) == ("own-0.5", 1, len(dataset.train))
     assert record["sha256"] == sha256(path) and record["seconds"] > 0
     assert [row["epoch"] for row in record["history"]] == [1] and record["history"][0]["loss"] > 0
@@ -229,8 +229,7 @@ def written(workspace, supernet):
 def sealed(path, tensors):
     """Write tensors that the record beside them tells of."""
     save_file(tensors, path)
-    record = json.loads(path.with_suffix(".json").read_text())
-    write_text(path.with_suffix(".json"), json.dumps(record | {"sha256": sha256(path)}))
+    write_text(path.with_suffix(".json"), json.dumps(read_record(path) | {"sha256": sha256(path)}))
 
 
 FOREIGN = {
