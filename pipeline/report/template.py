@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import string
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.report import Metrics
 
 GENERATED = "<!-- Written by `python -m pipeline.report`: changes made here are lost. -->"
 TEMPLATES = Path(__file__).parent / "templates"
+LINE = 120  # letters of a page's line
 SIGNS = ("+", "-", "0", ">", "<")  # see `Template`
 
 
@@ -55,7 +57,20 @@ def fill(template: Template, study: str, metrics: Metrics, parts: dict[str, str]
     for _, name, _, _ in string.Formatter().parse(template.body):
         if name and name not in values:
             raise ValueError(f"{template.path.name} tells {name}, which metrics.json lacks")
-    return re.sub(r"\n{3,}", "\n\n", template.body.format(**values).strip()) + "\n"
+    return "\n\n".join(map(wrapped, re.split(r"\n{2,}", template.body.format(**values).strip()))) + "\n"
+
+
+def wrapped(block: str) -> str:
+    """A paragraph, or a list, with lines of one length: numbers are shorter than their names. All else as it is."""
+    if not re.match(r"[\w*\[(]|`(?!`)|- ", block):
+        return block
+    options = {"width": LINE, "break_long_words": False, "break_on_hyphens": False}
+    kept = re.sub(r" (?=%)|(?<=,) (?=[-+]?[\d.]+\])", "\0", block)  # a number with its unit, an interval
+    lines = (
+        textwrap.fill(" ".join(item.split()), subsequent_indent="  " if item.startswith("- ") else "", **options)
+        for item in re.split(r"\n(?=- )", kept)
+    )
+    return "\n".join(lines).replace("\0", " ")
 
 
 def check_signs(template: Template, metrics: Metrics) -> None:

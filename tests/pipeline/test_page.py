@@ -14,7 +14,16 @@ from report_cases import make_comparison
 from pipeline.report import page
 from pipeline.report.__main__ import main
 from pipeline.report.metrics import metrics, read_metrics
-from pipeline.report.template import GENERATED, TEMPLATES, Template, check_signs, claim_about, fill, read_template
+from pipeline.report.template import (
+    GENERATED,
+    TEMPLATES,
+    Template,
+    check_signs,
+    claim_about,
+    fill,
+    read_template,
+    wrapped,
+)
 
 COMPARISON = make_comparison(("greek", "digits"), seeds=2)
 WORDS = "**Two** of them. On the [code](../eas/dropout.py). More."
@@ -168,6 +177,19 @@ def test_a_sign_needs_its_number_a_sentence_and_a_meaning():
         check_signs(template(other=">"), {"other": -1.0})
     with pytest.raises(ValueError, match="unknown sign"):
         check_signs(template(gain_mean_all="!"), NUMBERS)
+
+
+def test_paragraphs_and_lists_are_wrapped_anew_and_nothing_else_is():
+    long = "word " * 40
+    for block in ("# " + long, "| a | b |\n|---|---|\n| 1 | 2 |", f"![{long}](figure.png)", "```sh\nmake\n```"):
+        assert wrapped(block) == block
+    assert wrapped("one\n   two\nthree") == "one two three"
+    lines = wrapped(f"- {long}\n  {long}\n- **b** [link](a-b.md)").splitlines()
+    assert (
+        all(len(line) <= 120 for line in lines)
+        and lines[1].startswith("  word")
+        and lines[-1] == "- **b** [link](a-b.md)"
+    )
 
 
 def test_numbers_and_parts_are_filled_in():
