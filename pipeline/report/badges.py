@@ -8,7 +8,7 @@ from pathlib import Path
 from eas.files import write_text
 from pipeline.report.metrics import Metrics
 
-OVER_OFA = "generator_composed_minus_mean_ofa_evolution"
+OVER_OFA = "generator_branch_minus_mean_ofa_evolution"
 SAYS = {  # what stands on the left, by a study's name, or for any: the number, and how it is written
     "cifar100": ("CIFAR-100: branches over OFA's way", OVER_OFA, "{:+.1f} points"),
     "miniimagenet": ("mini-ImageNet: branches over OFA's way", OVER_OFA, "{:+.1f} points"),

@@ -17,7 +17,7 @@ from pipeline.report.stats import Side
 WAYS = {  # what is drawn, and what its line is called; the least known first
     "ofa_evolution": "OFA's way",
     "generator_gates": "the paper's parts",
-    "generator_composed": "ours: branches",
+    "generator_branch": "ours: branches",
     "ofa_finetuned": "each arch tuned",
 }
 APART = 0.055  # of an axis's height: names of lines that end closer are moved
@@ -34,7 +34,8 @@ def draw(comparisons: dict[str, pd.DataFrame]) -> Figure:
         axis.set_title(title, loc="left")
         axis.set_xlabel("budget, multiply-adds (M)")
     axes[0].set_ylabel(f"{TOP1}, test images")
-    figure.suptitle("Weights of one's own beat a better arch", x=0.01, ha="left", fontsize=12)
+    title = "Each arch tuned alone wins; branches, which are there at once, do after a full training"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 
 

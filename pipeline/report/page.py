@@ -20,6 +20,7 @@ from pipeline.report.metrics import read_metrics
 from pipeline.report.template import GENERATED, fill, read_template
 
 NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "05_specialize")
+LESSON = r"\b(generator_)?lessons\."  # a cell that calls these modules teaches the method
 FEW = 4  # words that say nothing by themselves
 DRAWN = NOTEBOOKS[1:4]  # these tell the results; their figures are in the page
 
@@ -81,7 +82,7 @@ def read_notebook(path: Path) -> NotebookNode:
 def illustrate(name: str, notebook: NotebookNode) -> list[str]:
     """The figures of a notebook in Markdown, each under the words that lead to it: its section's title, what it shows.
 
-    Tables, and all else that was printed, are in the notebook.
+    Tables, all else that was printed, and pictures that teach the method are in the notebook.
     """
     parts, title, words, shown = [], "", "", 0
     for cell in notebook.cells:
@@ -91,9 +92,7 @@ def illustrate(name: str, notebook: NotebookNode) -> list[str]:
                     title, words = part.lstrip("# "), ""
                 else:
                     words = part
-        for output in cell.get("outputs", []):
-            if "image/png" not in output.get("data", {}):
-                continue
+        for _ in pictures(cell):
             shown += 1
             parts += [f"### {title}"] * bool(title) + [words] * bool(words)
             alt = first_sentence(words) or title or f"{name}, figure {shown}"
@@ -121,10 +120,17 @@ def first_sentence(text: str) -> str:
 
 
 def images(name: str, notebook: NotebookNode) -> dict[str, bytes]:
-    """A notebook's PNG outputs in order, by file name: NN_name-1.png and so on."""
-    outputs = (output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
-    encoded = [base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data]
-    return {f"{name}-{index}.png": image for index, image in enumerate(encoded, start=1)}
+    """A notebook's pictures in order, by file name: NN_name-1.png and so on."""
+    found = (picture for cell in notebook.cells for picture in pictures(cell))
+    return {f"{name}-{index}.png": image for index, image in enumerate(found, start=1)}
+
+
+def pictures(cell: NotebookNode) -> list[bytes]:
+    """A cell's PNG outputs; none of one that teaches the method, whose place is the notebook."""
+    if re.search(LESSON, cell.source):
+        return []
+    outputs = (output.get("data", {}) for output in cell.get("outputs", []))
+    return [base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data]
 
 
 # -------------------------------------------------------------------- published weights

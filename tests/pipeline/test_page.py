@@ -245,3 +245,10 @@ def test_every_difference_that_cifar100_tells_has_its_sign():
     told = set(re.findall(r"\{(\w+):\+", made.body))
     means = {name for name in told if not re.search("_(low|high)(_|$)", name)}
     assert means and means <= set(made.signs)
+
+
+def test_pictures_that_teach_the_method_stay_in_the_notebook():
+    shown = {"image/png": base64.b64encode(IMAGE).decode()}
+    output = nbformat.v4.new_output("display_data", shown)
+    plot, lesson = (nbformat.v4.new_code_cell(code, outputs=[output]) for code in ("figures.x()", "a = lessons.x()"))
+    assert page.pictures(plot) == [IMAGE] and page.pictures(lesson) == []
