@@ -7,7 +7,7 @@ STUDY := cifar100
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help study test cifar100 photographs bench notebooks install clean
+.PHONY: help study test cifar100 photographs bench site notebooks install clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -41,6 +41,9 @@ photographs: install  ## run a study of image folders that you put into data/; S
 bench: install  ## time it side by side with once-for-all, 20 to 30 minutes on a quiet machine, and write reports/benchmarks
 	$(BIN)/python -m benchmarks $(PARTS)
 	$(BIN)/python -m pipeline.report overview
+
+site: install  ## render README, reports, executed notebooks and explorer as static pages: build/site/index.html
+	$(BIN)/python -m pipeline.report site
 
 notebooks: install  ## run the notebooks' tiny profile in place, for fresh outputs to commit
 	$(BIN)/python notebooks/conftest.py notebooks/*.ipynb

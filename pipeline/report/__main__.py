@@ -6,6 +6,7 @@ python -m pipeline.report check STUDY     reports/STUDY/metrics.json against the
 python -m pipeline.report overview        reports/*/metrics.json -> reports/README.md
 python -m pipeline.report sets STUDY      weights/STUDY/ or build/STUDY/ -> reports/STUDY/sets.json
 python -m pipeline.report explorer        reports/*/sets.json -> reports/explorer.html
+python -m pipeline.report site            README.md, reports/ -> build/site/, static pages
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ COMMANDS = {  # where each is; imported only when it is called, as what draws fi
     "overview": "pipeline.report.overview:write",
     "sets": "pipeline.report.any_set:write",
     "explorer": "pipeline.report.explorer_page:write",
+    "site": "pipeline.report.site:write",
 }
 
 
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:
         command = commands.add_parser(name)
-        if name not in ("overview", "explorer"):  # these are of all studies
+        if name not in ("overview", "explorer", "site"):  # these are of all studies
             command.add_argument("study")
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
