@@ -33,7 +33,7 @@ def make_dataset(study):
     channels, side = {"glyphs": (1, 16), "cifar100": (3, 32)}[study]
     shade = torch.randint(256, (len(labels), channels, side, side), generator=rng, dtype=torch.uint8)
     split = data.Split(shade, labels)
-    return data.Dataset(hierarchy, split, split, split, split, mean=(0.5,), std=(0.5,))
+    return data.Dataset(hierarchy, split, split, split, split, mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
 def make_swap(study):
