@@ -36,10 +36,10 @@ from eas.serving.latency import (
     in_turns,
     latency_table,
     measure,
+    run_of,
     spread_archs,
     steady,
 )
-from eas.serving.latency import RUNTIMES as RUN_BY
 from eas.serving.onnx_files import session_of
 from eas.spaces import ChoiceSpace
 from eas.spaces.supernet import resized
@@ -164,11 +164,7 @@ def measure_study(study: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 def references(space: ChoiceSpace, table: LatencyTable) -> tuple[list[Run], np.ndarray]:
     """What runs some archs, and the seconds that the table tells of them: they say how fast the machine is later."""
     archs = spread_archs(space, REFERENCES)
-    runs = []
-    for arch in archs:
-        one, own = space.at_size_of(arch)
-        network = one.network(own, CLASSES).eval()
-        runs.append(RUN_BY[table.runtime](network, (one.in_channels, one.image_size), table.threads))
+    runs = [run_of(space, arch, table.runtime, table.threads) for arch in archs]
     return runs, table.seconds(space, archs, CLASSES).numpy()
 
 

@@ -32,9 +32,10 @@ from eas.search import random_archs
 from eas.serving.deploy import StoredSpace, read_section
 from eas.serving.onnx_files import as_onnx, require, session_of
 from eas.serving.quantize import random_quantized
+from eas.serving.strangers import Refusing
 from eas.spaces import ChoiceSpace
 
-Export = Callable[[nn.Module, int, int], bytes]  # of a network for images of so many channels and pixels
+Export = Callable[[nn.Module, int, int, float], bytes]  # of a network for images of so many channels and pixels
 Run = Callable[[], object]  # runs a network once on one image
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ARCHS, CLASSES = 60, 10  # that are measured; the classes of each
@@ -45,27 +46,27 @@ KEPT = 0.95  # share of networks that keep to a bound
 # -------------------------------------------------------------------- what runs networks
 
 
-def run_onnx(network: nn.Module, shape: tuple[int, int], threads: int, export: Export = as_onnx) -> Run:
+def run_onnx(network: Refusing, shape: tuple[int, int], threads: int, export: Export = as_onnx) -> Run:
     """By onnxruntime; `shape` is the channels and pixels of an image."""
-    session = session_of(export(network, *shape), threads)
+    session = session_of(export(network, *shape, 0.0), threads)
     channels, pixels = shape
     images = np.random.default_rng(0).integers(256, size=(1, pixels, pixels, channels), dtype=np.uint8)
     return lambda: session.run(["logits"], {"images": images})
 
 
-def run_torch(network: nn.Module, shape: tuple[int, int], threads: int) -> Run:
+def run_torch(network: Refusing, shape: tuple[int, int], threads: int) -> Run:
     """By torch, as `eas predict` does."""
     images = torch.rand(1, shape[0], shape[1], shape[1])
 
     def run() -> Tensor:
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            return network(images)
+            return network.odds(images)
 
     return run
 
 
-RUNTIMES: dict[str, Callable[[nn.Module, tuple[int, int], int], Run]] = {
+RUNTIMES: dict[str, Callable[[Refusing, tuple[int, int], int], Run]] = {
     "onnxruntime": run_onnx,
     "onnxruntime-int8": partial(run_onnx, export=random_quantized),
     "torch": run_torch,
@@ -224,12 +225,17 @@ def measure(space: ChoiceSpace, archs: Tensor, runtime: str, threads: int) -> np
     """Seconds that each arch takes for one image, [rounds, archs]: all of them in turn, and again."""
     before, runs = torch.get_num_threads(), []
     for arch in tqdm(archs, "preparing networks", leave=False):
-        one, own = space.at_size_of(arch)
-        network = one.network(own, CLASSES).eval()
-        runs.append(RUNTIMES[runtime](network, (one.in_channels, one.image_size), threads))
+        runs.append(run_of(space, arch, runtime, threads))
     seconds = in_turns(runs)
     torch.set_num_threads(before)
     return seconds
+
+
+def run_of(space: ChoiceSpace, arch: Tensor, runtime: str, threads: int) -> Run:
+    """What runs an arch's network once: one that tells strangers, as most that are served do."""
+    one, own = space.at_size_of(arch)
+    network = Refusing(one.network(own, CLASSES), CLASSES // 2).eval()
+    return RUNTIMES[runtime](network, (one.in_channels, one.image_size), threads)
 
 
 def in_turns(runs: Sequence[Run]) -> np.ndarray:

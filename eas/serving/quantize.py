@@ -68,7 +68,7 @@ def silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def random_quantized(network: nn.Module, channels: int, pixels: int) -> bytes:
+def random_quantized(network: nn.Module, channels: int, pixels: int, least_odds: float | None = None) -> bytes:
     """A network in 8-bit integers, calibrated on noise: as fast as on images, for what is only timed."""
     noise = np.random.default_rng(0).integers(256, size=(BATCH, channels, pixels, pixels), dtype=np.uint8)
-    return quantized(as_onnx(network, channels, pixels), torch.from_numpy(noise))
+    return quantized(as_onnx(network, channels, pixels, least_odds), torch.from_numpy(noise))
