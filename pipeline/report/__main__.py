@@ -20,8 +20,8 @@ COMMANDS = {  # where each is; imported only when it is called, as what draws fi
     "show": "pipeline.report.template:found",
     "check": "pipeline.report.check:check",
     "overview": "pipeline.report.overview:write",
-    "sets": "pipeline.report.any_set:write",
-    "explorer": "pipeline.report.explorer_page:write",
+    "sets": "pipeline.report.explorer.sets:write",
+    "explorer": "pipeline.report.explorer.page:write",
     "site": "pipeline.report.site:write",
 }
 

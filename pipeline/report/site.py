@@ -28,7 +28,7 @@ from pipeline.report.page import pictures
 
 PAGES = ("README.md", "pipeline/README.md", "reports/README.md", "reports/*/README.md")
 SHOWN = {".csv", ".html", ".json", ".png", ".svg", ".yaml"}  # files that are copied where a page links to them
-TEMPLATE = Path(__file__).parent / "web" / "site.html"
+TEMPLATE = Path(__file__).parent / "site.html"
 
 
 @dataclass

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from browser import CHROMIUM, Browser
-from test_any_set import content_of, kit, table_of  # noqa: F401  a fixture
+from test_explorer_sets import content_of, kit, table_of  # noqa: F401  a fixture
 
 from eas.serving.kit import load_kit
 from pipeline.methods import OFAS_WAY
-from pipeline.report import explorer_page, stats
+from pipeline.report import stats
+from pipeline.report.explorer import page as explorer_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
 WIDTHS = (390, 1280)

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from pipeline.report import explorer_page, overview
+from pipeline.report import overview
 from pipeline.report.__main__ import main
+from pipeline.report.explorer import page as explorer_page
 
 
 @pytest.fixture

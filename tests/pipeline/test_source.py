@@ -121,7 +121,7 @@ CHANGES = {  # a file, and what depends on it
     "pipeline/demo.py": {"05_specialize"},
     "pipeline/report/page.py": {"report"},
     "pipeline/report/__init__.py": EVERY,
-    "pipeline/report/web/page.html": set(),
+    "pipeline/report/explorer/web/page.html": set(),
     "pipeline/report/templates/default.md": {"report"},
     "pipeline/gpu.py": set(),
     "pipeline/source.py": set(),

@@ -4,7 +4,7 @@ import pytest
 from report_cases import make_comparison
 
 from pipeline.report import stats
-from pipeline.report.measured import measured
+from pipeline.report.explorer.measured import measured
 from pipeline.scenarios import superclass_sets
 
 OFA, COMPOSED = ("ofa_evolution", "plain"), ("generator_composed", "dropout")

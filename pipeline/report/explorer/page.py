@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from eas.files import write_text
-from pipeline.report.any_set import FILE
+from pipeline.report.explorer.sets import FILE
 from pipeline.report.figures import label
 
 WEB = Path(__file__).parent / "web"

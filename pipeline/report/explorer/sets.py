@@ -33,8 +33,8 @@ from eas.serving.latency import LatencyTable, load_latency
 from eas.spaces import ChoiceSpace
 from pipeline.params import Study, load_study
 from pipeline.publish import study_kit
+from pipeline.report.explorer.measured import measured
 from pipeline.report.figures import full_sizes, label, stage_ends
-from pipeline.report.measured import measured
 from pipeline.scenarios import MEGA
 from pipeline.store import open_workspace
 

@@ -20,8 +20,8 @@ from eas.serving.kit import load_kit
 from eas.serving.latency import LatencyTable, save_latency
 from pipeline.params import load_study
 from pipeline.publish import study_kit
-from pipeline.report import any_set
 from pipeline.report.__main__ import main
+from pipeline.report.explorer import sets as explorer_sets
 from pipeline.tables import comparison_table
 
 TABLE = {  # of a space of two stages
@@ -68,7 +68,7 @@ def table_of(space, stages=2):
 def content_of(kit, study, table=None):
     """As it is read again."""
     comparison = make_comparison(kit.hierarchy.superclasses, unions=())
-    return json.loads(json.dumps(any_set.content_of(kit, study, comparison, table)))
+    return json.loads(json.dumps(explorer_sets.content_of(kit, study, comparison, table)))
 
 
 def random_members(kit, count=40):
@@ -96,7 +96,7 @@ def check_against(kit, content, unit, bounds_of, sets=40, seed=0):
         budget, bounds = bounds_of(content["bounds"][unit]["values"][value])
         arch = kit.generator.generate(mask[None], budget, bounds)[0]
         place, count = place_of(content, unit, members, value), int(mask.sum())
-        assert content["archs"][place] == any_set.arch_content(space, arch)
+        assert content["archs"][place] == explorer_sets.arch_content(space, arch)
         costs = [each["without"][place] + each["of_class"] * count for each in content["costs"]]
         assert costs[0] == space.madds(arch, count)
         assert costs[unit] <= content["bounds"][unit]["values"][value] * (1 if unit else 1e6)
@@ -128,7 +128,7 @@ def test_the_published_archs_are_those_that_the_kit_generates(published, seed):
 def test_the_published_file_is_that_of_the_committed_results(published, request):
     kit, content = published
     study, comparison = load_study("cifar100", request.config.rootpath), request.config.rootpath / "reports/cifar100"
-    fresh = any_set.content_of(kit, study, pd.read_csv(comparison / "comparison.csv"))
+    fresh = explorer_sets.content_of(kit, study, pd.read_csv(comparison / "comparison.csv"))
     assert json.loads(json.dumps(fresh)) == content
 
 
@@ -148,14 +148,14 @@ def test_distinct_archs_are_kept_once(kit, study):
 
 
 def test_larger_sets_are_left_out_where_their_archs_do_not_follow_from_their_size(kit, study, monkeypatch):
-    monkeypatch.setattr(any_set, "LISTED", 60)
+    monkeypatch.setattr(explorer_sets, "LISTED", 60)
     content = content_of(kit, study)
     assert content["bounds"][0]["most"] == 2 and all(each.count(",") < 2 for each in content["bounds"][0]["sets"])
     check_against(kit, content, 0, in_madds)
 
 
 def test_larger_sets_follow_where_only_the_number_of_classes_counts(kit, study, monkeypatch):
-    monkeypatch.setattr(any_set, "LISTED", 60)
+    monkeypatch.setattr(explorer_sets, "LISTED", 60)
     space = kit.supernet.space
     generator = AdditiveGenerator(space, len(kit.hierarchy.classes), (3e5, 6e5))
     generator.effects.copy_(torch.randn(generator.effects.shape, generator=seeded()))
@@ -219,15 +219,15 @@ def test_bounds_are_round_numbers_and_the_studys_own_are_among_them(published):
     _, content = published
     values = content["bounds"][0]["values"]
     assert values[:3] == [15, 15.5, 16] and values[-1] == 35 and {20, 25, 30} < set(values)
-    assert any_set.steps_between(0.61, 1.2)[:3] == [0.61, 0.62, 0.63]
+    assert explorer_sets.steps_between(0.61, 1.2)[:3] == [0.61, 0.62, 0.63]
     for low, high in ((3.2, 97.1), (0.0113, 0.0521), (7, 17)):
-        steps = any_set.steps_between(low, high)
+        steps = explorer_sets.steps_between(low, high)
         assert 40 <= len(steps) <= 85 and steps == sorted(set(steps)) and (steps[0], steps[-1]) == (low, high)
 
 
 def test_a_cost_that_is_no_line_in_the_classes_is_refused():
     with pytest.raises(ValueError, match="what a class costs"):
-        any_set.linear(lambda count: torch.tensor([1.0, 2.0]) * count**2)
+        explorer_sets.linear(lambda count: torch.tensor([1.0, 2.0]) * count**2)
 
 
 def test_a_published_table_of_latency_is_found(request, tmp_path, monkeypatch):
@@ -254,9 +254,9 @@ def test_a_study_without_a_kit_is_told_by_its_results(micro, monkeypatch, tmp_pa
     root = tmp_path / "root"
     (root / "reports" / "micro").mkdir(parents=True)
     comparison_table(micro).to_csv(root / "reports" / "micro" / "comparison.csv", index=False)
-    monkeypatch.setattr(any_set, "open_workspace", lambda study, root: micro)
-    monkeypatch.setattr(any_set, "load_study", lambda study, root: micro.study)
-    content = json.loads(any_set.write("micro", root).read_text())
+    monkeypatch.setattr(explorer_sets, "open_workspace", lambda study, root: micro)
+    monkeypatch.setattr(explorer_sets, "load_study", lambda study, root: micro.study)
+    content = json.loads(explorer_sets.write("micro", root).read_text())
     check_against(study_kit(micro, micro.dataset()), content, 0, in_madds)
     assert content["synthetic"] and content["measured"]["sets"] and content["expected"]
 
@@ -268,6 +268,6 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, capsys):
 
 
 def test_blocks_that_a_stage_never_has_are_not_shown():
-    found = any_set.stages(LITE)
+    found = explorer_sets.stages(LITE)
     assert [len(stage["blocks"]) for stage in found] == [2, 2, 3, 3, 4, 1] == [len(stage["full"]) for stage in found]
     assert found[-1]["blocks"] == ["6.1"] and all(full > 0 for stage in found for full in stage["full"])
