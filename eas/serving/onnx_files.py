@@ -22,9 +22,10 @@ INPUT, CHECK, SEAL = "input", "check", "sha256"  # in the metadata, beside the c
 CHECKED = 4  # images whose logits are there
 MOST_BYTES = 2**28  # of a file
 MOST_VALUES = 2**26  # of what a layer makes of an image
-OPERATORS = """Add BatchNormalization Cast Clip Constant Conv DequantizeLinear Div Flatten Gemm GlobalAveragePool
-GreaterOrEqual HardSigmoid HardSwish Identity MatMul Mul QuantizeLinear ReduceLogSumExp ReduceMean Relu Sigmoid Slice
-Sub Transpose Unsqueeze"""  # of networks that are exported here: none has a graph of its own, or makes much of nothing
+# Of networks that are exported here: none has a graph of its own; how much each makes is looked at.
+OPERATORS = """Add BatchNormalization Cast Clip Constant Conv DequantizeLinear Div Flatten Gemm
+GlobalAveragePool GreaterOrEqual HardSigmoid HardSwish Identity MatMul Mul Pad QuantizeLinear ReduceLogSumExp
+ReduceMean Relu Sigmoid Slice Sub Transpose Unsqueeze"""
 
 
 def require(*packages: str) -> None:
@@ -108,7 +109,37 @@ def as_onnx(network: nn.Module, channels: int, pixels: int, least_odds: float | 
         torch.onnx.export(
             Exported(network, least_odds).eval(), (example,), graph, **names, dynamic_axes=axes, dynamo=False
         )
-    return graph.getvalue()
+    return with_constant_pads(graph.getvalue())
+
+
+def with_constant_pads(content: bytes) -> bytes:
+    """A model whose paddings are numbers: the exporter has them computed, so that no layer's size could be told."""
+    require("onnx")
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load_model_from_string(content)
+    graph, pads = model.graph, [node for node in model.graph.node if node.op_type == "Pad"]
+    makers = {name: node for node in graph.node for name in node.output}
+    for number, pad in enumerate(pads):
+        due, waiting = [], [pad.input[1]]
+        while waiting:
+            if (node := makers.get(waiting.pop())) and node not in due:
+                due.append(node)
+                waiting += node.input
+        nodes = [node for node in graph.node if node in due]
+        output = onnx.helper.make_tensor_value_info(pad.input[1], onnx.TensorProto.INT64, None)
+        bare = onnx.helper.make_graph(nodes, "pads", [], [output], list(graph.initializer))
+        (value,) = ReferenceEvaluator(onnx.helper.make_model(bare, opset_imports=model.opset_import)).run(None, {})
+        graph.initializer.append(onnx.numpy_helper.from_array(value, f"pads.{number}"))
+        pad.input[1] = f"pads.{number}"
+    while pads:  # what only the paddings have read goes, from its end on
+        read = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
+        if not (unread := [node for node in graph.node if not read.intersection(node.output)]):
+            break
+        for node in unread:
+            graph.node.remove(node)
+    return model.SerializeToString()
 
 
 def session_of(model: bytes, threads: int | None = None):
