@@ -11,7 +11,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from cases import LITE
 from tiny_kit import make_kit
 
 from eas import export_onnx
@@ -20,6 +19,7 @@ from eas.files import sealed
 from eas.serving import deploy
 from eas.serving.onnx_files import CHECKED, OPERATORS, OnnxNetwork, as_onnx, checked_shapes, session_of
 from eas.serving.quantize import random_quantized
+from eas.spaces import EfficientNetLiteSpace
 
 
 @pytest.fixture
@@ -104,13 +104,14 @@ def test_without_its_package_onnx_is_an_error_that_says_how_to_install_it(kit, t
 @pytest.mark.parametrize("export", [as_onnx, random_quantized], ids=["float", "int8"])
 def test_the_size_of_every_layer_is_told_also_where_sides_are_padded_unequally(export):
     """EfficientNet-Lite0's, which networks for one's own photographs are of."""
-    network = LITE.network(LITE.smallest, 5).eval()
-    model = onnx.load_model_from_string(export(network, 3, LITE.image_size))
+    space = EfficientNetLiteSpace(64, 3)
+    network = space.network(space.smallest, 5).eval()
+    model = onnx.load_model_from_string(export(network, 3, 64))
     pads = [node for node in model.graph.node if node.op_type == "Pad"]
     assert pads and {node.op_type for node in model.graph.node} <= set(OPERATORS.split())
-    shapes = checked_shapes(model, SimpleNamespace(image_size=LITE.image_size, in_channels=3))
+    shapes = checked_shapes(model, SimpleNamespace(image_size=64, in_channels=3))
     assert shapes["logits"] == [1, 5] and all(0 not in shape for shape in shapes.values())
     if export is as_onnx:
-        images = torch.rand(3, 3, LITE.image_size, LITE.image_size).mul(255).round()
+        images = torch.rand(3, 3, 64, 64).mul(255).round()
         said = OnnxNetwork(session_of(model.SerializeToString()))(images / 255)
         torch.testing.assert_close(said, network(images / 255), rtol=1e-4, atol=1e-4)
