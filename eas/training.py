@@ -78,7 +78,7 @@ def optimize(
     prediction, renormalised over the classes that count, is the others' teacher [related code: superclass dropout with
     distillation]. What `watch` says after every epoch, the progress bar shows.
 
-    With `checkpoint`, a safetensors file, the state is saved every few minutes and after every epoch, and an existing
+    With `checkpoint`, a safetensors file, the state is saved every minute and after every epoch, and an existing
     file is continued to the same result; use another name when the recipe changes. Of several `ranks` each trains on
     its part of every batch; the first one saves.
 

@@ -14,6 +14,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import hostile_cases as hostile
@@ -504,11 +505,11 @@ def test_superclasses(shop, put_to_test):
 # -------------------------------------------------------------------- data sets
 
 
-def sealed_dataset(change=None, *, of_tensors=None):
-    """A data set that somebody changed, and its checksum with it."""
+def resealed(change=None, *, of_tensors=None, key):
+    """A file of tensors that somebody changed, and its checksum, which the metadata have under `key`, with it."""
 
     def forge(path):
-        told = json.loads(hostile.metadata(path)["dataset"])
+        told = json.loads(hostile.metadata(path)[key])
         if of_tensors:
             of_tensors(path)
         content = load_file(path)
@@ -518,9 +519,12 @@ def sealed_dataset(change=None, *, of_tensors=None):
             told["checksum"] = checksum(content, told)
         except TypeError:  # bfloat16: none that is right
             told["checksum"] = 0
-        save_file(content, path, {"dataset": json.dumps(told)})
+        save_file(content, path, {key: json.dumps(told)})
 
     return forge
+
+
+sealed_dataset, sealed_checkpoint = partial(resealed, key="dataset"), partial(resealed, key="progress")
 
 
 def same_dataset(found, dataset):
@@ -604,23 +608,6 @@ def checkpoint(space, hierarchy, dataset, place):
         made.optimizer.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
     made.save([{"epoch": 1, "loss": 2.5}], 3, 1.5)
     return fresh
-
-
-def sealed_checkpoint(change=None, *, of_tensors=None, key="progress"):
-    def forge(path):
-        told = json.loads(hostile.metadata(path)[key])
-        if of_tensors:
-            of_tensors(path)
-        content = load_file(path)
-        told = change(told) if change else told
-        told.pop("checksum", None)
-        try:
-            told["checksum"] = checksum(content, told)
-        except TypeError:
-            told["checksum"] = 0
-        save_file(content, path, {key: json.dumps(told)})
-
-    return forge
 
 
 def test_checkpoints(checkpoint, place, put_to_test, capfd):
