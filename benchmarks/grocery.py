@@ -4,34 +4,36 @@
 
 runs `eas check` and `eas train` on the Grocery Store Dataset, nothing edited by hand, and asks for a network for each
 of its groups, its folders and some pairs of groups at every budget; then it does, on the same photographs, what an
-engineer would do instead. Every result is kept under build/grocery: a stopped run goes on. `--render` measures nothing.
+engineer would do instead for the groups. What networks.csv holds is not measured again: a stopped run goes on, here or
+on another machine. `--methods` takes some of the methods only, so that each processor can have its own. `--render`
+measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import nn
 
 from benchmarks import baselines, grocery_page
-from eas import devices, load_kit
+from eas import devices
 from eas.data import Dataset, Split
 from eas.data.batches import as_input
 from eas.files import write_text
 from eas.recipes import Training
 from eas.serving.answers import share_of
 from eas.spaces import EfficientNetLiteSpace
-from pipeline import own_kit, own_study
-from pipeline.store import machine, open_workspace
+from pipeline import own_kit, own_study, steps
+from pipeline.store import Workspace, machine, open_workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK, FOLDER = ROOT / "build" / "grocery", ROOT / "reports" / "grocery"
@@ -40,6 +42,7 @@ SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)  # budgets: of the multiply-adds of the pu
 PRUNED = (0.5, 0.25)  # the budgets of pruning, likewise
 EPOCHS = {"once": 10, "each": 20, "pruned": 20}  # a group has few steps an epoch
 LEARNING_RATE = 0.02  # of fine-tuning
+METHODS = ("eas", "finetuned_once", "finetuned_each")
 Rows = list[dict]
 Scenarios = dict[str, tuple[str, list[str]]]  # by name: kind, and the names of superclasses and classes
 
@@ -74,9 +77,8 @@ def classes_of(dataset: Dataset, names: list[str]) -> list[int]:
 
 def ours(study: Path, every: Scenarios) -> Rows:
     """`eas train`, then a network for every scenario at every budget."""
-    start = time.perf_counter()
-    own_kit.train(study)
-    minutes, kit, rows = (time.perf_counter() - start) / 60, load_kit(study), []
+    kit = own_kit.train(study)
+    minutes, rows = minutes_of(open_workspace(str(study))), []
     whole = EfficientNetLiteSpace(kit.supernet.space.image_size, 3)
     for (name, (kind, names)), share in product(every.items(), SHARES):
         mask, start = kit.hierarchy.class_mask(names), time.perf_counter()
@@ -89,6 +91,12 @@ def ours(study: Path, every: Scenarios) -> Rows:
             | {"minutes_before": minutes, "weights": "branches" if kit.branches_for(mask) else "shared"}
         )
     return rows
+
+
+def minutes_of(workspace: Workspace) -> float:
+    """Minutes that the trainings and measurements of a kit took; NaN where one was stopped and went on."""
+    records = [steps.STEPS[name].result(workspace, job).find() for name, job in own_kit.kit_jobs(workspace)]
+    return sum(float("nan") if record["seconds"] is None else record["seconds"] for record in records) / 60
 
 
 def row(method: str, name: str, kind: str, network: nn.Module, test: Split, share: float, seconds: float) -> dict:
@@ -119,18 +127,17 @@ def finetuned_once(dataset: Dataset, seed: int, every: Scenarios, recipe: Traini
     return rows
 
 
-def finetuned_each(dataset: Dataset, seed: int, scenario: tuple[str, str, list[str]], recipe: Training) -> Rows:
-    """EfficientNet-Lite0 fine-tuned for a scenario; for a group also pruned, a first and a second time, and tuned."""
-    (name, kind, names), count, start = scenario, len(dataset.hierarchy.classes), time.perf_counter()
-    classes = classes_of(dataset, names)
+def finetuned_each(dataset: Dataset, seed: int, name: str, recipe: Training) -> Rows:
+    """EfficientNet-Lite0 fine-tuned for a group; also pruned, a first and a second time, and tuned."""
+    count, start, classes = len(dataset.hierarchy.classes), time.perf_counter(), classes_of(dataset, [name])
     train, test = (baselines.of_classes(split, classes, count) for split in (dataset.train, dataset.test))
     network = baselines.pretrained_lite(dataset, classes)
     baselines.finetune(network, train, tuned(recipe, "each"), seed=seed, label=f"fine-tuning for {name}")
-    rows = [row("finetuned_each", name, kind, network, test, 1.0, time.perf_counter() - start)]
-    for share in PRUNED if kind == "group" else ():
+    rows = [row("finetuned_each", name, "group", network, test, 1.0, time.perf_counter() - start)]
+    for share in PRUNED:
         baselines.prune(network, train, share * rows[0]["madds"], seed=seed)
         baselines.finetune(network, train, tuned(recipe, "pruned"), seed=seed, label=f"tuning {name}, pruned")
-        rows.append(row("pruned", name, kind, network, test, share, time.perf_counter() - start))
+        rows.append(row("pruned", name, "group", network, test, share, time.perf_counter() - start))
     return rows
 
 
@@ -142,10 +149,9 @@ def tuned(recipe: Training, how: str) -> Training:
 # -------------------------------------------------------------------- running them
 
 
-def measure(photos: Path, groups: Path, seeds: int) -> None:
-    """Everything, or what of it is not there; networks.csv holds what there is after every part."""
+def measure(photos: Path, groups: Path | None, seeds: int, methods: Sequence[str]) -> None:
+    """Everything, or what of it networks.csv lacks, which holds what there is after every part."""
     devices.keep_memory()
-    rows: Rows = []
     for seed in range(seeds):
         study = WORK / f"grocery-{seed}.yaml"
         WORK.mkdir(parents=True, exist_ok=True)
@@ -154,23 +160,40 @@ def measure(photos: Path, groups: Path, seeds: int) -> None:
         workspace = open_workspace(str(study))
         dataset = own_kit.images_of(workspace)
         every = scenarios(dataset, folders_of(dataset, photos / "train"))
-        given = dataset.to(devices.device()), seed
-        parts = {"eas": partial(ours, study, every)}
-        parts["finetuned_once"] = partial(finetuned_once, *given, every, workspace.study.training)
-        for name, (kind, names) in every.items():
-            scenario = (name, kind, names)
-            parts[f"finetuned_each-{name}"] = partial(finetuned_each, *given, scenario, workspace.study.training)
+        given, recipe = (dataset.to(devices.device()), seed), workspace.study.training
+        parts = {"eas": partial(ours, study, every), "finetuned_once": partial(finetuned_once, *given, every, recipe)}
+        for name in dataset.hierarchy.superclasses:
+            parts[f"finetuned_each {name}"] = partial(finetuned_each, *given, name, recipe)
         for name, make in parts.items():
-            rows += [{"seed": seed, **each} for each in kept(WORK / "results" / f"{name}-{seed}.json", make)]
-            FOLDER.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows).assign(machine=machine()).to_csv(FOLDER / "networks.csv", index=False)
+            if name.split()[0] in methods:
+                keep(FOLDER / "networks.csv", {"seed": seed, "part": name}, make)
 
 
-def kept(path: Path, make: Callable[[], Rows]) -> Rows:
-    """What is in a file of results; made and written where it is missing."""
-    if not path.is_file():
-        write_text(path, json.dumps(make(), indent=1) + "\n")
-    return json.loads(path.read_text(encoding="utf-8"))
+def keep(path: Path, part: dict, make: Callable[[], Rows]) -> pd.DataFrame:
+    """A table of results; the rows of a part are made and added where it has none, other runs may add to it meanwhile.
+
+    A part is columns and their values; rows also tell the machine that they were made on.
+    """
+    locks = WORK / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / "-".join([path.stem, *map(str, part.values())])):
+        if not has(read(path), part):
+            rows = pd.DataFrame(make()).assign(machine=machine())
+            rows = pd.concat([pd.DataFrame({name: [value] * len(rows) for name, value in part.items()}), rows], axis=1)
+            with FileLock(locks / path.stem):
+                text = pd.concat([read(path), rows]).to_csv(index=False, float_format="%.6g")
+                write_text(path, text)
+    return read(path)
+
+
+def has(table: pd.DataFrame, part: dict) -> bool:
+    """Whether a table holds rows of a part."""
+    return not table.empty and bool((table[list(part)] == pd.Series(part)).all(axis=1).any())
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A table of results; empty where there is none."""
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -179,13 +202,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("photos", type=Path, nargs="?", help="the folder that holds train/, val/ and test/")
     parser.add_argument("--groups", type=Path, help="YAML: lists of classes by superclass")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="all by default")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args(arguments)
     try:
         if not options.render:
             if options.photos is None:
                 raise ValueError("name the folder of photographs")
-            measure(options.photos, options.groups, options.seeds)
+            measure(options.photos, options.groups, options.seeds, options.methods)
         grocery_page.render(FOLDER)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.grocery_trials data/GroceryStoreDataset/dataset --groups superclasses.yaml [TRIAL ...]
 
-trains each trial on the first seed and measures it on the validation photographs of every group, never on test. Results
-are kept under build/grocery/trials, and all that are there are written to reports/grocery/trials.csv.
+trains each trial on the first seed and measures it on the validation photographs of every group, never on test. What
+reports/grocery/trials.csv holds is not tried again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-import pandas as pd
 import torch
 import yaml
 
 from benchmarks import baselines, grocery_page
-from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, kept, tuned
+from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, keep, tuned
 from eas import devices
 from eas.data.batches import as_input
 from eas.evaluation import calibration_sample, measure_archs, superclass_top1
@@ -135,11 +134,6 @@ def rows_of(name: str, photos: Path, groups: Path | None) -> Rows:
     return supernet_rows(workspace)
 
 
-def rows_there(folder: Path) -> pd.DataFrame:
-    """All trials that are there: columns trial, group, share, top1, minutes."""
-    return pd.concat([pd.read_json(path).assign(trial=path.stem) for path in sorted(folder.glob("*.json"))])
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command; an error is one line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grocery_trials", description=__doc__.partition("\n")[0])
@@ -152,10 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"no trial {unknown[0]}: there are {', '.join(names())}")
         devices.keep_memory()
         for name in options.trials or names():
-            kept(WORK / "trials" / f"{name}.json", partial(rows_of, name, options.photos, options.groups))
-            FOLDER.mkdir(parents=True, exist_ok=True)
-            rows = rows_there(WORK / "trials")
-            rows.to_csv(FOLDER / "trials.csv", index=False, float_format="%.6g")
+            rows = keep(FOLDER / "trials.csv", {"trial": name}, partial(rows_of, name, options.photos, options.groups))
             print(grocery_page.trials_table(rows).to_string(index=False), flush=True)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

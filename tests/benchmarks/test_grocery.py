@@ -96,15 +96,18 @@ def test_outputs_of_a_network_for_all_classes_are_cut(lite, monkeypatch):
     assert rows[0]["parameters"] < rows[3]["parameters"]  # two classes, four
 
 
-def test_results_are_kept(tmp_path):
-    made = []
+def test_a_table_keeps_the_rows_of_every_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(grocery, "WORK", tmp_path / "build")
+    made, path = [], tmp_path / "report" / "networks.csv"
 
-    def make():
-        made.append(1)
-        return [{"top1": 50.0}]
+    def make(top1):
+        made.append(top1)
+        return [{"top1": top1}, {"top1": top1 + 1}]
 
-    path = tmp_path / "results" / "a.json"
-    assert grocery.kept(path, make) == grocery.kept(path, make) == [{"top1": 50.0}] and len(made) == 1
+    for seed, name, top1 in [(0, "eas", 50.0), (1, "eas", 60.0), (0, "eas", 70.0), (0, "finetuned_each milk", 40.0)]:
+        table = grocery.keep(path, {"seed": seed, "part": name}, lambda top1=top1: make(top1))
+    assert made == [50, 60, 40] and table.top1.tolist() == [50, 51, 60, 61, 40, 41]
+    assert table.seed.tolist() == [0, 0, 1, 1, 0, 0] and table.machine.notna().all()
 
 
 def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, monkeypatch, tmp_path, capsys):
@@ -144,7 +147,7 @@ def made_up(seeds=3):
                     top1 = 70 + 10 * share + seed * (name != "milk")
                     own = {"method": "eas", "share": share, "madds": 70e6 * share, "top1": top1, "minutes_before": 20}
                     rows.append(base | own | {"seconds": 0.1})
-                for method in ("finetuned_once", "finetuned_each"):
+                for method in ("finetuned_once", "finetuned_each")[: 1 + (kind == "group")]:
                     top1 = 76 + (method == "finetuned_each")
                     own = {"method": method, "share": 1.0, "madds": 70e6, "top1": top1, "minutes_before": 0.0}
                     rows.append(base | own)
