@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.methods import KINDS, METHODS, OFAS_WAY
-from pipeline.report import kinds, preferences, stats
+from pipeline.report import claims, kinds, preferences, stats
 from pipeline.report.figures import (
     MADDS,
     TOP1,
@@ -78,29 +78,29 @@ def draw_over_ofas_way(axis: Axes, place: int, rows: pd.DataFrame, side: Side) -
 # -------------------------------------------------------------------- accuracy
 
 
-def accuracy_over_madds(comparison: pd.DataFrame, kind: Kind = "superclass") -> Figure:
-    """Mean top-1 of superclasses (or unions) over the mean cost at every budget, a panel for each supernet.
+def points_over_budget(comparison: pd.DataFrame, kind: Kind = "superclass") -> Figure:
+    """Points over OFA's way at every budget, mean over superclasses (or unions), a panel for each supernet.
 
     Without what only some scenarios or some seeds have: a mean of others does not stand beside these.
     """
-    rows = stats.of_kind(stats.measured_everywhere(comparison), kind)
-    by = ["supernet", "method", "budget_madds"]
-    table = stats.over_seeds(rows, by, "top1").assign(madds=stats.over_seeds(rows, by, "madds")["mean"] / 1e6)
-    supernets, drawn = table.supernet.unique(), method_looks(table.method)
+    rows = stats.points_over_ofas_way(stats.of_kind(stats.measured_everywhere(comparison), kind))
+    table = stats.over_seeds(rows, ["supernet", "method", "budget_madds"], "points")
+    supernets, drawn = sorted(table.supernet.unique()), method_looks(table.method)
     figure, (axes,) = panels(1, len(supernets), height=4.4, sharey=True)
     banded = [name for name in drawn if name in METHODS and METHODS[name].banded]
     for method, look in drawn.items():
         for axis, supernet in zip(axes, supernets, strict=True):
             line = table[(table.method == method) & (table.supernet == supernet)]
             if method in banded:
-                draw_line(axis, line.madds, line, label=label(method), **look)
+                draw_line(axis, line.budget_madds / 1e6, line, label=label(method), **look)
             else:
-                axis.plot(line.madds, line["mean"], label=label(method), **look)
-            axis.set(title=f"supernet {supernet}", xlabel=MADDS)
-    axes[0].set_ylabel(f"{TOP1}, {kind}s" if kind == "union" else TOP1)
+                axis.plot(line.budget_madds / 1e6, line["mean"], label=label(method), **look)
+            axis.set(title=f"supernet {supernet}", xlabel=f"budget, {MADDS}", xticks=table.budget_madds.unique() / 1e6)
+    axes[0].set_ylabel("points of top-1 over OFA's way" + ", unions" * (kind == "union"))
     title = f"bands: 95 % interval over seeds, of {'; '.join(label(name) for name in banded)}"
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, title=title)
-    return figure
+    points = table.assign(name=table.method.map(label)).groupby(["name", "supernet"])["mean"].mean()
+    return claims.say(figure, claims.leader(points.groupby("name").max().to_dict()))
 
 
 def heat_map(comparison: pd.DataFrame, method: str = "generator", supernet: str = "dropout") -> Figure:
@@ -108,11 +108,11 @@ def heat_map(comparison: pd.DataFrame, method: str = "generator", supernet: str 
     rows = stats.of_kind(comparison, "superclass")
     rows = rows[(rows.method == method) & (rows.supernet == supernet)]
     table = rows.pivot_table("top1", "scenario", "budget_madds", sort=False).rename(columns=lambda b: f"{b / 1e6:g}")
-    table = table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+    table = table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index].rename(label)
     figure, ((axis,),) = panels(height=1.2 + 0.26 * len(table))
     draw_map(axis, table, TOP1)
-    axis.set(xlabel="budget, multiply-adds (M)", ylabel="", title=f"{label(method)}, supernet {supernet}")
-    return figure
+    axis.set(xlabel=f"budget, multiply-adds (M); {label(method)}, supernet {supernet}", ylabel="")
+    return claims.say(figure, claims.spread(table))
 
 
 def branch_gain(comparison: pd.DataFrame) -> Figure:
@@ -134,7 +134,7 @@ def branch_gain(comparison: pd.DataFrame) -> Figure:
     plain_names(axis)
     axis.set_xlabel("generator minus OFA's way, points of superclass top-1 (lines: 95 % interval over seeds)")
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # inside it would cover intervals
-    return figure
+    return claims.say(figure, claims.gains(table))
 
 
 def specialized_comparison(rows: pd.DataFrame) -> Figure:
@@ -150,7 +150,8 @@ def specialized_comparison(rows: pd.DataFrame) -> Figure:
     axis.margins(y=0.2)
     axis.invert_yaxis()
     plain_names(axis)
-    return figure
+    best = rows.loc[rows.top1.idxmax()]
+    return claims.say(figure, f"{label(best.method).capitalize()} reaches most here: {best.top1:.1f} %")
 
 
 # -------------------------------------------------------------------- any set of classes
@@ -174,7 +175,7 @@ def points_by_kind(comparison: pd.DataFrame) -> Figure:
     axis.set_xlabel("points of top-1 over OFA's way, test images")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plain_names(axis)
-    return figure
+    return claims.say(figure, claims.kinds(table.assign(name=table.method.map(label))))
 
 
 def expected_accuracy(frame: pd.DataFrame) -> Figure:
@@ -187,7 +188,7 @@ def expected_accuracy(frame: pd.DataFrame) -> Figure:
     axis.plot(ends, ends, color="0.3", linewidth=1)
     axis.set(xlabel="expected top-1, %", ylabel="measured top-1, test images, %")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return figure
+    return claims.say(figure, claims.expected(frame.measured - frame.expected))
 
 
 # -------------------------------------------------------------------- time
@@ -201,11 +202,12 @@ def search_time(timing: pd.DataFrame) -> Figure:
     seconds = timing.groupby("method").seconds_per_scenario.median().sort_values()
     figure, ((axis,),) = panels(height=1 + 0.3 * len(seconds))
     bars = axis.barh([label(name) for name in seconds.index], seconds, color="0.45")
-    axis.bar_label(bars, [f"× {float(f'{ratio:.3g}'):,.10g}" for ratio in seconds / seconds["generator"]], padding=4)
+    ratios = seconds / seconds["generator"]
+    axis.bar_label(bars, [f"× {float(f'{ratio:.3g}'):,.10g}" for ratio in ratios], padding=4)
     axis.set(xscale="log", xlim=(seconds.min() / 2, seconds.max() * 12), xlabel="seconds for a scenario")
     axis.invert_yaxis()
     plain_names(axis)
-    return figure
+    return claims.say(figure, claims.times({label(name): each for name, each in ratios.items()}))
 
 
 def step_shares(shares: Mapping[str, float]) -> Figure:
@@ -216,7 +218,7 @@ def step_shares(shares: Mapping[str, float]) -> Figure:
     axis.set(xlim=(0, 1.1 * max(shares.values())), xlabel="share of a training step's time (%)")
     axis.invert_yaxis()
     plain_names(axis)
-    return figure
+    return claims.say(figure, claims.shares(shares))
 
 
 # -------------------------------------------------------------------- does the best arch depend on the superclass?
@@ -230,16 +232,17 @@ def split_half_scatter(accuracy: Tensor) -> Figure:
     """
     arch, _, interaction = preferences.effects(accuracy)
     figure, (axes,) = panels(1, 2, height=4.2)
+    correlations = {}
     for axis, name, effect in zip(axes, ("arch", "arch x superclass"), (arch, interaction), strict=True):
         first, second = effect.flatten(1).numpy()
         reach = effect.abs().max().item() * 1.05
-        correlation = np.corrcoef(first, second)[0, 1]
+        correlations[name] = np.corrcoef(first, second)[0, 1]
         axis.axline((0, 0), slope=1, color="0.6", linewidth=1, linestyle="--")
         axis.scatter(first, second, s=8, alpha=min(1, 200 / len(first) + 0.1), color="black", linewidth=0)
         axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-        axis.set_title(f"{name}: correlation {correlation:.2f}\nin one split of one seed")
+        axis.set_title(f"{name}, one split of one seed")
         axis.set(xlabel="effect on half A (points)", ylabel="effect on half B (points)")
-    return figure
+    return claims.say(figure, claims.halves(*correlations.values()))
 
 
 def swap_matrix(swap: pd.DataFrame, supernet: str = "dropout") -> Figure:

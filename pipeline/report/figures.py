@@ -23,7 +23,7 @@ from torch import Tensor
 from eas.data import SPLITS, Dataset, Hierarchy
 from eas.spaces.base import ChoiceSpace
 from pipeline.methods import METHODS
-from pipeline.report import stats
+from pipeline.report import claims, stats
 
 NOT_SHOWN = "*The images are not shown here, as their terms do not allow it.*"
 CROWDED = 12  # blocks, of more the forms are written small
@@ -149,14 +149,15 @@ def class_counts(dataset: Dataset) -> Figure:
     splits = {name: parent[getattr(dataset, name).labels.cpu()] for name in SPLITS}
     counts = pd.DataFrame({name: torch.bincount(rows, minlength=len(names)) for name, rows in splits.items()}, names)
     figure, ((left, right),) = panels(1, 2, height=1 + 0.22 * len(names), sharey=True)
-    left.barh(names, torch.bincount(parent).numpy(), color="0.4")
+    classes = torch.bincount(parent, minlength=len(names)).numpy()
+    left.barh(names, classes, color="0.4")
     counts.plot.barh(stacked=True, ax=right, width=0.8, cmap="cividis", edgecolor="white", linewidth=0.5, legend=False)
     for axis, unit in ((left, "classes"), (right, "images")):
         axis.set_xlabel(unit)
         plain_names(axis)
     left.invert_yaxis()
-    figure.legend(loc="outside upper right", ncols=len(SPLITS))
-    return figure
+    figure.legend(loc="outside lower right", ncols=len(SPLITS))
+    return claims.say(figure, claims.sizes(classes, counts.sum(axis=1).to_numpy()))
 
 
 # -------------------------------------------------------------------- supernets
@@ -216,7 +217,7 @@ def subnet_accuracy(records: Sequence[dict], chosen: str | None = None) -> Figur
     axis.set(xlabel=f"{MADDS} of an arch", ylabel=f"selection {TOP1}")
     title = f"superclass dropout ({seeds_told(frame.seed, 'bars')})"
     figure.legend(title=title, loc="outside lower center", ncols=min(len(settings), 5))
-    return figure
+    return claims.say(figure, claims.settings(table.groupby("dropout")["mean"].mean()))
 
 
 def dropout_effect(records: Sequence[dict]) -> Figure:
@@ -241,7 +242,7 @@ def dropout_effect(records: Sequence[dict]) -> Figure:
     same_span(axes)
     axes[0].set_ylabel(f"selection {TOP1}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(seeds) + 1)
-    return figure
+    return claims.say(figure, claims.settings(table[table.seed.isin(common)].groupby("dropout").top1.mean()))
 
 
 def draw_seed(axis: Axes, x: np.ndarray, top1: pd.Series, seed: int, look: dict, filled: bool) -> None:
@@ -266,16 +267,17 @@ def generator_losses(records: Sequence[dict]) -> Figure:
     """Loss of the generator over steps, a panel for each signal: mean over seeds, smoothed over 2 % of the steps."""
     signals = list(dict.fromkeys(name for record in records for name in record if name.startswith("loss_")))
     figure, (axes,) = panels(1, len(signals), height=3)
-    look = looks([record["supernet"] for record in records])
+    look, done = looks([record["supernet"] for record in records]), {}
     for axis, signal in zip(axes, signals, strict=True):
         for supernet in look:
             histories = [r[signal] for r in records if r["supernet"] == supernet and signal in r]
             loss = pd.Series(np.mean(histories, 0)).rolling(max(1, len(histories[0]) // 50), min_periods=1).mean()
             axis.plot(range(1, len(loss) + 1), loss, label=supernet, **look[supernet] | {"marker": ""})
+            done[signal, supernet] = claims.fall_done(loss)
         axis.set(title=label(signal.removeprefix("loss_")), xlabel="step")
     axes[0].set_ylabel("loss")
     axes[-1].legend(title="supernet")
-    return figure
+    return claims.say(figure, claims.losses(done))
 
 
 def block_sizes(archs: Tensor, space: ChoiceSpace) -> Tensor:
@@ -316,7 +318,7 @@ def generated_archs(archs: Tensor, names: Sequence[str], space: ChoiceSpace) -> 
     for end in stage_ends(space)[:-1]:
         axis.axvline(end, color="black", linewidth=1.5)
     axis.set(xlabel="stage.block", ylabel="")
-    return figure
+    return claims.say(figure, claims.archs(len(archs), len(archs.unique(dim=0))))
 
 
 def draw_arch(space: ChoiceSpace, arch: Tensor, class_count: int = 0) -> Figure:

@@ -167,6 +167,14 @@ def paired_difference(comparison: pd.DataFrame, a: Side, b: Side, kind: Kind | N
     return interval(difference.groupby(level="seed").mean())
 
 
+def points_over_ofas_way(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a column points: top-1 minus that of OFA's way in the same scenario, at one budget and seed."""
+    keys = ["scenario", "budget_madds", "seed"]
+    ofa = comparison[(comparison.method == OFAS_WAY[0]) & (comparison.supernet == OFAS_WAY[1])]
+    there = comparison.merge(ofa[[*keys, "top1"]], on=keys, suffixes=("", "_ofa"))
+    return there.assign(points=there.top1 - there.top1_ofa).drop(columns="top1_ofa")
+
+
 def generators_minus_others(comparison: pd.DataFrame) -> pd.DataFrame:
     """Generators against others on the same supernet: columns method, minus, supernet, mean, low, high; in points.
 

@@ -84,7 +84,7 @@ def draw(name, study="glyphs"):
         "generated_archs": lambda: (archs[: len(names)], names, space),
         "draw_arch": lambda: (space, archs[1], 10),
         "headline": lambda: (make_comparison(names), "A claim"),
-        "accuracy_over_madds": lambda: (make_comparison(names),),
+        "points_over_budget": lambda: (make_comparison(names),),
         "heat_map": lambda: (make_comparison(names),),
         "branch_gain": lambda: (make_comparison(names),),
         "expected_accuracy": lambda: (
@@ -133,7 +133,7 @@ def test_functions_are_short(name):
 
 
 def test_same_input_same_pixels():
-    first, second = (draw("accuracy_over_madds") for _ in range(2))
+    first, second = (draw("points_over_budget") for _ in range(2))
     for figure in (first, second):
         figure.canvas.draw()
     assert np.array_equal(first.canvas.buffer_rgba(), second.canvas.buffer_rgba())
@@ -254,10 +254,10 @@ def test_a_wrong_answer_is_red_and_below():
 # -------------------------------------------------------------------- comparison
 
 
-def test_accuracy_over_madds_shows_every_method_in_shared_panels():
+def test_points_over_budget_show_every_method_in_shared_panels():
     comparison = make_comparison(HIERARCHIES["glyphs"].superclasses)
     new = comparison[(comparison.method == "uniform") & (comparison.supernet == "plain")].assign(method="new_idea")
-    figure = comparison_figures.accuracy_over_madds(pd.concat([comparison, new]), "union")
+    figure = comparison_figures.points_over_budget(pd.concat([comparison, new]), "union")
     left, right = figure.axes
     assert [axis.get_title() for axis in figure.axes] == ["supernet dropout", "supernet plain"]
     assert left.get_ylim() == right.get_ylim() and "union" in left.get_ylabel()
@@ -268,11 +268,11 @@ def test_accuracy_over_madds_shows_every_method_in_shared_panels():
     assert figure.legends[0].get_title().get_text().endswith("over seeds, of generator; OFA's search, blind")
 
 
-def test_accuracy_over_madds_leaves_out_what_was_measured_on_some_of_the_seeds():
+def test_points_over_budget_leave_out_what_was_measured_on_some_of_the_seeds():
     comparison = make_comparison(HIERARCHIES["glyphs"].superclasses)
     few = comparison[(comparison.method != "evolution") | (comparison.seed == 0)]
     some, everything = (
-        {text.get_text() for text in comparison_figures.accuracy_over_madds(table).legends[0].get_texts()}
+        {text.get_text() for text in comparison_figures.points_over_budget(table).legends[0].get_texts()}
         for table in (few, comparison)
     )
     assert everything - some == {METHODS["evolution"].label}
