@@ -41,7 +41,11 @@ class Template:
 def read_template(study: str) -> Template:
     """The template of a study, or the one for any study."""
     path = TEMPLATES / f"{study}.md"
-    path = path if path.is_file() else TEMPLATES / "default.md"
+    return read_page(path if path.is_file() else TEMPLATES / "default.md")
+
+
+def read_page(path: Path) -> Template:
+    """A template's file."""
     _, front, body = path.read_text(encoding="utf-8").split("---\n", 2)
     return Template(path, body=body.lstrip(), **yaml.safe_load(front))
 

@@ -1,6 +1,7 @@
 """The page over all studies."""
 
 import json
+import shutil
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -41,27 +42,15 @@ SMALL = {
     "top1_generator_dropout": 85.9,
     "generator_minus_ofas_way_mean_superclass": -0.15,
 }
-BENCHMARKS = {
-    "search_us_50": 46.0,
-    "search_times_ofa_finder_long": 124162.3,
-    "search_times_ofa_finder": 1688.9,
-    "search_break_even_ofa_finder_long": 2.0,
-    "search_break_even_ofa_finder": 97.0,
-    "training_times_cifar100": 2.25,
-    "training_times_glyphs": 1.54,
-    "training_times_float32_cifar100": 1.35,
-    "training_times_float32_glyphs": 1.22,
-    "calibration_times_equal": 1.44,
-    "calibration_times_own": 1.34,
-}
+STUDIES = ["cifar100", "glyphs", "miniimagenet", "miniimagenet_mobilenetv3"]
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    for name, metrics in {"benchmarks": BENCHMARKS, "cifar100": CIFAR100, "small": SMALL}.items():
+def root(tmp_path, monkeypatch, request):
+    """The numbers of all reports, no pages and no figures."""
+    for name in [*STUDIES, "benchmarks"]:
         (tmp_path / "reports" / name).mkdir(parents=True)
-        (tmp_path / "reports" / name / "metrics.json").write_text(json.dumps(metrics))
-    (tmp_path / "reports" / "experiments.md").write_text("## Experiments that are over\n\nA table.\n")
+        shutil.copy(request.config.rootpath / "reports" / name / "metrics.json", tmp_path / "reports" / name)
     monkeypatch.chdir(tmp_path)
     assert main(["overview"]) == 0
     return tmp_path
@@ -71,37 +60,54 @@ def text_of(root):
     return (root / "reports" / "README.md").read_text()
 
 
-def test_a_table_then_findings_then_what_is_over_and_benchmarks_last(root):
+def rewrite(root, study, **numbers):
+    path = root / "reports" / study / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | numbers))
+
+
+def test_the_page_asks_answers_and_says_what_failed(root):
     text = text_of(root)
-    assert "| study | OFA's way | EAS without branches | the paper's signal | EAS with branches | branches" in text
-    assert "| [cifar100](cifar100/README.md) | 77.7 % | 76.8 % |  | 80.7 % | +3.0 [+2.0, +4.0] |" in text
-    assert "| [small](small/README.md) | 86.0 % | 85.9 % |  |  |  |" in text
     headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert headings == [
-        "# What was found",
-        "## [Study cifar100: CIFAR-100 at full size](cifar100/README.md)",
-        "## [Study small](small/README.md)",
-        "## Experiments that are over",
-        "## [Side by side with the package `ofa`](benchmarks/README.md)",
-    ]
+    sections = ["question", "method", "results", "what holds", "what failed", "what it costs", "limits", "more"]
+    assert [heading.lower().split("the ")[-1].lstrip("# ") for heading in headings[1:]] == sections
+    assert "| study | OFA's way | EAS without branches | the paper's signal | EAS with branches | branches" in text
+    for study in STUDIES:
+        assert f"| [{study}]({study}/README.md) | " in text
+    assert (root / "reports" / overview.DRAWING).read_text().startswith("<svg")
 
 
-def test_a_study_has_a_line_for_what_was_measured_the_weights_first(root):
-    (root / "reports" / "cifar100" / "metrics.json").write_text(json.dumps(CIFAR100 | GATES))
+def test_numbers_are_those_of_the_studies_and_link_to_them(root):
+    rewrite(root, "cifar100", ofa_finetuned_minus_mean_ofa_evolution=4.21, top1_generator_dropout=70.04)
+    rewrite(root, "benchmarks", search_times_ofa_finder_long=124162.3)
     overview.write(root)
-    text = text_of(root)
-    lines = text[text.index("## [Study cifar100") : text.index("## [Study small")].splitlines()[2:-1]
-    assert len(lines) == 5 and all(line.startswith("- **") for line in lines)
-    assert lines[0].startswith("- **Weights of a superclass's own beat OFA's way**: with branches +3.0 [+2.0, +4.0]")
+    text = " ".join(text_of(root).split())
+    assert "[+4.2 points](cifar100/README.md)" in text and "| 70.0 % |" in text
+    assert "[124,162 times](benchmarks/README.md) with the 50,000 that it was published with" in text
+
+
+def test_a_claim_that_its_number_does_not_bear_out_stops_the_page(root, capsys):
+    rewrite(root, "cifar100", generator_branch_minus_low_ofa_evolution=-0.1)
+    assert main(["overview"]) == 1
+    assert "overview.md claims \"Weights of a superclass's own beat OFA's way" in capsys.readouterr().err
+
+
+def test_a_missing_study_is_named(root, capsys):
+    shutil.rmtree(root / "reports" / "miniimagenet")
+    assert main(["overview"]) == 1
+    assert "overview.md rests on miniimagenet_swap_cost_low_dropout" in capsys.readouterr().err
+
+
+def test_a_study_has_a_line_for_what_was_measured_the_weights_first():
+    lines = findings.findings(CIFAR100 | GATES)
+    assert len(lines) == 5 and all(line.startswith("**") for line in lines)
+    assert lines[0].startswith("**Weights of a superclass's own beat OFA's way**: with branches +3.0 [+2.0, +4.0]")
     assert "not found**: another superclass's arch costs -0.05 [-0.22, +0.12]" in lines[2] and "0.6 are not" in lines[2]
-    assert lines[4].startswith("- **The paper's signal does worse than the predictor's**")
+    assert lines[4].startswith("**The paper's signal does worse than the predictor's**")
 
 
-def test_speed_is_that_of_the_opponent_whose_accuracy_is_told(root):
-    assert "3,883" not in text_of(root) and "100 archs take 2.8 ms** on one CPU core." in text_of(root)
-    (root / "reports" / "cifar100" / "metrics.json").write_text(json.dumps(CIFAR100 | GATES))
-    overview.write(root)
-    assert "a scenario takes OFA's way 2,100 times as long" in text_of(root)
+def test_speed_is_that_of_the_opponent_whose_accuracy_is_told():
+    assert findings.speed(CIFAR100) == "**100 archs take 2.8 ms** on one CPU core."
+    assert "a scenario takes OFA's way 2,100 times as long" in findings.speed(CIFAR100 | GATES)
 
 
 @pytest.mark.parametrize(
@@ -116,16 +122,10 @@ def test_a_single_seed_gives_no_verdict():
     assert findings.system(SMALL) == "**EAS without branches is not told apart from OFA's way**: -0.1 points."
 
 
-def test_how_long_the_peers_finder_takes_is_said_without_riddles(root):
-    text = text_of(root)
-    assert "takes 124,162 times the generator's time at its published effort of 50,000 evaluations" in text
-    assert "as long as published" not in text and "on a GPU" not in text  # it was not measured there
-
-
 def test_the_figure_shows_the_studies_whose_template_says_so(root):
     assert not (root / "reports" / overview.FIGURE).exists() and overview.FIGURE not in text_of(root)
-    make_comparison(["a", "b"]).to_csv(root / "reports" / "small" / "comparison.csv")
-    assert overview.comparisons(root / "reports") == {}  # its template is that of any study
+    make_comparison(["a", "b"]).to_csv(root / "reports" / "glyphs" / "comparison.csv")
+    assert overview.comparisons(root / "reports") == {}  # its template has no title for it
     make_comparison(["a", "b"]).to_csv(root / "reports" / "cifar100" / "comparison.csv")
     overview.write(root)
     assert f"CIFAR-100, 32 pixels: four ways to a network]({overview.FIGURE})" in text_of(root)
@@ -133,8 +133,10 @@ def test_the_figure_shows_the_studies_whose_template_says_so(root):
 
 
 def test_badges_say_what_the_metrics_do(root):
+    rewrite(root, "benchmarks", search_times_ofa_finder=1688.9)
+    overview.write(root)
     folder = root / "reports" / "badges"
-    assert {path.name for path in folder.iterdir()} == {"cifar100.svg", "benchmarks.svg"}
+    assert {path.name for path in folder.iterdir()} == {"cifar100.svg", "miniimagenet.svg", "benchmarks.svg"}
     (picture, words) = (ElementTree.parse(folder / "cifar100.svg").getroot(), "CIFAR-100: branches over OFA's way")
     assert picture.get("aria-label") == f"{words}: +3.0 points"
     assert [text.text for text in picture.iter() if text.tag.endswith("text")] == [words, "+3.0 points"]
@@ -189,5 +191,5 @@ def test_pages_of_benchmarks_are_told_by_their_own_findings(root):
     findings_there = "- **Fast**: 1 ms,\n  or 2.\n- **Small**."
     (page / "README.md").write_text(f"# On one chip\n\nWords.\n\n{findings_there}\n\n![x](y)\n\n## More\n\n- no")
     text = overview.overview(root / "reports")
-    assert f"## [On one chip](on_device/README.md)\n\n{findings_there}\n\n## " in text
+    assert "## [On one chip](on_device/README.md)\n\n- **Fast**: 1 ms, or 2.\n- **Small**.\n\n## Limits" in text
     assert "- no" not in text and "made_up" not in text
