@@ -29,17 +29,16 @@ from pipeline.generators import load_generator
 from pipeline.store import Workspace, open_workspace
 from pipeline.supernets import load_supernet, plain_base
 
-LOW = {"space.expansions": [1.5, 2.0, 3.0, 4.0, 6.0]}
 TRIALS: dict[str, dict] = {  # by name: what differs from the study that `eas check` suggests
     "suggested": {},
-    "expansions-from-1.5": LOW,
-    "epochs-40": LOW | {"training.epochs": 40},
-    "rate-0.02": LOW | {"training.learning_rate": 0.02},
-    "rate-0.1": LOW | {"training.learning_rate": 0.1},
-    "crop-0.25": LOW | {"training.augment.crop": 0.25},
-    "distillation-0.8": LOW | {"training.distillation": 0.8},
-    "two-random": LOW | {"training.random_subnets": 2},
-    "batch-32": LOW | {"training.batch_size": 32},
+    "expansions-from-2": {"space.expansions": [2.0, 3.0, 4.0, 6.0]},
+    "epochs-40": {"training.epochs": 40},
+    "rate-0.02": {"training.learning_rate": 0.02},
+    "rate-0.1": {"training.learning_rate": 0.1},
+    "crop-0.25": {"training.augment.crop": 0.25},
+    "distillation-0.8": {"training.distillation": 0.8},
+    "two-random": {"training.random_subnets": 2},
+    "batch-32": {"training.batch_size": 32},
 }
 MINIIMAGENET = "from-miniimagenet"  # start (a): this repository's own supernet of photographs
 FINETUNED, RATES = "finetuned-", (0.005, 0.02, 0.05)

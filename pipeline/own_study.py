@@ -46,7 +46,7 @@ class Plan:
 
 
 PRETRAINED = Plan(
-    space={"kind": "efficientnet_lite"},
+    space={"kind": "efficientnet_lite", "expansions": [1.5, 2.0, 3.0, 4.0, 6.0]},
     start={"weights": "imagenet", "sort_channels": True},
     learning_rate=0.05,
     branch_rate=0.01,

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from eas.files import write_text
 from pipeline.report.page import pictures
 
-PAGES = ("README.md", "pipeline/README.md", "reports/README.md", "reports/*/README.md")
+PAGES = ("README.md", "pipeline/README.md", "reports/README.md", "reports/experiments.md", "reports/*/README.md")
 SHOWN = {".csv", ".html", ".json", ".png", ".svg", ".yaml"}  # files that are copied where a page links to them
 TEMPLATE = Path(__file__).parent / "site.html"
 
