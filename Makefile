@@ -13,7 +13,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 study: install  ## run the embedded study, whatever of it is not up to date, and write reports/glyphs
-	@echo "The embedded study: five notebooks and a report, about 5 minutes on two CPU cores; bars show how far each step is."
+	@echo "The embedded study: six notebooks and a report, about 5 minutes on two CPU cores; bars show how far each step is."
 	$(BIN)/dvc repro
 	$(BIN)/python -m pipeline.report sets glyphs
 	$(BIN)/python -m pipeline.report explorer

@@ -1,4 +1,4 @@
-"""What notebook 05 shows of the kit: a network beside its opponents, and what networks were expected to reach."""
+"""What notebook 06 shows of the kit: a network beside its opponents, and what networks were expected to reach."""
 
 from __future__ import annotations
 

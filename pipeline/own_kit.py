@@ -36,7 +36,7 @@ SUPERNET, BRANCHES = 0.65, 0.2  # of the minutes: what the trainings may take; t
 ONE_OF_SANDWICH = 0.4  # what a branch's step, of one arch, takes of a supernet's step on as many images
 MOST_EPOCHS = 150
 KIT_IMAGES = 3000  # that a kit takes statistics from
-COMPARED = ("02_supernet", "03_generator", "04_ablations")
+COMPARED = ("02_supernet", "03_generator", "04_comparison")
 
 
 def train(study: str | Path, *, minutes: float | None = None, compare: bool = False) -> Kit:

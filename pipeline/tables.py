@@ -1,4 +1,4 @@
-"""The tables that notebook 04 makes of a study's results: comparison.csv and those behind the ablations."""
+"""The tables that notebooks 04 and 05 make of a study's results: comparison.csv, costs, those of the ablations."""
 
 from __future__ import annotations
 

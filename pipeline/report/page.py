@@ -19,10 +19,10 @@ from pipeline.report.findings import findings
 from pipeline.report.metrics import read_metrics
 from pipeline.report.template import GENERATED, fill, read_template
 
-NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "05_specialize")
+NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_comparison", "05_ablations", "06_specialize")
 LESSON = r"\b(generator_)?lessons\."  # a cell that calls these modules teaches the method
 FEW = 4  # words that say nothing by themselves
-DRAWN = NOTEBOOKS[1:4]  # these tell the results; their figures are in the page
+DRAWN = NOTEBOOKS[1:5]  # these tell the results; their figures are in the page
 
 
 def render(study: str, root: str | Path = ".") -> Path:

@@ -16,7 +16,7 @@ from pipeline.store import open_workspace
 from pipeline.supernets import Base
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_ablations", "05_specialize")
+NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_comparison", "05_ablations", "06_specialize")
 OWN, SAMPLE = Dropout(variant="own", rate=0.5), Dropout(variant="sample", rate=0.25)
 ALL, NORMS = (Branch(part=part, learning_rate=0.1) for part in ("all", "norms"))
 

@@ -250,7 +250,7 @@ def test_what_is_measured_on_the_test_images_does_depend_on_them(micro_copy, inl
     data.save(dataclasses.replace(real, test=turned), micro_copy.dataset_path)
     before = hashes(micro_copy.folder / "comparison")
     shutil.rmtree(micro_copy.folder / "comparison")
-    steps.run(micro_copy, "04_ablations")
+    steps.run(micro_copy, "04_comparison")
     after = hashes(micro_copy.folder / "comparison")
     changed_ones = {name for name, digest in before.items() if after[name] != digest}
     assert {re.sub(r".*/", "", name).partition("-")[0].removesuffix(".safetensors") for name in changed_ones} >= {

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value")  # inside of D
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 RUN = PARAMS["run"]
-STAGES = dict(zip(("superclasses", "supernet", "generator", "ablations", "specialize"), NOTEBOOKS, strict=True))
+STAGES = {notebook.partition("_")[2]: notebook for notebook in NOTEBOOKS}
 
 
 @pytest.fixture(scope="module")

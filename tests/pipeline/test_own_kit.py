@@ -224,7 +224,7 @@ def test_a_comparison_runs_all_other_methods(tmp_path):
     path.write_text(path.read_text().replace("rate: 0.9, begin: 0.8", "rate: 0.5"))
     train(path, compare=True)
     workspace = open_workspace(str(path))
-    assert steps.missing(workspace, "05_specialize") == []
+    assert steps.missing(workspace, "06_specialize") == []
     assert own_study.COMPARISON.splitlines()[0] in path.read_text()
 
 

@@ -80,7 +80,7 @@ def test_the_page_shows_figures_under_the_words_that_lead_to_them(root):
     assert text.startswith(GENERATED) and text.count("# Study toy") == 1 and "Made up: toy." in text
     section = "### Part\n\n**Two** of them. On the [code](../../eas/dropout.py). More.\n\n"
     assert section + "![Two of them. On the code](figures/02_supernet-1.png)" in text
-    assert text.count("### Part") == len(page.DRAWN) and "05_specialize-1.png" not in text
+    assert text.count("### Part") == len(page.DRAWN) and "06_specialize-1.png" not in text
     for left in ("Title", "a comment", "a list", "printed", "| a |", "secret", "<Figure>", "<Markdown>"):
         assert left not in text
     assert (root / "reports" / "toy" / "figures" / "02_supernet-1.png").read_bytes() == IMAGE

@@ -189,7 +189,7 @@ def test_a_missing_part_of_a_kit_names_the_notebook_that_makes_it(part, notebook
     )
 
 
-# -------------------------------------------------------------------- what notebook 05 shows
+# -------------------------------------------------------------------- what notebook 06 shows
 
 
 @pytest.mark.parametrize("count", [1, 2])

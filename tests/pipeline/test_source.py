@@ -113,12 +113,12 @@ CHANGES = {  # a file, and what depends on it
     "eas/data/glyphs.py": EVERY,
     "eas/training.py": EVERY - {"01_superclasses", "report"},
     "eas/cuda_graphs.py": EVERY - {"01_superclasses", "report"},  # imported inside a function
-    "eas/predictor.py": {"03_generator", "04_ablations", "05_specialize"},
-    "eas/serving/kit.py": {"05_specialize"},
+    "eas/predictor.py": {"03_generator", "04_comparison", "05_ablations", "06_specialize"},
+    "eas/serving/kit.py": {"06_specialize"},
     "eas/serving/cli.py": set(),
     "pipeline/engine.py": set(NOTEBOOKS),
-    "pipeline/throughput.py": {"04_ablations"},
-    "pipeline/demo.py": {"05_specialize"},
+    "pipeline/throughput.py": {"04_comparison"},
+    "pipeline/demo.py": {"06_specialize"},
     "pipeline/report/page.py": {"report"},
     "pipeline/report/__init__.py": EVERY,
     "pipeline/report/explorer/web/page.html": set(),
@@ -140,11 +140,11 @@ def test_a_changed_file_changes_the_code_of_what_needs_it_and_of_nothing_else(pa
 def test_an_added_import_counts_for_those_that_it_reaches_with_all_that_it_brings(repository):
     with (repository / "pipeline" / "throughput.py").open("a") as file:
         file.write("\n\ndef late():\n    from pipeline import demo\n\n    return demo\n")
-    assert stale(repository) == {"04_ablations"}
-    assert {"pipeline.demo", "pipeline.publish", "eas.serving.kit"} <= set(listed(repository, "04_ablations"))
+    assert stale(repository) == {"04_comparison"}
+    assert {"pipeline.demo", "pipeline.publish", "eas.serving.kit"} <= set(listed(repository, "04_comparison"))
     with (repository / "pipeline" / "demo.py").open("a") as file:
         file.write("\n# changed\n")
-    assert stale(repository) == {"04_ablations", "05_specialize"}
+    assert stale(repository) == {"04_comparison", "06_specialize"}
 
 
 def test_a_new_template_is_one_more_and_bytecode_and_notes_are_none(repository):

@@ -48,7 +48,7 @@ def test_inputs_come_before_the_steps_that_read_them_and_notebooks_are_in_order(
 
 
 def test_only_final_measurements_are_given_test_images_and_nothing_is_chosen_by_them():
-    assert set(steps.TESTED) < {name for name, step in STEPS.items() if step.notebook == "04_ablations"}
+    assert set(steps.TESTED) < {name for name, step in STEPS.items() if step.notebook == "04_comparison"}
     for name, step in STEPS.items():
         assert name in steps.TESTED or not set(step.inputs) & set(steps.TESTED)
 
@@ -434,12 +434,13 @@ def test_what_a_notebook_misses_are_the_notebooks_before_it(micro_copy):
     for index, notebook in enumerate(NOTEBOOKS):
         assert steps.missing(micro_copy, notebook) == []
         nothing = Workspace(micro_copy.study, micro_copy.folder / "nothing")
-        assert steps.missing(nothing, notebook) == list(NOTEBOOKS[: max(index, 1)])
+        before = NOTEBOOKS[: max(index, 1)]
+        assert steps.missing(nothing, notebook) == [each for each in before if each != "05_ablations"]  # makes nothing
     (micro_copy.folder / "generators" / "plain-1" / "gates.json").unlink()
     assert steps.missing(micro_copy, "03_generator") == []
-    assert steps.missing(micro_copy, "04_ablations") == steps.missing(micro_copy, "05_specialize") == ["03_generator"]
+    assert steps.missing(micro_copy, "04_comparison") == steps.missing(micro_copy, "06_specialize") == ["03_generator"]
     (micro_copy.folder / "supernets" / "own-0.5-0.json").unlink()  # without a choice no job of the others is known
-    assert steps.missing(micro_copy, "05_specialize") == ["02_supernet", "03_generator", "04_ablations"]
+    assert steps.missing(micro_copy, "06_specialize") == ["02_supernet", "03_generator", "04_comparison"]
     micro_copy.dataset_path.unlink()
     assert steps.missing(micro_copy, "02_supernet") == ["01_superclasses"]
 
@@ -455,14 +456,14 @@ def test_the_tiny_study_is_prepared_in_passing_and_only_what_is_missing(micro_co
     for path in gone:
         (micro_copy.folder / path).unlink()
     before = times(micro_copy.folder)
-    steps.prepare(micro_copy, "04_ablations")
+    steps.prepare(micro_copy, "04_comparison")
     assert capsys.readouterr().out == "made here, as by the notebooks before: 02_supernet, 03_generator\n"
     written = {path for path, time in times(micro_copy.folder).items() if path.is_file() and before.get(path) != time}
     made = [micro_copy.folder / path for path in gone[:2]]
     assert written == {path.with_suffix(suffix) for path in made for suffix in (".safetensors", ".json")}
     assert hashes(micro_copy.folder) == kept
     before = times(micro_copy.folder)
-    steps.prepare(micro_copy, "04_ablations")
+    steps.prepare(micro_copy, "04_comparison")
     assert capsys.readouterr().out == "" and times(micro_copy.folder) == before
 
 
@@ -476,17 +477,17 @@ def test_the_images_are_made_as_well(study, images, tmp_path, capsys):
 
 def test_another_study_is_not_prepared_in_passing(micro_copy, inline, capsys):
     other = with_study(micro_copy, name="glyphs")
-    steps.prepare(other, "05_specialize")  # all is there
+    steps.prepare(other, "06_specialize")  # all is there
     (micro_copy.folder / "generators" / "plain-0" / "gates.json").unlink()
     (micro_copy.folder / "comparison" / "throughput.json").unlink()
     before = times(micro_copy.folder)
-    message = "run these notebooks for the study glyphs first, in turn: 03_generator, 04_ablations"
+    message = "run these notebooks for the study glyphs first, in turn: 03_generator, 04_comparison"
     with pytest.raises(FileNotFoundError, match=message) as caught:
-        steps.prepare(other, "05_specialize")
+        steps.prepare(other, "06_specialize")
     one_line(caught)
     empty = Workspace(other.study, micro_copy.folder / "nothing")
     with pytest.raises(FileNotFoundError, match="in turn: 01_superclasses, 02_supernet, 03_generator$"):
-        steps.prepare(empty, "04_ablations")
+        steps.prepare(empty, "04_comparison")
     assert times(micro_copy.folder) == before and capsys.readouterr().out == ""
 
 

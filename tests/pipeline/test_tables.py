@@ -1,4 +1,4 @@
-"""The tables of notebook 04: comparison.csv, the swap and the split-half test, times, and what everything cost."""
+"""The tables of notebooks 04 and 05: comparison.csv, the swap and the split-half test, times, and all costs."""
 
 import pytest
 from study_cases import every_job, with_study
@@ -152,5 +152,5 @@ def test_what_is_missing_names_the_notebook_that_makes_it(micro, tmp_path):
     with pytest.raises(FileNotFoundError, match="run notebooks/01_superclasses first"):
         tables.comparison_table(Workspace(micro.study, tmp_path))
     other = with_study(micro, search={"random": 7})
-    with pytest.raises(FileNotFoundError, match="selected.safetensors is missing: run notebooks/04_ablations for the"):
+    with pytest.raises(FileNotFoundError, match="selected.safetensors is missing: run notebooks/04_comparison for the"):
         tables.comparison_table(other)
