@@ -41,7 +41,7 @@ TRIALS: dict[str, dict] = {  # by name: what differs from the study that `eas ch
     "batch-32": {"training.batch_size": 32},
 }
 MINIIMAGENET = "from-miniimagenet"  # start (a): this repository's own supernet of photographs
-FINETUNED, RATES = "finetuned-", (0.005, 0.02, 0.05)
+FINETUNED, RATES = "finetuned-", (0.005, 0.02, 0.05, 0.1)
 
 
 def names() -> list[str]:
