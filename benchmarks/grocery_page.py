@@ -168,7 +168,7 @@ def trials(path: Path) -> str:
 
 
 def trials_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns trial; top-1, the mean over groups, for each share of multiply-adds; minutes."""
+    """Columns trial, and top-1, the mean over groups, for each share of multiply-adds."""
     table = rows.pivot_table("top1", "trial", "share", "mean").sort_index(axis=1)
     table.columns = [f"top-1 at {share:.0%}" for share in table.columns]
-    return table.assign(minutes=rows.groupby("trial").minutes.first()).round(2).reset_index()
+    return table.round(2).reset_index()
