@@ -46,5 +46,5 @@ def test_spreads_errors_times_and_shares():
     assert claims.times({"generator": 1.0, "slow": 3174.0}) == "slow takes 3,200 times as long as the generator"
     parts = {"norms": 29.0, "convolutions": 35.0, "rest": 6.0}
     assert claims.shares(parts) == "64 % of a training step are convolutions and norms"
-    told = "Measured twice, an arch's effect correlates by 0.89, its match to the superclass by -0.02"
+    told = "In one split an arch's effect correlates by 0.89, its match to a superclass by -0.02"
     assert claims.halves(0.888, -0.02) == told
