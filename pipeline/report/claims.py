@@ -35,8 +35,8 @@ def settings(means: Mapping[str, float], without: str = "none") -> str:
     if not others:
         return "Accuracy grows with the cost of an arch"
     best = max(others, key=others.get)
-    of_many = f", the best of {len(others)} settings," if len(others) > 1 else ""
-    return f"Superclass dropout{of_many} changes the mean by {others[best]:+.1f} points ({best})"
+    which = f"The best of {len(others)} dropouts, {best}," if len(others) > 1 else f"Dropout {best}"
+    return f"{which} changes the mean by {others[best]:+.1f} points"
 
 
 def losses(fractions: Mapping[str, float]) -> str:
@@ -104,6 +104,4 @@ def shares(percent: Mapping[str, float]) -> str:
 
 def halves(arch: float, interaction: float) -> str:
     """Correlations between two halves of the images: of an arch's effect, and of arch and superclass together."""
-    return (
-        f"Measured twice, an arch's effect correlates by {arch:.2f}, its match to the superclass by {interaction:.2f}"
-    )
+    return f"Correlation of the halves: arch {arch:.2f}, arch x superclass {interaction:.2f}"

@@ -228,7 +228,7 @@ def split_half_scatter(accuracy: Tensor) -> Figure:
     """Effects as estimated on two halves of the images: of the arch, and of arch and superclass together.
 
     `accuracy` [2, archs, superclasses], one repeat of `preferences.half_accuracy`: one split of one seed, which the
-    sentence says, as a mean over splits and seeds differs. What is real lies on the diagonal.
+    titles say, as a mean over splits and seeds differs. What is real lies on the diagonal.
     """
     arch, _, interaction = preferences.effects(accuracy)
     figure, (axes,) = panels(1, 2, height=4.6)
@@ -240,7 +240,8 @@ def split_half_scatter(accuracy: Tensor) -> Figure:
         axis.axline((0, 0), slope=1, color="0.6", linewidth=1, linestyle="--")
         axis.scatter(first, second, s=8, alpha=min(1, 200 / len(first) + 0.1), color="black", linewidth=0)
         axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-        axis.set(title=name, xlabel="effect on half A (points)", ylabel="effect on half B (points)")
+        axis.set(title=f"{name}, one split of one seed", xlabel="effect on half A (points)")
+        axis.set(ylabel="effect on half B (points)")
     return claims.say(figure, claims.halves(*correlations.values()))
 
 

@@ -122,6 +122,7 @@ def test_every_figure_draws_and_is_labelled(name, study):
     figure = draw(name, study)
     figure.canvas.draw()
     assert figure.get_figwidth() == figures.WIDTH
+    assert not figure._suptitle or figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
     if name not in ("contact_sheet", "predictions"):  # pictures with captions: nothing to measure
         assert figure.axes[0].get_ylabel() or figure.axes[0].get_yticklabels()
         assert all(axis.get_xlabel() or axis.get_title() or axis.get_ylabel() for axis in figure.axes)
