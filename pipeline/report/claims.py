@@ -13,7 +13,7 @@ FALL = 0.9  # of a loss's whole fall
 
 def say(figure: Figure, sentence: str) -> Figure:
     """Write a sentence over a figure, at its left edge; returns the figure."""
-    figure.suptitle(sentence, x=0.01, ha="left", fontsize="large", fontweight="bold")
+    figure.suptitle(sentence[:1].upper() + sentence[1:], x=0.01, ha="left", fontsize="large", fontweight="bold")
     return figure
 
 

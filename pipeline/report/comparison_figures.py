@@ -151,7 +151,7 @@ def specialized_comparison(rows: pd.DataFrame) -> Figure:
     axis.invert_yaxis()
     plain_names(axis)
     best = rows.loc[rows.top1.idxmax()]
-    return claims.say(figure, f"{label(best.method).capitalize()} reaches most here: {best.top1:.1f} %")
+    return claims.say(figure, f"{label(best.method)} reaches most here: {best.top1:.1f} %")
 
 
 # -------------------------------------------------------------------- any set of classes
