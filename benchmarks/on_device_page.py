@@ -59,13 +59,13 @@ def verdict(tables: pd.DataFrame, networks: pd.DataFrame) -> str:
             f"- **A table of sixty networks {held} its aim** (an error under 5 %, ranks that correlate by 0.98): "
             f"errors {each(floats.error, '.1f')} %, correlations {each(floats.correlation, '.3f')}; those of "
             f"multiply-adds {each(floats.correlation_of_madds, '.3f')}.",
-            f"- **Bounds {hold}**: measured again after export, in {each(kept, '.0f')} % of runs. By then any "
-            f"network took {each(speed, '+.0f')} % more than its table tells; with that taken out, in "
-            f"{each(at_speed, '.0f')} %.",
-            f"- **8-bit integers take {size:.0%} of the bytes, and their speed {faster}**: times "
-            f"{each(gain, '.2f')}, for {each(loss, '+.1f')} points of accuracy.",
-            f"- **Strangers are told**: {each(refused.refused_others, '.0f')} % of other classes' images are refused, "
-            f"and {each(refused.refused_own, '.0f')} % of a network's own.",
+            f"- **Bounds {hold}**: measured again after export, {each(kept, '.0f')} % of runs keep theirs. By then any "
+            f"network took {each(speed, '+.0f')} % more than its table tells; with that taken out, "
+            f"{each(at_speed, '.0f')} % do.",
+            f"- **8-bit integers take {size:.0%} of the bytes, and running them {faster}**: {each(gain, '.2f')} times "
+            f"the speed, for {each(loss, '+.1f')} points of accuracy.",
+            f"- **Images of other classes are refused**: {each(refused.refused_others, '.0f')} % of them, and "
+            f"{each(refused.refused_own, '.0f')} % of a network's own.",
         )
     )
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.methods import METHODS, OFAS_WAY
-from pipeline.report import stats
+from pipeline.report import claims, stats
 from pipeline.report.figures import TOP1, panels
 from pipeline.report.stats import Side
 
@@ -23,7 +23,7 @@ WAYS = {  # what is drawn, and what its line is called; the least known first
 APART = 0.055  # of an axis's height: names of lines that end closer are moved
 
 
-def draw(comparisons: dict[str, pd.DataFrame]) -> Figure:
+def draw(comparisons: dict[str, pd.DataFrame], claim: str) -> Figure:
     """A panel for each study, by its title: mean top-1 of superclasses over the mean cost at every budget.
 
     ValueError where a study lacks OFA's way.
@@ -32,11 +32,9 @@ def draw(comparisons: dict[str, pd.DataFrame]) -> Figure:
     for axis, (title, comparison) in zip(axes, comparisons.items(), strict=True):
         draw_study(axis, comparison)
         axis.set_title(title, loc="left")
-        axis.set_xlabel("budget, multiply-adds (M)")
+        axis.set_xlabel("multiply-adds (M); hollow: on one seed only")
     axes[0].set_ylabel(f"{TOP1}, test images")
-    title = "Each arch tuned alone wins; branches, which are there at once, do after a full training"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    return figure
+    return claims.say(figure, claim)
 
 
 def draw_study(axis: Axes, comparison: pd.DataFrame) -> None:

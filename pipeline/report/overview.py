@@ -39,7 +39,7 @@ def write(root: str | Path = ".") -> Path:
     shutil.copyfile(PAGE.with_name(DRAWING), reports / DRAWING)
     if drawn := comparisons(reports):
         figures.style()
-        main_result.draw(drawn).savefig(reports / FIGURE, metadata={"Software": None})
+        main_result.draw(drawn, read_page(PAGE).headline).savefig(reports / FIGURE, metadata={"Software": None})
     badges.write(every_metrics(reports), reports / "badges")
     return path
 

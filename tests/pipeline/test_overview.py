@@ -128,7 +128,7 @@ def test_the_figure_shows_the_studies_whose_template_says_so(root):
     assert overview.comparisons(root / "reports") == {}  # its template has no title for it
     make_comparison(["a", "b"]).to_csv(root / "reports" / "cifar100" / "comparison.csv")
     overview.write(root)
-    assert f"CIFAR-100, 32 pixels: four ways to a network]({overview.FIGURE})" in text_of(root)
+    assert f"CIFAR-100, a full training: four ways to a network]({overview.FIGURE})" in text_of(root)
     assert (root / "reports" / overview.FIGURE).stat().st_size > 1000
 
 
@@ -152,12 +152,12 @@ def test_names_at_the_ends_of_lines_do_not_touch():
 def test_the_figure_draws_four_ways_with_their_names():
     comparison = make_comparison(["a", "b"])
     figures.style()
-    (axis,) = main_result.draw({"Some images": comparison}).axes
+    (axis,) = main_result.draw({"Some images": comparison}, "A claim").axes
     names = {text.get_text() for text in axis.texts}
     assert {"OFA's way", "each arch tuned"} <= names <= set(main_result.WAYS.values())
     assert len(axis.lines) == len(names) and axis.get_title(loc="left") == "Some images"
     with pytest.raises(ValueError, match="lacks OFA's way"):
-        main_result.draw({"Some images": comparison[comparison.method != "ofa_evolution"]})
+        main_result.draw({"Some images": comparison[comparison.method != "ofa_evolution"]}, "A claim")
 
 
 def test_without_reports_there_is_nothing_to_write(tmp_path, monkeypatch, capsys):
