@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from pipeline.report import overview
 from pipeline.report.__main__ import main
 from pipeline.report.explorer import page as explorer_page
 
@@ -80,11 +79,3 @@ def test_without_sets_there_is_nothing_to_write(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["explorer"]) == 1
     assert "python -m pipeline.report sets STUDY" in capsys.readouterr().err
-
-
-def test_the_overview_links_to_it_where_it_is(root, reports):
-    shutil.copy(reports / "cifar100" / "metrics.json", root / "reports" / "cifar100")
-    (root / "reports" / "experiments.md").write_text("## Over\n")
-    assert "explorer.html" not in overview.overview(root / "reports")
-    main(["explorer"])
-    assert "[explorer.html](explorer.html)" in overview.overview(root / "reports")

@@ -1,6 +1,7 @@
 """The page over all studies."""
 
 import json
+import re
 import shutil
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -169,6 +170,13 @@ def test_without_reports_there_is_nothing_to_write(tmp_path, monkeypatch, capsys
 def test_the_committed_page_is_that_of_the_committed_numbers(request):
     reports = request.config.rootpath / "reports"
     assert overview.overview(reports) == (reports / "README.md").read_text()
+
+
+def test_what_the_committed_page_links_to_is_there(request):
+    reports = request.config.rootpath / "reports"
+    links = set(re.findall(r"\]\((?!https?:)([^)#]+)", (reports / "README.md").read_text()))
+    assert {"method.svg", "explorer.html", "experiments.md", "cifar100/README.md"} < links
+    assert not [link for link in links if not (reports / link).exists()]
 
 
 def test_superclass_dropout_is_judged_where_both_supernets_have_the_same_generator():
