@@ -171,6 +171,13 @@ def test_the_page_tells_what_was_measured(tmp_path):
     assert (tmp_path / "figures" / "groups.png").stat().st_size > 1000 and "branches serve 0 of" in page
 
 
+def test_there_is_no_page_before_every_method_has_every_group(tmp_path):
+    networks = made_up(1)
+    networks[(networks.method != "finetuned_each") | (networks.scenario != "milk")].to_csv(tmp_path / "networks.csv")
+    with pytest.raises(ValueError, match="networks.csv lacks finetuned_each of seed 0: the same command"):
+        grocery_page.render(tmp_path)
+
+
 def test_a_single_seed_has_no_intervals(tmp_path):
     made_up(1).to_csv(tmp_path / "networks.csv", index=False)
     grocery_page.render(tmp_path)
