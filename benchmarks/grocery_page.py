@@ -31,16 +31,17 @@ LOOKS = {  # color, marker, line
 def render(folder: Path) -> None:
     """Write README.md, the figure and metrics.json beside networks.csv.
 
-    FileNotFoundError where that is missing; ValueError where a method lacks a group, as means would not compare.
+    FileNotFoundError where that is missing; ValueError where it has no whole seed, as means would not compare.
     """
     path = folder / "networks.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: measure first, without --render")
-    networks = pd.read_csv(path)
-    if lacking := still_missing(networks):
-        raise ValueError(
-            f"{path} lacks {', '.join(lacking)}: the same command without --methods measures what is missing"
-        )
+    every = pd.read_csv(path)
+    lacking = {seed: still_missing(every, seed) for seed in every.seed.unique()}
+    networks = every[every.seed.map(lacking).str.len() == 0]
+    if networks.empty:
+        names = ", ".join(f"{method} of seed {seed}" for seed, methods in lacking.items() for method in methods)
+        raise ValueError(f"{path} lacks {names}: the same command without --methods measures what is missing")
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     groups = means(networks, "group")
     draw(groups).savefig(folder / "figures" / "groups.png")
@@ -62,14 +63,11 @@ def render(folder: Path) -> None:
     write_text(folder / "README.md", PAGE.read_text(encoding="utf-8").format(**parts))
 
 
-def still_missing(networks: pd.DataFrame) -> list[str]:
-    """Which methods lack some of the groups, by seed."""
+def still_missing(networks: pd.DataFrame, seed: int) -> list[str]:
+    """Which methods lack some of the groups in a seed, which is then left out of the page."""
     groups = networks[networks.kind == "group"]
-    count = groups.groupby(["seed", "method"]).scenario.nunique()
-    pairs = [(seed, method) for seed in sorted(networks.seed.unique()) for method in LABELS]
-    return [
-        f"{method} of seed {seed}" for seed, method in pairs if count.get((seed, method), 0) < groups.scenario.nunique()
-    ]
+    count = groups[groups.seed == seed].groupby("method").scenario.nunique()
+    return [method for method in LABELS if count.get(method, 0) < groups.scenario.nunique()]
 
 
 def means(networks: pd.DataFrame, kind: str) -> pd.DataFrame:

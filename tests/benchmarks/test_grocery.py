@@ -178,6 +178,13 @@ def test_there_is_no_page_before_every_method_has_every_group(tmp_path):
         grocery_page.render(tmp_path)
 
 
+def test_a_seed_that_some_method_lacks_is_left_out(tmp_path):
+    networks = made_up(3)
+    networks[(networks.seed < 2) | (networks.method == "eas")].to_csv(tmp_path / "networks.csv")
+    grocery_page.render(tmp_path)
+    assert "over 2 seeds" in (tmp_path / "README.md").read_text()
+
+
 def test_a_single_seed_has_no_intervals(tmp_path):
     made_up(1).to_csv(tmp_path / "networks.csv", index=False)
     grocery_page.render(tmp_path)
