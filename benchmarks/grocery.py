@@ -160,6 +160,8 @@ def measure(photos: Path, groups: Path | None, seeds: int, methods: Sequence[str
         workspace = open_workspace(str(study))
         dataset = own_kit.images_of(workspace)
         every = scenarios(dataset, folders_of(dataset, photos / "train"))
+        if not seed:
+            grocery_page.save_photographs(dataset, FOLDER)
         given, recipe = (dataset.to(devices.device()), seed), workspace.study.training
         parts = {"eas": partial(ours, study, every), "finetuned_once": partial(finetuned_once, *given, every, recipe)}
         for name in dataset.hierarchy.superclasses:

@@ -6,9 +6,11 @@ import json
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from eas.data import Dataset
 from eas.files import write_text
 from pipeline.report import figures
 from pipeline.report.stats import Interval, interval
@@ -42,9 +44,8 @@ def render(folder: Path) -> None:
     if networks.empty:
         names = ", ".join(f"{method} of seed {seed}" for seed, methods in lacking.items() for method in methods)
         raise ValueError(f"{path} lacks {names}: the same command without --methods measures what is missing")
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     groups = means(networks, "group")
-    draw(groups).savefig(folder / "figures" / "groups.png")
+    save_figure(draw(groups), folder, "groups")
     numbers = differences(networks)
     told = {name: [round(each, 3) for each in value if math.isfinite(each)] for name, value in numbers.items()}
     write_text(folder / "metrics.json", json.dumps(told, indent=1) + "\n")
@@ -133,6 +134,26 @@ def draw(groups: pd.DataFrame) -> Figure:
     return figure
 
 
+def save_photographs(dataset: Dataset, folder: Path) -> None:
+    """A photograph of every group, of those to test on, as a figure of the page."""
+    figures.style()
+    hierarchy, test = dataset.hierarchy, dataset.test
+    figure, axes = figures.panels(1, len(hierarchy.superclasses), height=1.3)
+    for axis, name in zip(axes.flat, hierarchy.superclasses, strict=True):
+        row = int(hierarchy.class_mask([name])[test.labels].nonzero()[0])
+        axis.imshow(test.images[row].permute(1, 2, 0).numpy())
+        axis.set_title(name.replace("_", "\n"), fontsize=7, loc="center")
+        axis.axis("off")
+    save_figure(figure, folder, "photographs")
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure where the page looks for it."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "figures" / f"{name}.png")
+    plt.close(figure)
+
+
 def with_minutes(groups: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """The table of the groups: with minutes to the first network and to all of them, in the median over seeds."""
     rows = []
@@ -149,12 +170,13 @@ def with_minutes(groups: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_group(networks: pd.DataFrame) -> pd.DataFrame:
-    """Top-1 of every group, mean over seeds: with half of the multiply-adds the kit's and pruning's; fine-tuning's."""
-    columns = [("eas", 0.5), ("pruned", 0.5), ("finetuned_once", 1.0), ("finetuned_each", 1.0)]
-    table = networks.groupby(["scenario", "method", "share"], sort=False).top1.mean()
-    there = [column for column in columns if (table.index.droplevel(0) == column).any()]
-    found = {LABELS[method]: table.xs((method, share), level=("method", "share")) for method, share in there}
-    return pd.DataFrame(found).round(1).rename_axis("group").reset_index()
+    """Top-1 of every group, mean over seeds, by method and share of the multiply-adds; and its images on test."""
+    columns = [("eas", 1.0), ("eas", 0.5), ("eas", 0.25), ("pruned", 0.5), ("pruned", 0.25)]
+    columns += [("finetuned_once", 1.0), ("finetuned_each", 1.0)]
+    table = networks.groupby(["scenario", "method", "share"], sort=False).top1.mean().unstack(["method", "share"])
+    found = {f"{LABELS[method]}, {share:.0%}": table[method, share].round(1) for method, share in columns}
+    images = networks.groupby("scenario", sort=False).images.first()
+    return pd.DataFrame({"images": images} | found).rename_axis("group").reset_index()
 
 
 def others(networks: pd.DataFrame) -> pd.DataFrame:

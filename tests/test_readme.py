@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-METRICS, PHOTOGRAPHS = (
+METRICS, PHOTOGRAPHS, OFAS_SPACE = (
     json.loads((ROOT / "reports" / study / "metrics.json").read_text(encoding="utf-8"))
-    for study in ("cifar100", "miniimagenet")
+    for study in ("cifar100", "miniimagenet", "miniimagenet_mobilenetv3")
 )
 ROWS = {  # the row's first words, and what its number is: an accuracy, or points over OFA's way
     "OFA's way": "top1_ofa_evolution_plain",
@@ -36,24 +36,38 @@ def test_the_table_says_what_was_measured(name):
         assert told(cell) == pytest.approx(expected, abs=0.051)
 
 
+def interval_told(words):
+    """The three numbers of the difference that comes behind some words."""
+    (found,) = re.findall(words + r":?\s+([-+][^\]]*\])", README)
+    return told(found)
+
+
+def measured(name):
+    return [METRICS[name.format(end)] for end in ("mean", "low", "high")]
+
+
 def test_the_findings_say_what_was_measured():
-    assert f"Archs for {METRICS['timed_scenarios']:.0f} scenarios take {METRICS['generator_ms']:.1f} ms" in README
-    assert f"takes {METRICS['times_generator_ofa_evolution']:,.0f} times as long" in README
-    (swap,) = re.findall(r"Another superclass's arch costs (.*?points \[.*?\])", README)
-    assert told(swap) == pytest.approx(
-        [METRICS[f"swap_cost_{end}_dropout"] for end in ("mean", "low", "high")], abs=0.0051
-    )
-    (closed,) = re.findall(r"search with 50,000 evaluations: (.*?points \[.*?\])", README)
-    ends = ("mean", "low", "high")
-    measured = [METRICS[f"generator_additive_minus_evolution_long_{end}_dropout"] for end in ends]
-    assert told(closed) == pytest.approx(measured, abs=0.0051)
-    (union,) = re.findall(r"none\s+of which was trained on: (.*?\])\.", README)
-    measured = [METRICS[f"generator_composed_minus_{end}_ofa_evolution_union"] for end in ends]
-    assert told(union) == pytest.approx(measured, abs=0.051)
+    milliseconds = METRICS["generator_ms"] / METRICS["timed_scenarios"]
+    times = [METRICS[f"times_generator_{name}evolution"] for name in ("ofa_", "")]
+    assert f"A scenario takes {milliseconds:.3f} ms of a CPU core" in README
+    assert f"{times[0]:,.0f} times as long, a search in batches {times[1]:.0f} times" in README
+    swap = interval_told("Its own, minus another superclass's")
+    assert swap == pytest.approx(measured("swap_cost_{}_dropout"), abs=0.0051)
+    spread = METRICS["split_half_interaction_sd_upper_dropout"]
+    assert f"A spread of up to {spread:.1f} points is not excluded" in README
+    closed = interval_told(r"minus those of a\s+search with 50,000 evaluations")
+    assert closed == pytest.approx(measured("generator_additive_minus_evolution_long_{}_dropout"), abs=0.0051)
+    union = interval_told(r"none of which\s+was trained on")
+    assert union == pytest.approx(measured("generator_composed_minus_{}_ofa_evolution_union"), abs=0.051)
+    assert f"{METRICS['distinct_archs']:.0f} archs\n  serve {METRICS['timed_scenarios']:.0f} scenarios" in README
+    alone = METRICS["generator_finetuned_minus_mean_ofa_evolution_union"]
+    assert f"tuned alone is {alone:.1f} points over OFA's way" in README
+
+
+def test_the_findings_say_what_was_measured_after_few_epochs():
     equal, more = (PHOTOGRAPHS[f"generator_{name}_minus_mean_ofa_evolution"] for name in ("branch", "composed"))
-    assert f"at equal training {equal:+.1f}, and most of the {more:+.1f}" in README
-    assert f"{METRICS['distinct_archs']:.0f} archs serve" in README
-    assert f"tuned alone gains {METRICS['generator_finetuned_minus_mean_generator_union']:.1f}" in README
+    assert f"at equal training {abs(equal):.1f}, and most of the {more:+.1f}" in README and abs(equal) < 0.05
+    assert f"in OFA's own space, {OFAS_SPACE['generator_branch_minus_mean_ofa_evolution']:+.1f}" in README
 
 
 def test_what_it_links_to_exists():

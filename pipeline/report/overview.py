@@ -15,7 +15,7 @@ from pipeline.report.template import GENERATED, fill, read_page, read_template
 
 COLUMNS = {  # of the table over all studies; a cell is left empty where its number was not measured
     "OFA's way": "top1_ofa_evolution_plain",
-    "EAS without branches": "top1_generator_dropout",
+    "our signal, no branches": "top1_generator_dropout",
     "the paper's signal": "top1_generator_gates_dropout",
     "EAS with branches": "top1_generator_branch_dropout",
     "branches minus OFA's way": "generator_branch_minus_mean_ofa_evolution",

@@ -61,7 +61,9 @@ def fill(template: Template, study: str, metrics: Metrics, parts: dict[str, str]
     for _, name, _, _ in string.Formatter().parse(template.body):
         if name and name not in values:
             raise ValueError(f"{template.path.name} tells {name}, which metrics.json lacks")
-    return "\n\n".join(map(wrapped, re.split(r"\n{2,}", template.body.format(**values).strip()))) + "\n"
+    body = template.body.format(**values)
+    told = re.sub(r"[-+]0\.0(?=[ %])", "0.0", body)  # a bound keeps its sign, which says on which side it lies
+    return "\n\n".join(map(wrapped, re.split(r"\n{2,}", told.strip()))) + "\n"
 
 
 def wrapped(block: str) -> str:

@@ -93,7 +93,7 @@ def test_the_page_says_what_the_tables_hold(tmp_path, studies):
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "A table of sixty networks keeps its aim" in page and "On a chip, one thread" in page
     assert "8-bit integers take 33% of the bytes, and running them is faster" in page.replace("\n", " ")
-    assert "Bounds hold as long as the machine is as fast" in page
+    assert "Bounds of milliseconds hold as long as the machine is as fast" in page
     assert "(one)" in page if len(studies) > 1 else "(one)" not in page
     assert "| cold" in page and "2.50 s, 700 MB" in page and "0.12 s" in page
     assert "| one" in page and (tmp_path / "figures" / "latency.png").is_file() and "nan" not in page

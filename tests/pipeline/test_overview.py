@@ -71,7 +71,7 @@ def test_the_page_asks_answers_and_says_what_failed(root):
     headings = [line for line in text.splitlines() if line.startswith("#")]
     sections = ["question", "method", "results", "what holds", "what failed", "what it costs", "limits", "more"]
     assert [heading.lower().split("the ")[-1].lstrip("# ") for heading in headings[1:]] == sections
-    assert "| study | OFA's way | EAS without branches | the paper's signal | EAS with branches | branches" in text
+    assert "| study | OFA's way | our signal, no branches | the paper's signal | EAS with branches | branches" in text
     for study in STUDIES:
         assert f"| [{study}]({study}/README.md) | " in text
     assert (root / "reports" / overview.DRAWING).read_text().startswith("<svg")
