@@ -14,7 +14,7 @@ and '<...>.scale' holds a factor for each output channel.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -72,7 +72,7 @@ def tune_branches(
     seed: int,
     checkpoint: Path | None = None,
 ) -> dict[str, Tensor]:
-    """Tune all branches, from the shared weights on, in one training of `recipe.epochs` * len(split) images.
+    """Tune all branches, from the shared weights on, in one training of at most `recipe.epochs` * len(split) images.
 
     A step trains the sandwich of eas.training.optimize, or the one arch that `propose` has for the step's set.
 
@@ -237,18 +237,20 @@ def compose_branches(supernet: Supernet, branches: Path | dict[str, Tensor], sha
         FileNotFoundError: no such file.
         ValueError: it lacks the branch of a superclass, or has those of another network.
     """
-    composed = copy.deepcopy(supernet)
+    composed, where = copy.deepcopy(supernet), branches if isinstance(branches, Path) else "the branches"
+    tensors = read_branches(branches) if isinstance(branches, Path) else branches
     parameters = dict(composed.named_parameters())
     for index in shares.nonzero()[:, 0].tolist():
-        for name, difference in read_branch(supernet, branches, index).items():
+        for name, difference in read_branch(supernet, tensors, index, where).items():
             parameters[name].add_(difference.to(parameters[name].device), alpha=shares[index].item())
     return composed
 
 
-def read_branch(supernet: Supernet, branches: Path | dict[str, Tensor], superclass: int) -> dict[str, Tensor]:
-    """The differences of one superclass, by the parameters' names; errors as compose_branches."""
-    prefix, where = f"{superclass}.", branches if isinstance(branches, Path) else "the branches"
-    tensors = read_branches(branches) if isinstance(branches, Path) else branches
+def read_branch(
+    supernet: Supernet, tensors: Mapping[str, Tensor], superclass: int, where: object = "the branches"
+) -> dict[str, Tensor]:
+    """The differences of one superclass, by the parameters' names; ValueError as compose_branches, from `where`."""
+    prefix = f"{superclass}."
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     alike = set(state) == {name.partition(".")[2] for name in tensors}  # all superclasses have the same part tuned
     scales = {name: state.pop(name + SCALE, None) for name in [n for n in state if not n.endswith(SCALE)]}

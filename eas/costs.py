@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eas.spaces import ChoiceSpace
+from eas.spaces.base import rounded_up
 
 
 class Cost(Protocol):
@@ -83,8 +84,8 @@ def check_bounds(space: ChoiceSpace, bounds: Sequence[Bound], class_counts: Tens
             worst = int((~(most >= smallest)).nonzero()[0])
             asked, least = (float(each[worst]) / cost.scale for each in (most, smallest))
             raise ValueError(
-                f"{asked:.4g} {cost.unit} of {cost.name} is below the smallest arch: {least:.4g} {cost.unit} for "
-                f"{int(class_counts[worst])} classes; ask for as much, or train a narrower space"
+                f"{asked:.4g} {cost.unit} of {cost.name} is below the smallest arch: {rounded_up(least, 4)} "
+                f"{cost.unit} for {int(class_counts[worst])} classes; ask for as much, or train a narrower space"
             )
 
 

@@ -99,10 +99,12 @@ def calibration_sample(calibration: Split, count: int) -> Split:
 def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibration: Split, split: Split) -> Tensor:
     """Superclass top-1 in percent of every (arch, scenario) pair, float [n]; an arch that occurs twice is run once.
 
-    `archs` int64 [n, decisions], `class_masks` bool [n, classes]. ValueError where the split has no images.
+    `archs` int64 [n, decisions], `class_masks` bool [n, classes]. ValueError where a scenario has no images.
     """
     if not len(split):
         raise ValueError("no images to measure on: a step that is not said to test is given no test images")
+    if not (there := has_images(class_masks, split)).all():
+        raise ValueError(f"no image to measure on is of the classes of scenario {int((~there).nonzero()[0])}")
     distinct, member = archs.unique(dim=0, return_inverse=True)
     images, top1 = split.only(class_masks.any(0)), torch.empty(len(archs))
     stem = SharedStem(supernet, distinct, calibration, images)
@@ -112,6 +114,12 @@ def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibr
         logits, labels = stem.logits(arch, chosen), images.labels[chosen]
         top1[rows] = superclass_top1(logits, labels, class_masks[rows])
     return top1
+
+
+def has_images(class_masks: Tensor, split: Split) -> Tensor:
+    """Whether a split has an image of any of a scenario's classes (bool [n, classes]), bool [n]."""
+    counts = split.labels.cpu().bincount(minlength=class_masks.shape[1])
+    return (class_masks.cpu() & (counts > 0)).any(1)
 
 
 def batch_size(split: Split) -> int:
@@ -125,9 +133,11 @@ def superclass_top1(logits: Tensor, labels: Tensor, class_masks: Tensor) -> Tens
 
     On the images of the scenario's classes (`class_masks`, bool [scenarios, classes]), argmax over those classes only.
     """
-    class_masks = class_masks.to(logits.device)
-    rows = [correct(logits, labels, mask)[mask[labels]].float().mean() * 100 for mask in class_masks]
-    return torch.stack(rows).cpu()
+    found = []
+    for mask in class_masks.to(logits.device):
+        own = mask[labels]
+        found.append(correct(logits[own], labels[own], mask).float().mean() * 100)
+    return torch.stack(found).cpu()
 
 
 def correct(logits: Tensor, labels: Tensor, class_mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eas.costs import MADDS, Bound
+from eas.costs import MADDS, Bound, check_bounds
 from eas.decoding import Room, decode, fill
 from eas.spaces import ChoiceSpace
 
@@ -26,8 +26,9 @@ class Predictor(Protocol):
 def uniform(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor) -> Tensor:
     """Uniform scaling: the costliest fitting arch with one depth and one form for all, then filled evenly.
 
-    One depth or form is one index: a stage or block that has fewer takes its last.
+    One depth or form is one index: a stage or block that has fewer takes its last. ValueError as `random_archs`.
     """
+    check_bounds(space, [Bound(MADDS, budgets)], class_counts)
     grid = torch.cartesian_prod(*(torch.arange(choices) for _, choices in space.gate_shapes))
     counts = torch.tensor([decisions for decisions, _ in space.gate_shapes])
     family = space.canonical(grid.repeat_interleave(counts, 1).minimum(space.largest))
@@ -44,14 +45,17 @@ def uniform(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor) -> Tensor
 def random_archs(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """`count` random archs that use each budget well, int64 [scenarios, count, decisions]: random scores, decoded.
 
-    The size of images, where there are several, is drawn first, of those that the budget allows.
+    The size of images, where there are several, is drawn first, of those that the budget allows. ValueError where a
+    budget is below the smallest arch; it says that one's cost.
     """
+    check_bounds(space, [Bound(MADDS, budgets)], class_counts)
     rows = len(budgets) * count
     depth, form, *size = (torch.randn(rows, *shape, generator=rng) for shape in space.gate_shapes)
     repeated = (value.repeat_interleave(count) for value in (budgets, class_counts))
     return decode(space, depth, form, *repeated, *(FIRST * each for each in size)).view(len(budgets), count, -1)
 
 
+PROPOSALS = 2000  # of OFA's search for one candidate; where one in a hundred fits, all exceed once in 10^8 times
 PARENTS, MUTATION = 0.25, 0.1  # OFA's defaults: share of the population that breeds, chance to change a decision
 
 
@@ -103,16 +107,21 @@ def ofa_evolution(
     """OFA's evolutionary search as it is run: one scenario, candidate after candidate, until each one fits.
 
     Source: the published EvolutionFinder (once-for-all), in this space; one generation's candidates share one call of
-    the predictor. Returns an arch int64 [decisions].
+    the predictor. Under a budget that PROPOSALS in a row exceed, a random arch that fits takes their place, where
+    the published one goes on for hours. Returns an arch int64 [decisions]; ValueError as `random_archs`.
     """
     rng = np.random.default_rng(seed)
     choices, classes = space.choices.numpy(), int(class_mask.sum())
+    asked = torch.tensor([budget], dtype=torch.float64), torch.tensor([classes])
+    check_bounds(space, [Bound(MADDS, asked[0])], asked[1])
 
     def until_it_fits(propose: Callable[[], np.ndarray]) -> np.ndarray:
-        while True:
+        for _ in range(PROPOSALS):
             arch = propose()
             if int(space.madds(torch.from_numpy(arch), classes)) <= budget:
                 return arch
+        draws = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        return random_archs(space, *asked, 1, draws)[0, 0].numpy()
 
     def mutate() -> np.ndarray:
         parent = pool[rng.integers(parents)][1]

@@ -93,7 +93,8 @@ def optimize(
     saved = saved if ranks.writes else None
     draw_archs = draw_archs or sandwich(space, recipe, seed)
     whole = {"total": recipe.epochs, "initial": len(history), "unit": "epoch", "mininterval": 1}
-    epochs = tqdm(range(len(history), recipe.epochs), label, disable=not ranks.writes, **whole)
+    whole |= {} if ranks.writes else {"disable": True}  # said only where it is meant: False would show a worker's bar
+    epochs = tqdm(range(len(history), recipe.epochs), label, **whole)
     for epoch in epochs:
         # Seeded per epoch, so that a resumed run draws what an uninterrupted one would have drawn.
         generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
@@ -170,7 +171,7 @@ def make_optimizer(module: nn.Module, recipe: Training) -> torch.optim.SGD:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Training, progress: float) -> None:
-    """Linear warm-up, then linear decay to zero; `progress` in [0, 1)."""
+    """Linear warm-up, then linear decay to zero, never below a hundredth of the rate; `progress` in [0, 1)."""
     up = progress / recipe.warmup if recipe.warmup else 1.0
     down = (1 - progress) / (1 - recipe.warmup)
     for group in optimizer.param_groups:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from eas import devices
 from eas.branches import BRANCH_IMAGES, Propose, compose_branches, superclass_shares, tune_branches
 from eas.data import Dataset, Hierarchy, Split
-from eas.evaluation import PATIENT, calibration_sample, measure_archs
+from eas.evaluation import PATIENT, calibration_sample, has_images, measure_archs
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
@@ -160,8 +160,10 @@ def measure(
     study, every = workspace.study, sorted(workspace.study.scenarios.budgets)
     whole, mixed = whole_sets(study, dataset.hierarchy), mixed_sets(study, dataset.hierarchy)
     budgets = sorted({every[0], every[len(every) // 2], every[-1]})
-    masks = torch.stack([dataset.hierarchy.class_mask(each) for each in whole + mixed]).repeat(len(budgets), 1)
+    masks = torch.stack([dataset.hierarchy.class_mask(each) for each in whole + mixed])
     sizes = torch.tensor([len(each) for each in whole] + [NOT_WHOLE] * len(mixed))
+    there = has_images(masks, dataset.selection)  # a class may have none to choose on, a superclass has some
+    masks, sizes = masks[there].repeat(len(budgets), 1), sizes[there]
     asked = torch.tensor(budgets, dtype=torch.float64).repeat_interleave(len(sizes)) * MEGA
     archs = load_generator(workspace, dataset, base, "generator_additive").generate(masks, asked)
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)

@@ -28,7 +28,7 @@ def add_parsers(commands: cli.Commands) -> None:
     learn.add_argument("study", help="YAML, as `eas check` writes it; the same command goes on with it")
     learn.add_argument("--minutes", type=float, help="first set the study's epochs to what takes about so long here")
     learn.add_argument("--compare", action="store_true", help="also run all other methods, for a comparison")
-    learn.set_defaults(run=train)
+    learn.set_defaults(run=train, goes_on=True)
 
 
 def check(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eas import devices
 from eas.data import Dataset, Hierarchy
-from eas.evaluation import SharedStem, calibration_sample, measure_archs
+from eas.evaluation import SharedStem, calibration_sample, has_images, measure_archs
 from eas.expected import ExpectedAccuracy, answers_of, log_odds
 from eas.generator import ArchGenerator
 from eas.recipes import Branch
@@ -50,6 +50,7 @@ def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tup
     # Branches that were each trained alone serve sets of one superclass: as many of those, too.
     largest = [len(dataset.hierarchy.superclasses)] + ([1] if branch and not composes(branch) else [])
     masks = torch.cat([fitted_sets(study, dataset.hierarchy, most, rng) for most in largest])
+    masks = masks[has_images(masks, dataset.selection)]
     masks = masks.repeat_interleave(BUDGETS, 0)
     low, high = min(study.scenarios.budgets) * MEGA, max(study.scenarios.budgets) * MEGA
     archs = generator.generate(masks, low + (high - low) * torch.rand(len(masks), dtype=torch.float64, generator=rng))

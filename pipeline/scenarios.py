@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from math import comb
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from pipeline.params import Study
 
 MEGA = 1e6  # params.yaml gives budgets in million multiply-adds
 MIXED_SETS = 12  # that branches are judged on
+MOST_SETS = 20_000  # of a size that are trained on
 PART, ACROSS = (2, 3, 4), 7  # classes of a part, in turn; superclasses that a set across takes a class of
 Names = tuple[str, ...]  # of superclasses and classes
 
@@ -140,17 +142,26 @@ def mixed_sets(study: Study, hierarchy: Hierarchy) -> list[Names]:
 def training_sets(study: Study, hierarchy: Hierarchy, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The sets of so many superclasses that may be trained on, never a union that is measured.
 
-    Masks bool [n, classes], and the number of superclasses of each, int64 [n].
+    All of a size, or MOST_SETS at random of very many. Masks bool [n, classes], and the number of superclasses of each,
+    int64 [n].
     """
     count, names = len(hierarchy.superclasses), hierarchy.superclasses
     sets = superclass_sets(study, hierarchy) + (large_unions(study, hierarchy) if max(sizes) > 3 else [])
     held_out = {frozenset(names.index(name) for name in each) for each in sets if len(each) > 1}
-    every = [frozenset(c) for size in sizes for c in combinations(range(count), size)]
-    allowed = [each for each in every if each not in held_out]
+    rng = torch.Generator().manual_seed(study.data.seed)
+    allowed = [each for size in sizes for each in sets_of(count, size, rng) if each not in held_out]
     member = torch.zeros(len(allowed), count, dtype=torch.bool)
     for row, each in enumerate(allowed):
         member[row, list(each)] = True
     return member[:, hierarchy.parent], member.sum(1)
+
+
+def sets_of(count: int, size: int, rng: torch.Generator) -> list[frozenset[int]]:
+    """The sets of `size` of `count` numbers; MOST_SETS draws, each set once, where there are more."""
+    if comb(count, size) <= MOST_SETS:
+        return [frozenset(each) for each in combinations(range(count), size)]
+    drawn = torch.rand(MOST_SETS, count, generator=rng).topk(size).indices
+    return [*dict.fromkeys(map(frozenset, drawn.tolist()))]
 
 
 def set_sampler(study: Study, hierarchy: Hierarchy, frequencies: Mapping[int, float]) -> DrawSets:

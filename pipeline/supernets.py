@@ -73,7 +73,7 @@ def plain_base(study: Study, seed: int) -> Base:
 
 
 def plain_epochs(study: Study) -> int:
-    """Beside one with dropout a supernet without trains longer, by what the branches cost: both ways cost the same."""
+    """Beside one with dropout a supernet without trains longer: by the epochs of branches, tuned from that one."""
     return study.training.epochs + (study.branches.epochs if study.branches and study.dropout else 0)
 
 
@@ -112,7 +112,10 @@ def base_of(workspace: Workspace, name: str, seed: int) -> Base:
     """The supernet of the comparison of that name and seed; the one without dropout needs no choice."""
     if name == "plain":
         return plain_base(workspace.study, seed)
-    return next(base for base in bases(workspace) if (base.name, base.seed) == (name, seed))
+    found = [base for base in bases(workspace) if (base.name, base.seed) == (name, seed)]
+    if not found:
+        raise ValueError(f"the study {workspace.study.name} has no supernet {name} of seed {seed}")
+    return found[0]
 
 
 def unbranched_base(workspace: Workspace) -> Base:

@@ -37,7 +37,7 @@ class Folder(Source):
     kind: Literal["folder"] = "folder"
     train: str | Annotated[tuple[str, ...], Field(min_length=1)]  # of several folders, a class has the images of all
     test: str | Fraction  # where there is no such folder: the share of the images that is kept for it
-    selection: str | Fraction  # likewise; such a folder need not have images of every class
+    selection: str | Fraction  # likewise; such a folder need not have images of every class, but of every superclass
     superclasses: str | None = None
     ignore_others: bool = False  # folders of classes that are in no superclass; else they are an error
     skip: tuple[str, ...] = ()  # files to leave out, such as those that cannot be read
@@ -51,8 +51,15 @@ class Folder(Source):
         return {name: share for name, share in super().shares.items() if not isinstance(share, str)}
 
     def load_selection(self, root: str | Path = ".") -> Split | None:
+        if not isinstance(self.selection, str):
+            return None
         hierarchy, (_, _, chosen) = self.survey(Path(root))
-        return split_of(chosen, hierarchy, self.image_size) if isinstance(self.selection, str) else None
+        split = split_of(chosen, hierarchy, self.image_size)
+        there = hierarchy.parent[split.labels].unique().tolist()
+        if lacking := [name for index, name in enumerate(hierarchy.superclasses) if index not in there]:
+            told = "every superclass needs some to choose on, or name a share in place of the folder"
+            raise ValueError(f"{self.selection} has no image of {', '.join(lacking)}: {told}")
+        return split
 
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:
         hierarchy, (known, test, _) = self.survey(Path(root))

@@ -106,7 +106,8 @@ class Photographs:
 
         with ThreadPoolExecutor(devices.cpu_count()) as pool:  # decoding frees Python's lock
             told = pool.map(attempt, range(len(self)))
-            told = tqdm(told, label, len(self), mininterval=1, disable=len(self) < LOUD)
+            quiet = {"disable": True} if len(self) < LOUD else {}  # said only where it is meant: a worker shows no bar
+            told = tqdm(told, label, len(self), mininterval=1, **quiet)
             return {path: message for path, message in zip(self.paths, told, strict=True) if message}
 
 

@@ -259,6 +259,6 @@ def main(arguments: list[str] | None = None, add_first: Callable[[Commands], Non
         print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
+        print(f"stopped{': the same command goes on from here' if 'goes_on' in options else ''}", file=sys.stderr)
         return 130
     return 0

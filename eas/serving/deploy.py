@@ -136,8 +136,8 @@ def specialize(
 
     The generator picks the arch in one forward pass; the classifier keeps the rows of these classes; `calibration`
     holds the images that the statistics are taken from, on the supernet's device. `bounds` are of other costs, such as
-    a LatencyTable. ValueError if there is no class, or no bound, or one is infinite or below the smallest arch; it says
-    what is possible.
+    a LatencyTable, whose are seconds. ValueError if there is no class, or no bound, or one is infinite or below the
+    smallest arch; it says what is possible.
 
     With `unseen`, images of all classes that nothing was trained on, the network also tells images of none of its
     classes (eas.serving.strangers.Refusing); the costs are with what that takes.

@@ -95,13 +95,13 @@ class Kit:
     def cheapest_budget(self, class_mask: Tensor, top1: float, outputs: int | None = None) -> float:
         """The smallest budget, in multiply-adds, whose network is expected to reach `top1` percent.
 
-        It may have more `outputs` than classes. Of BUDGETS between those that the generator was made for, in one pass.
-        ValueError, which says what is possible, where none is expected to.
+        It may have more `outputs` than classes. Of BUDGETS in the generator's range. ValueError, which says the best.
         """
-        budgets = torch.linspace(*self.generator.budget_range.tolist(), BUDGETS, dtype=torch.float64)
-        counts = outputs and torch.full((BUDGETS,), outputs)
+        space, outputs = self.supernet.space, outputs or int(class_mask.sum())
+        ends = self.generator.budget_range.clamp(min=float(space.madds(space.smallest, outputs)))
+        budgets, counts = torch.linspace(*ends.tolist(), BUDGETS, dtype=torch.float64), torch.full((BUDGETS,), outputs)
         archs = self.generator.generate(class_mask.expand(BUDGETS, -1), budgets, outputs=counts)
-        madds = self.supernet.space.madds(archs, class_mask.sum())
+        madds = space.madds(archs, class_mask.sum())
         expected = self.expected_top1(class_mask, madds)[:, 0]
         if not len(enough := (expected >= top1).nonzero()[:, 0]):
             best, cost = expected.max().item(), madds[expected.argmax()].item() / 1e6
@@ -119,9 +119,9 @@ class Kit:
     ) -> tuple[nn.Module, Card]:
         """The specialised network for the named superclasses and classes, in eval mode.
 
-        Under a budget of multiply-adds, under `bounds` of other costs (eas.costs.PARAMETERS, a LatencyTable), or all of
-        these; or the cheapest one that is expected to reach `top1` percent. With `refuse` it also tells images of none
-        of its classes, for what it costs (see eas.serving.strangers).
+        Under a budget of multiply-adds, `bounds` of other costs (a number of eas.costs.PARAMETERS, a LatencyTable's
+        seconds), or all of these; or the cheapest one that is expected to reach `top1` percent. With `refuse` it also
+        tells images of none of its classes, for what it costs (see eas.serving.strangers).
 
         ValueError for an unknown name, no name, a bound below the smallest arch or an accuracy that no network is
         expected to reach, which says what is possible; or no bound, or one beside `top1`.

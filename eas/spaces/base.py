@@ -20,6 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import ROUND_CEILING, Context
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Annotated
@@ -292,8 +293,7 @@ class ChoiceSpace(ABC):
     def check_scenarios(self, class_masks: Tensor, budgets: Tensor, outputs: Tensor | None = None) -> None:
         """Check scenarios, bool [n, classes] and multiply-adds [n], before any long work; `outputs` as the generator.
 
-        Raises:
-            ValueError: an empty set of classes, or a budget that no arch fits; it states the smallest possible.
+        ValueError: an empty set of classes, or a budget that no arch fits; it states the smallest possible.
         """
         count = torch.empty(len(class_masks), dtype=torch.long)
         for out, piece in zip(count.split(PIECE), class_masks.split(PIECE), strict=True):
@@ -306,9 +306,14 @@ class ChoiceSpace(ABC):
             worst = int((~(budgets >= smallest)).nonzero()[0])
             raise ValueError(
                 f"budget of {float(budgets[worst]) / 1e6:g}M MAdds is below the smallest arch: "
-                f"{int(smallest[worst]) / 1e6:g}M MAdds for {int(count[worst])} classes; ask for as much, or train a "
-                "narrower space"
+                f"{rounded_up(int(smallest[worst]) / 1e6)}M MAdds for {int(count[worst])} classes; "
+                "ask for as much, or train a narrower space"
             )
+
+
+def rounded_up(number: float, digits: int = 6) -> str:
+    """A positive number in so many digits, never less than it is: a bound that is told can be asked for."""
+    return f"{Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(float(number))):f}"
 
 
 class SpaceRecipe(Section):

@@ -24,6 +24,7 @@ from eas.costs import MADDS, PARAMETERS, Bound, check_bounds, like_madds, total
 from eas.decoding import decode, total_score
 from eas.generator import Generator
 from eas.spaces import PreResNetSpace
+from eas.spaces.base import rounded_up
 
 COUNTED = {"small": SMALL, "cifar100": CIFAR100, "lite": LITE, "sized": SIZED, "sized mobilenet": SIZED_MOBILENET}
 ENUMERATED = {"small": SMALL, "depths": PreResNetSpace(16, 1, (8, 16), (1, 2, 3), (0.25, 0.5, 1.0))}
@@ -171,6 +172,13 @@ def test_an_impossible_bound_is_told_with_what_is_possible():
         with pytest.raises(ValueError, match=r"M of parameters is below the smallest arch: [\d.]+ M for \d+ classes"):
             generator().generate(masks, torch.full((3,), torch.inf, dtype=torch.float64), [Bound(PARAMETERS, most)])
     check_bounds(GLYPHS, [Bound(PARAMETERS, torch.tensor([least]))], torch.tensor([160]))
+
+
+@pytest.mark.parametrize("least", [3.65382e6, 3653821.0, 14.7e6, 99999.0, 1.0])
+def test_a_smallest_budget_that_is_told_can_be_asked_for(least):
+    for digits in (4, 6):
+        told = float(rounded_up(least / 1e6, digits)) * 1e6
+        assert least <= told * (1 + 1e-12) and told <= least * (1 + 10.0 ** (1 - digits))
 
 
 def test_bounds_are_read_as_budgets_from_the_smallest_to_the_largest():

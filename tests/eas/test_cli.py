@@ -97,6 +97,11 @@ def test_small_budgets_in_millions_are_understood():
     assert cli.budget("0.45M") == 4.5e5 and cli.budget("0.001M") == 1e3 and cli.budget("10000") == 1e4
 
 
+def test_ctrl_c_is_one_line_that_does_not_promise_too_much(folder, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "list_kit", lambda options: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert cli.main(["list", str(folder)]) == 130 and capsys.readouterr().err == "stopped\n"
+
+
 MISTAKES = [
     ("specialize {kit} digit --madds 0.5M --to {to}", "did you mean 'digits'"),
     ("specialize {kit} digits --madds 0.1M --to {to}", "below the smallest arch: 0.15"),

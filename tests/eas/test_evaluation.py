@@ -163,6 +163,14 @@ def test_archs_that_share_a_stem_get_the_logits_that_they_get_alone(batch, livel
         torch.testing.assert_close(stem.logits(arch, chosen), alone[chosen], rtol=1e-4, atol=1e-4)
 
 
+def test_a_scenario_without_images_is_named(lively, archs, dataset):
+    few = dataset.selection.only(dataset.selection.labels == 0)
+    masks = torch.zeros(2, 160, dtype=torch.bool)
+    masks[0, 0] = masks[1, 1] = True
+    with pytest.raises(ValueError, match="no image to measure on is of the classes of scenario 1"):
+        measure_archs(lively, archs[:2], masks, dataset.calibration, few)
+
+
 def test_measuring_does_not_change_the_supernet(lively, archs, dataset):
     before = {name: tensor.clone() for name, tensor in lively.state_dict().items()}
     mode, masks = lively.training, random_class_masks(len(archs))

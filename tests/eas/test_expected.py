@@ -118,6 +118,12 @@ def test_the_cheapest_network_for_an_accuracy_is_the_cheapest(kit, hierarchy):
     assert kit.specialize(["arrows", "0"], top1=0)[1].madds == madds.min()
 
 
+def test_an_accuracy_can_be_asked_for_where_outputs_for_strangers_cost_more_than_the_least_budget(kit):
+    space = kit.supernet.space
+    kit.generator.budget_range[0] = int(space.madds(space.smallest, 2))
+    assert kit.specialize(["0", "1"], top1=0, refuse=True)[1].strangers
+
+
 def test_an_accuracy_that_is_out_of_reach_is_an_error_that_says_what_is_not(kit, supernet, dataset):
     with pytest.raises(ValueError, match=r"no network is expected to reach 100 %: the best \d+\.\d %, with 0\.\d+M"):
         kit.specialize(["arrows", "digits"], top1=100)

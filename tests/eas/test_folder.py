@@ -232,11 +232,11 @@ def test_where_there_is_no_test_folder_a_share_of_every_class_is_kept_for_it(pla
 
 
 def test_choices_are_made_on_a_folder_of_photographs_where_there_is_one(place):
-    for name in ("apple", "pear"):
-        draw(place / "val" / "fruit" / name / "0.png", seed=7)
+    for name in ("fruit/apple", "milk/sour/kefir"):  # a class need not have any
+        draw(place / "val" / name / "0.png", seed=7)
     made, share = source(selection="val", superclasses="groups.yaml"), source(superclasses="groups.yaml")
     dataset, indices = data.build(made, place)
-    assert len(dataset.train) + len(dataset.calibration) == 54 and dataset.selection.labels.tolist() == [0, 1]
+    assert len(dataset.train) + len(dataset.calibration) == 54 and dataset.selection.labels.tolist() == [0, 2]
     assert torch.equal(dataset.selection.images[0], read_pixels(place / "val" / "fruit" / "apple" / "0.png", 12))
     published = dict(
         zip(*(data.split_columns(dataset, indices, made)[name] for name in ("split", "published")), strict=False)
@@ -248,6 +248,12 @@ def test_choices_are_made_on_a_folder_of_photographs_where_there_is_one(place):
         made.hierarchy(place)
     with pytest.raises(FileNotFoundError, match="nowhere is missing"):
         source(selection="nowhere").hierarchy(place)
+
+
+def test_every_superclass_needs_a_photograph_to_choose_on(place):
+    draw(place / "val" / "fruit" / "apple" / "0.png")
+    with pytest.raises(ValueError, match="val has no image of milk: every superclass needs some"):
+        data.build(source(selection="val", superclasses="groups.yaml"), place)
 
 
 def test_files_to_skip_are_left_out_and_change_the_fingerprint(place):

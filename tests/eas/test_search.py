@@ -93,6 +93,19 @@ def test_random_archs_use_every_choice(space):
 # -------------------------------------------------------------------- evolution
 
 
+@pytest.mark.parametrize("search_for", ["uniform", "random archs", "evolution"])
+def test_a_budget_that_no_arch_fits_is_an_error(search_for):
+    masks, budgets = some_scenarios(count=2)
+    budgets[1] = 1.0
+    with pytest.raises(ValueError, match="below the smallest arch"):
+        if search_for == "uniform":
+            uniform(GLYPHS, budgets, masks.sum(1))
+        elif search_for == "random archs":
+            random_archs(GLYPHS, budgets, masks.sum(1), 2, seeded())
+        else:
+            ofa_evolution(GLYPHS, None, masks[1], 1.0, **EFFORT)
+
+
 def side_by_side(space, model, masks, budgets, **effort):
     return evolution(space, model, masks, budgets, **EFFORT | effort)
 

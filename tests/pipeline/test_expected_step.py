@@ -1,15 +1,21 @@
 """The step `expected`: on which sets of classes it is fitted, and that the line is the one that networks lie on."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from cases import seeded
 from study_cases import with_study
 
+from eas import data
+from eas.evaluation import has_images
 from eas.expected import ExpectedAccuracy
-from pipeline import expected, steps
+from pipeline import branches, expected, steps
 from pipeline.branches import choose_branch
 from pipeline.scenarios import every_scenario
 from pipeline.steps import STEPS
+from pipeline.supernets import load_supernet
 
 
 def test_it_is_fitted_on_sets_of_all_sizes_that_are_no_scenarios(study, hierarchy):
@@ -25,6 +31,20 @@ def test_it_is_fitted_on_sets_of_all_sizes_that_are_no_scenarios(study, hierarch
     assert torch.equal(expected.fitted_sets(study, hierarchy, 10, seeded()), masks)
     parts = expected.fitted_sets(study, hierarchy, 1, seeded())
     assert len(parts) == 40 and ((parts[:, None] & superclasses).any(2).sum(1) == 1).all()
+
+
+def test_classes_without_images_to_choose_on_do_no_harm(copied):
+    dataset = copied.dataset()
+    few = dataset.selection.only(dataset.selection.labels % 5 == 0)
+    data.save(dataclasses.replace(dataset, selection=few), copied.dataset_path)
+    masks = expected.fitted_sets(copied.study, dataset.hierarchy, len(dataset.hierarchy.superclasses), seeded())
+    assert not has_images(masks, few).all()  # sets that the fit, and what branches gain, must leave out
+    (job,) = STEPS["expected"].all_jobs(copied)
+    model = ExpectedAccuracy(**expected.fit_expected(copied, **job)[0])
+    assert model.errors.isfinite().all() and torch.equal(model.labels, few.labels)
+    given = load_supernet(copied, dataset, job["base"]), steps.tensors_of(copied, "branches", **job)
+    gains = branches.measure(copied, job["base"], *given, dataclasses.replace(dataset, selection=few), True)
+    assert math.isfinite(gains["mixed"]["gain"])
 
 
 def test_the_line_is_the_one_that_networks_lie_on():

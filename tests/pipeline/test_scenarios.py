@@ -118,6 +118,15 @@ def test_a_part_is_never_a_whole_superclass_and_large_unions_are_never_trained_o
     assert (size == 5).sum() == 6 - 2 and not any(torch.equal(mask, each) for mask in masks for each in held)
 
 
+def test_of_very_many_sets_some_are_trained_on(wide, monkeypatch):
+    monkeypatch.setattr("pipeline.scenarios.MOST_SETS", 50)
+    hierarchy = Hierarchy.from_groups({f"s{i}": [f"s{i}a", f"s{i}b"] for i in range(12)})
+    masks, size = training_sets(wide, hierarchy, (1, 2, 5))  # 12, 66 and 792 of these
+    assert (size == 1).sum() == 12 and 20 < (size == 2).sum() <= 50 and 40 < (size == 5).sum() <= 50
+    assert len(masks.unique(dim=0)) == len(masks) and torch.equal(masks.sum(1), 2 * size)
+    assert torch.equal(masks, training_sets(wide, hierarchy, (1, 2, 5))[0])
+
+
 def drawn(study, hierarchy, count, seed=0):
     """Sets of superclasses and budgets as the sampler draws them; each a union of whole superclasses."""
     masks, budgets = scenario_sampler(study, hierarchy)(count, seeded(seed))

@@ -17,7 +17,7 @@ from eas.data.cifar100 import FOLDER
 from eas.files import sha256, write_text
 from eas.recipes import NO_DROPOUT, Augment, Dropout, Start
 from eas.spaces import ElasticPreResNet
-from pipeline import steps, supernets
+from pipeline import comparison, steps, supernets
 from pipeline.params import load_study
 from pipeline.steps import STEPS
 from pipeline.store import Workspace, read_record
@@ -141,6 +141,14 @@ def test_a_budget_that_no_arch_fits_is_an_error_before_any_training(quick, monke
         steps.make(impossible, "supernets", FIRST)
     one_line(caught)
     assert not (quick.folder / "supernets").exists()
+
+
+def test_a_study_without_dropout_has_nobody_to_time(quick):
+    alone = with_study(quick, dropout=None)
+    assert comparison.time_jobs(alone) == []
+    with pytest.raises(ValueError, match="the study tiny has no supernet dropout of seed 0") as caught:
+        supernets.base_of(alone, "dropout", 0)
+    one_line(caught)
 
 
 def test_budgets_in_other_units_are_refused_before_any_training(quick):
