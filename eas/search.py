@@ -55,7 +55,7 @@ def random_archs(space: ChoiceSpace, budgets: Tensor, class_counts: Tensor, coun
     return decode(space, depth, form, *repeated, *(FIRST * each for each in size)).view(len(budgets), count, -1)
 
 
-PROPOSALS = 2000  # of OFA's search for one candidate; where one in a hundred fits, all exceed once in 10^8 times
+PROPOSALS = 2000  # of OFA's search for a candidate; where one in a hundred fits, none does once in 10^8 times
 PARENTS, MUTATION = 0.25, 0.1  # OFA's defaults: share of the population that breeds, chance to change a decision
 
 
@@ -106,22 +106,25 @@ def ofa_evolution(
 ) -> Tensor:
     """OFA's evolutionary search as it is run: one scenario, candidate after candidate, until each one fits.
 
-    Source: the published EvolutionFinder (once-for-all), in this space; one generation's candidates share one call of
-    the predictor. Under a budget that PROPOSALS in a row exceed, a random arch that fits takes their place, where
-    the published one goes on for hours. Returns an arch int64 [decisions]; ValueError as `random_archs`.
+    Source: the published EvolutionFinder (once-for-all), in this space. It draws what that draws, but costs and scores
+    one generation's candidates together. Where PROPOSALS for each are not enough, random archs that fit take the places
+    that are left: near the smallest arch the published search goes on for hours. Returns an arch int64 [decisions];
+    ValueError as `random_archs`.
     """
     rng = np.random.default_rng(seed)
     choices, classes = space.choices.numpy(), int(class_mask.sum())
     asked = torch.tensor([budget], dtype=torch.float64), torch.tensor([classes])
     check_bounds(space, [Bound(MADDS, asked[0])], asked[1])
 
-    def until_it_fits(propose: Callable[[], np.ndarray]) -> np.ndarray:
+    def that_fit(propose: Callable[[], np.ndarray], count: int) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
         for _ in range(PROPOSALS):
-            arch = propose()
-            if int(space.madds(torch.from_numpy(arch), classes)) <= budget:
-                return arch
+            archs = np.stack([propose() for _ in range(count - len(found))])
+            found += [*archs[(space.madds(torch.from_numpy(archs), classes) <= budget).numpy()]]
+            if len(found) == count:
+                return found
         draws = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        return random_archs(space, *asked, 1, draws)[0, 0].numpy()
+        return found + [*random_archs(space, *asked, count - len(found), draws)[0].numpy()]
 
     def mutate() -> np.ndarray:
         parent = pool[rng.integers(parents)][1]
@@ -135,9 +138,9 @@ def ofa_evolution(
         return list(zip(predictor.score(torch.from_numpy(np.stack(archs)), class_mask).tolist(), archs, strict=True))
 
     parents = max(2, int(PARENTS * population))
-    pool = scored([until_it_fits(lambda: rng.integers(choices)) for _ in range(population)])
+    pool = scored(that_fit(lambda: rng.integers(choices), population))
     for _ in range(evaluations // population - 1):
         pool = sorted(pool, key=lambda item: -item[0])[:parents]
-        proposals = [mutate] * (population // 2) + [cross] * (population - population // 2)
-        pool += scored([until_it_fits(proposal) for proposal in proposals])
+        half = population // 2
+        pool += scored(that_fit(mutate, half) + that_fit(cross, population - half))
     return space.canonical(torch.from_numpy(max(pool, key=lambda item: item[0])[1]))
