@@ -325,6 +325,11 @@ def test_what_would_count_twice_or_out_of_order_is_refused(path, value, message,
         ("scenarios.unions_of_two", 10**9, "scenarios.unions_of_two"),
         ("from_scratch", 10**9, "from_scratch"),
         ("evaluation.calibration_images", 1, "evaluation.calibration_images"),
+        ("space.widths", [10**30], "space: it holds a number that is too large"),
+        ("space.depths", [10**9], "space: 2000000000 blocks with 3 forms each are too many"),
+        ("space", {"kind": "mobilenetv3", "depths": [10**7]}, "space: 50000000 blocks with 9 forms each"),
+        ("other_sets.budget", 450_000, "other_sets.budget: 450000 is above 6, 10 times the largest of scenarios.budg"),
+        ("branches.candidates", [{"part": "all", "learning_rate": 0.1, "sets": {10**9: 1}}], "branches.candidates"),
     ],
 )
 def test_what_no_study_means_is_refused_at_once(path, value, message, tmp_path):
