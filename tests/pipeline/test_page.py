@@ -111,6 +111,15 @@ def test_published_weights_are_listed_with_their_hashes(root):
     assert "](../../weights/toy/branches/all-0.1-0.safetensors)" in line
 
 
+@pytest.mark.parametrize("study", ["cifar100", "miniimagenet"])
+def test_the_hashes_that_a_committed_page_lists_are_those_of_the_weights(study, request):
+    repository = request.config.rootpath
+    text = (repository / "reports" / study / "README.md").read_text(encoding="utf-8")
+    listed = [line for line in text.splitlines() if "safetensors)" in line]
+    assert listed == [line for line in page.weights(repository, study).splitlines() if "safetensors)" in line]
+    assert listed or study != "cifar100"
+
+
 def test_a_missing_notebook_is_named(root, capsys):
     (root / "build" / "toy" / "03_generator.ipynb").unlink()
     assert main(["render", "toy"]) == 1
