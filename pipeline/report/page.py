@@ -43,7 +43,8 @@ def render(study: str, root: str | Path = ".") -> Path:
     parts["figures"] = "\n\n".join(part for name in DRAWN for part in illustrate(name, notebooks[name]))
     text = f"{GENERATED}\n\n{fill(template, study, metrics, parts)}"
     headline = draw_headline(build / "comparison.csv", template.headline)
-    shutil.rmtree(report / "figures", ignore_errors=True)  # all that could be damaged has been read
+    if (report / "figures").exists():  # all that could be damaged has been read
+        shutil.rmtree(report / "figures")
     (report / "figures").mkdir(parents=True)
     for path in ("metrics.json", "comparison.csv"):
         shutil.copyfile(build / path, report / path)
