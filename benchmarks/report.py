@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks import loading, search_cost
 from benchmarks.training_step import EAS, FLOAT32, OFA
 from eas.files import write_text
-from pipeline.report import figures
-from pipeline.report.metrics import Metrics
+from pipeline.report import Metrics, figures
 from pipeline.report.template import GENERATED
 from pipeline.store import machine
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from eas.registry import Count, Few, Finite, LearningRate, Positive, Rate, Section
+from eas.registry import Count, Few, Finite, LearningRate, Rate, Section
 
 
 class Augment(Section):
@@ -75,7 +75,7 @@ class Branch(Section):
     batch_size: Count | None = None  # this and `epochs`: those of all branches, unless given
     epochs: Few | None = None
     archs: Literal["sandwich", "generated"] = "sandwich"  # generated: one a step, the set's own at a random budget
-    sets: Annotated[dict[Positive, Finite], Field(min_length=1)] = {1: 1.0}  # superclasses in a set: how often drawn
+    sets: Annotated[dict[Few, Finite], Field(min_length=1)] = {1: 1.0}  # superclasses in a set: how often drawn
     common: Rate = 0.0  # how fast what all branches have in common learns, in times of the learning rate
     decay: Annotated[float, Field(ge=0, le=100)] | None = None  # of the differences from shared weights
     label: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] | None = None  # its name; else part, rate and batch size are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
@@ -39,6 +40,11 @@ class Section(BaseModel):
         """What is dumped tells its kind even where defaults are left out, or two kinds could look alike."""
         content = serialize(self)
         return {"kind": self.kind} | content if "kind" in type(self).model_fields else content
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is said here; a new parameter at its default leaves it as it was."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
 SectionType = TypeVar("SectionType", bound=type[Section])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -57,6 +58,16 @@ class Bounded(yaml.SafeLoader):
         if twice := [value for (_, value), count in counts.items() if count > 1]:
             raise refused(f"the key {twice[0]!r} is there twice", node)  # PyYAML would take the last one
         return node
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number as everybody reads it: PyYAML takes 010 for 8 and 1:30 for 90."""
+        if re.match(r"[-+]?0[0-9_]|.*:", node.value):
+            raise refused(f"{node.value} is no plain number: quote it if it is text", node)
+        return self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
+
+
+for kind in ("int", "float"):
+    Bounded.add_constructor(f"tag:yaml.org,2002:{kind}", Bounded.construct_number)
 
 
 def refused(problem: str, where: yaml.Event | yaml.Node) -> yaml.YAMLError:

@@ -96,13 +96,13 @@ def main(arguments: list[str] | None = None) -> int:
         devices.device()  # an EAS_DEVICE that this machine lacks is an error before any work
         workspace = open_workspace(options.study, fresh=True)
         workspace.make_images()
-    except (OSError, ValueError) as err:
+        try:
+            work(workspace, options.minutes * 60 - (time.perf_counter() - start))
+        finally:  # whatever happens, what is finished comes back
+            pack(workspace, options.bundle)
+    except (OSError, ValueError, RuntimeError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
-    try:
-        work(workspace, options.minutes * 60 - (time.perf_counter() - start))
-    finally:  # whatever happens, what is finished comes back
-        pack(workspace, options.bundle)
     return 0
 
 

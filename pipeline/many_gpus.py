@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             workspace.make_images()
         ranks.wait()
         train_all(workspace, ranks)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         if ranks.writes:
             print(f"error: {error}", file=sys.stderr)
         return 1

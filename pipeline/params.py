@@ -13,10 +13,12 @@ from eas.files import reason
 from eas.recipes import NO_DROPOUT, Branch, Dropout, GeneratorTraining, Training
 from eas.registry import Count, Few, Finite, LearningRate, Positive, Section, suggestion
 from eas.spaces import SPACES
+from eas.spaces.base import MOST_FORMS
 from eas.yaml_files import read_yaml
 
 Some = Annotated[int, Field(ge=0, le=10**4)]
 NAMED = 20  # mistakes that an error names; of more it tells the number
+GENEROUS = 10  # times the largest of the scenarios' budgets: one above is in other units
 
 
 class DropoutChoice(Section):
@@ -160,6 +162,24 @@ class Study(Section):
         for name in ("shift", "cutout"):
             if (pixels := getattr(self.training.augment, name)) >= side:
                 raise ValueError(f"training.augment.{name}: {pixels} pixels are no part of an image of {side}")
+        return self
+
+    @model_validator(mode="after")
+    def space_of_some_size(self) -> Study:
+        space = self.space.build(self.data.image_size, 3)
+        if space.blocks * space.forms > MOST_FORMS:
+            raise ValueError(f"space: {space.blocks} blocks with {space.forms} forms each are too many")
+        try:
+            space.madds(space.largest, 1)
+        except (RuntimeError, OverflowError):  # what torch and Python say of numbers beyond 64 bits
+            raise ValueError("space: it holds a number that is too large") from None
+        return self
+
+    @model_validator(mode="after")
+    def budgets_in_one_unit(self) -> Study:
+        if self.other_sets and self.other_sets.budget > (most := GENEROUS * max(self.scenarios.budgets)):
+            told = f"{self.other_sets.budget:g} is above {most:g}, {GENEROUS} times the largest of scenarios.budgets"
+            raise ValueError(f"other_sets.budget: {told}; both are in millions")
         return self
 
     def first_seeds(self, section: DropoutChoice | Branches | Finetune | LongSearch | None) -> tuple[int, ...]:

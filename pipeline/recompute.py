@@ -25,6 +25,7 @@ from eas.serving.deploy import Card
 from eas.serving.kit import load_kit
 from eas.spaces.supernet import resized
 from pipeline.params import Study, load_study
+from pipeline.report.inputs import read_comparison
 from pipeline.report.stats import side_of
 from pipeline.scenarios import evenly_spaced
 
@@ -73,7 +74,7 @@ def read_report(study: Study, root: Path) -> pd.DataFrame:
     path = root / "reports" / study.name / "comparison.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the study {study.name} has no report")
-    table = pd.read_csv(path)
+    table = read_comparison(path)
     return table[(table.kind == "superclass") & (table.seed == study.seeds[0])]
 
 

@@ -78,14 +78,15 @@ class Workspace:
 
         Raises:
             FileNotFoundError: there are none; says what makes them.
-            ValueError: they are damaged, or were made of other images than are there now; says what to do.
+            ValueError: they are damaged, or were made of other images or by other parameters; says what to do.
         """
         dataset = data.load(self.dataset_path)
         dataset = replace(dataset, test=dataset.test[:0]) if self.sealed else dataset
-        if dataset.fingerprint != self.fingerprint.get("fingerprint", ""):
+        same = dataset.fingerprint == self.fingerprint.get("fingerprint", "")
+        if not same or dataset.source not in ("", self.study.data.digest):
             raise ValueError(
-                f"{self.dataset_path} was made of other images or superclasses than are there now: "
-                "run notebooks/01_superclasses again"
+                f"{self.dataset_path} was made of other images or superclasses, or by other parameters, than are there "
+                "now: run notebooks/01_superclasses again"
             )
         return dataset
 

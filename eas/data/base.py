@@ -134,6 +134,7 @@ class Dataset:
     about: str = ""  # what a reader of results has to know about the images; Markdown
     synthetic: bool = False
     fingerprint: str = ""  # of the images it was made of; see Source.fingerprint
+    source: str = ""  # of the parameters it was made by; see Section.digest; nothing where an older version made it
 
     def __post_init__(self) -> None:
         for name in SPLITS:
@@ -146,7 +147,8 @@ class Dataset:
         channels = {getattr(self, name).images.shape[1] for name in SPLITS}
         if any({len(values)} != channels or not all(map(math.isfinite, values)) for values in (self.mean, self.std)):
             raise ValueError("mean and deviation must be a finite number for each channel of all images")
-        if not (isinstance(self.about, str) and isinstance(self.fingerprint, str) and isinstance(self.synthetic, bool)):
+        texts = (self.about, self.fingerprint, self.source)
+        if not (all(isinstance(each, str) for each in texts) and isinstance(self.synthetic, bool)):
             raise ValueError("what is told of the images must be text, and `synthetic` true or false")
         if len(self.train):
             require_every_class(self.train, self.hierarchy, "training")
@@ -258,7 +260,7 @@ def build(source: Source, root: str | Path = ".", scratch: Path | None = None) -
             problems += split.images.unreadable().values()
     complain(problems)
     told = {**channel_statistics(splits["train"].images), "about": source.about, "synthetic": source.synthetic}
-    told["fingerprint"] = source.fingerprint(root)
+    told |= {"fingerprint": source.fingerprint(root), "source": source.digest}
     return Dataset(hierarchy, **splits, **told), indices
 
 
@@ -307,7 +309,7 @@ def save(dataset: Dataset, path: str | Path) -> None:
         tensors |= {f"{name}.{part}": tensor for part, tensor in (images | {"labels": split.labels}).items()}
     groups = dict(zip(dataset.hierarchy.superclasses, dataset.hierarchy.members, strict=True))
     told = {"hierarchy": groups, "about": dataset.about, "synthetic": dataset.synthetic}
-    told |= {"fingerprint": dataset.fingerprint} if dataset.fingerprint else {}
+    told |= {name: text for name in ("fingerprint", "source") if (text := getattr(dataset, name))}
     told["checksum"] = checksum(tensors, told)
     write_tensors(tensors, path, {"dataset": json.dumps(told, ensure_ascii=False)})
 

@@ -15,12 +15,14 @@ import tempfile
 import zlib
 from pathlib import Path
 from typing import Literal
+from urllib.request import urlopen
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from eas.data.base import SOURCES, Hierarchy, Source, Split
-from eas.files import write_bytes
+from eas.files import read_bytes, require_size, sha256, write_bytes
 
 SUPERCLASSES = {
     "aquatic mammals": "beaver dolphin otter seal whale",
@@ -53,6 +55,7 @@ FILES = {  # and their MD5
 }
 ARCHIVE = f"{FOLDER}.tar.gz"
 ARCHIVE_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+MOST_BYTES = 2**28  # of the archive, and of a file: the largest has 169 MB
 ADDRESS = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 
 
@@ -125,13 +128,15 @@ def read(place: Path, called: str = "CIFAR-100") -> dict[str, bytes]:
     """
     for folder in (place, place / FOLDER):
         if all((folder / name).is_file() for name in FILES):
-            return {name: checked((folder / name).read_bytes(), folder / name) for name in FILES}
+            return {name: checked(read_bytes(folder / name, MOST_BYTES), folder / name) for name in FILES}
     archive = place / ARCHIVE
     if not archive.is_file():
         raise FileNotFoundError(f"{called}: {place} holds neither the files {', '.join(FILES)} nor {ARCHIVE}")
+    require_size(archive, MOST_BYTES)
     try:
         with tarfile.open(archive, "r:gz") as files:
-            return {name: checked(files.extractfile(f"{FOLDER}/{name}").read(), archive / name) for name in FILES}
+            packed = {name: files.extractfile(f"{FOLDER}/{name}") for name in FILES}
+            return {name: checked(file.read(MOST_BYTES), archive / name) for name, file in packed.items()}
     except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, AttributeError) as err:
         raise ValueError(f"CIFAR-100: {archive} is damaged ({err})") from None
 
@@ -152,7 +157,20 @@ def download(to: Path) -> dict[str, bytes]:
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to) as beside:
         try:
-            torch.hub.download_url_to_file(ADDRESS, f"{beside}/{ARCHIVE}", ARCHIVE_SHA256)
-        except (OSError, http.client.HTTPException, RuntimeError) as err:  # the last is of the hash
+            receive(Path(beside) / ARCHIVE)
+        except (OSError, http.client.HTTPException) as err:
             raise ConnectionError(f"CIFAR-100: cannot download {ADDRESS} ({err}): {both_ways(to)}") from None
         return read(Path(beside))
+
+
+def receive(archive: Path) -> None:
+    """Write what comes from the address; OSError where that is too large, or another file than the published one."""
+    with urlopen(ADDRESS) as answer, archive.open("wb") as file, tqdm(unit="B", unit_scale=True, leave=False) as bar:
+        bar.total = answer.length
+        while piece := answer.read(2**16):
+            file.write(piece)
+            bar.update(len(piece))
+            if file.tell() > MOST_BYTES:
+                raise OSError(f"more than {MOST_BYTES / 1e6:.0f} MB came")
+    if (found := sha256(archive)) != ARCHIVE_SHA256:
+        raise OSError(f"what came has the SHA-256 {found}, not {ARCHIVE_SHA256}")

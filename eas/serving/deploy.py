@@ -21,10 +21,10 @@ from eas.generator import Generator
 from eas.registry import Finite, Line, Positive, Section, one_line
 from eas.serving.strangers import MOST_FITTED, Refusing, inner, least_odds
 from eas.spaces import SPACES, ChoiceSpace, Supernet
+from eas.spaces.base import MOST_FORMS
 from eas.spaces.supernet import resized
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-MOST_FORMS = 2**14  # of all blocks of a space that is read from a file: its tables stay small
 MOST_BYTES = 2**30  # of weights
 BESIDE = 2**20  # bytes of a file of weights beside the parameters: names, and the card
 

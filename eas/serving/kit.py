@@ -208,7 +208,7 @@ def write_images(dataset: Dataset, path: str | Path, *splits: str) -> None:
     }
     some = kept[splits[0]]
     nothing = Split(some.images[:0], some.labels[:0])
-    data.save(replace(dataset, **dict.fromkeys(SPLITS, nothing) | kept), path)
+    data.save(replace(dataset, **dict.fromkeys(SPLITS, nothing) | kept, source=""), path)
 
 
 def write_kit(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from eas.spaces.supernet import Supernet
 
 MOST_SIZES = 64  # of images
+MOST_FORMS = 2**14  # of all blocks of a space that a file describes: its tables stay small
 PIECE = 16_384  # archs whose costs are added up at once
 
 

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from eas.files import write_text
-from pipeline.report.metrics import Metrics
+from pipeline.report import Metrics
 
 OVER_OFA = "generator_branch_minus_mean_ofa_evolution"
 SAYS = {  # what stands on the left, by a study's name, or for any: the number, and how it is written

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
 
 import yaml
 
-from pipeline.report.metrics import Metrics, flat, read_metrics
+from pipeline.report import Metrics
+from pipeline.report.inputs import naming, parse_metrics, read_metrics
 
 
 def check(study: str, root: str | Path = ".") -> list[str]:
@@ -56,6 +56,7 @@ def committed(path: str, root: Path) -> Metrics:
 
     Raises:
         FileNotFoundError: there is no git, this is no clone (a ZIP has no history), or the last commit lacks the file.
+        ValueError: what is committed is damaged.
     """
     why = f"{path} cannot be compared with the committed one"
     try:
@@ -68,4 +69,5 @@ def committed(path: str, root: Path) -> Metrics:
         raise FileNotFoundError(f"{why}: this folder has no git history (a ZIP?); clone the repository instead")
     if shown.returncode:
         raise FileNotFoundError(f"{why}: {' '.join(shown.stderr.split())}")
-    return flat(json.loads(shown.stdout), f"the committed {path}")
+    with naming(f"the committed {path}", "commit another one"):
+        return parse_metrics(shown.stdout)

@@ -8,6 +8,8 @@ from pipeline.report import Metrics
 def points(metrics: Metrics, name: str, digits: int = 1) -> str:
     """A difference and its interval, such as '+3.0 [+2.0, +4.0]'; alone where one seed gives no interval."""
     ends = [metrics.get(name.replace("_mean", f"_{part}", 1)) for part in ("mean", "low", "high")]
+    if ends[0] is None:
+        raise ValueError(f"no number {name}")
     mean, *interval = [f"{value:+.{digits}f}" for value in ends if value is not None]
     return f"{mean} [{', '.join(interval)}]" if interval else mean
 

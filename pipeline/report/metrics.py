@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
@@ -171,25 +169,3 @@ def timing_numbers(timing: pd.DataFrame) -> dict[str, float]:
     ratios = (timing.seconds_per_scenario / generator.seconds_per_scenario).drop("generator")
     numbers = {"timed_scenarios": generator.scenarios, "generator_ms": generator.seconds_total * 1e3}
     return numbers | {f"times_generator_{method}": ratio for method, ratio in ratios.items()}
-
-
-# -------------------------------------------------------------------- the file
-
-
-def read_metrics(path: Path) -> Metrics:
-    """The numbers of a study, a flat mapping.
-
-    Raises:
-        FileNotFoundError: there are none yet.
-        ValueError: it is not a flat mapping of numbers and text.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro` first")
-    return flat(json.loads(path.read_text(encoding="utf-8")), path)
-
-
-def flat(metrics: object, where: object) -> Metrics:
-    """`metrics` itself, if it is a mapping of names to numbers and text; else ValueError."""
-    if not isinstance(metrics, dict) or not all(isinstance(value, int | float | str) for value in metrics.values()):
-        raise ValueError(f"{where} must map names to numbers or text, without nesting")
-    return metrics

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from eas.files import write_text
-from pipeline.report import badges, figures, main_result
+from pipeline.report import Metrics, badges, figures, main_result
 from pipeline.report.findings import points
-from pipeline.report.metrics import Metrics, read_metrics
+from pipeline.report.inputs import read_comparison, read_metrics
 from pipeline.report.template import GENERATED, fill, read_page, read_template
 
 COLUMNS = {  # of the table over all studies; a cell is left empty where its number was not measured
@@ -54,7 +54,7 @@ def comparisons(reports: Path) -> dict[str, pd.DataFrame]:
     """What the figure over all studies shows: the comparisons of those whose template has a title for it."""
     tables = {path.parent.name: path for path in sorted(reports.glob("*/comparison.csv"))}
     titles = {name: read_template(name).panel for name in tables}
-    return {title: pd.read_csv(tables[name]) for name, title in titles.items() if title}
+    return {title: read_comparison(tables[name]) for name, title in titles.items() if title}
 
 
 def overview(reports: Path) -> str:

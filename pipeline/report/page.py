@@ -9,14 +9,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
-import pandas as pd
+from matplotlib.figure import Figure
 from nbformat import NotebookNode
 
 from eas.files import sha256, write_text
 from pipeline.params import load_study
 from pipeline.report import comparison_figures, figures
 from pipeline.report.findings import findings
-from pipeline.report.metrics import read_metrics
+from pipeline.report.inputs import naming, read_comparison, read_metrics, read_notebook
 from pipeline.report.template import GENERATED, fill, read_template
 
 NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_comparison", "05_ablations", "06_specialize")
@@ -30,21 +30,26 @@ def render(study: str, root: str | Path = ".") -> Path:
 
     Raises:
         FileNotFoundError: something that the report is made of is not in build/<study>; says what.
-        ValueError: a number is missing, or does not bear out what the study's template claims; says which.
+        ValueError: something is damaged, or a number is missing, or does not bear out what the study's template claims;
+            says which.
     """
     root = Path(root)
     build, report = root / "build" / study, root / "reports" / study
-    notebooks = {name: read_notebook(build / f"{name}.ipynb") for name in NOTEBOOKS}
+    notebooks = {name: linked(read_notebook(build / f"{name}.ipynb")) for name in NOTEBOOKS}
     metrics, template = read_metrics(build / "metrics.json"), read_template(study)
     parts = {"note": load_study(study, root).note, "weights": weights(root, study)}
-    parts["findings"] = "\n".join(f"- {line}" for line in findings(metrics))
+    with naming(build / "metrics.json"):
+        parts["findings"] = "\n".join(f"- {line}" for line in findings(metrics))
     parts["figures"] = "\n\n".join(part for name in DRAWN for part in illustrate(name, notebooks[name]))
     text = f"{GENERATED}\n\n{fill(template, study, metrics, parts)}"
-    shutil.rmtree(report / "figures", ignore_errors=True)
+    headline = draw_headline(build / "comparison.csv", template.headline)
+    if (report / "figures").exists():  # all that could be damaged has been read
+        shutil.rmtree(report / "figures")
     (report / "figures").mkdir(parents=True)
     for path in ("metrics.json", "comparison.csv"):
         shutil.copyfile(build / path, report / path)
-    draw_headline(build / "comparison.csv", template.headline, report / "figures" / "headline.png")
+    headline.savefig(report / "figures" / "headline.png", metadata={"Software": None})  # equal bytes, any matplotlib
+    plt.close(headline)
     for name, notebook in notebooks.items():
         nbformat.write(notebook, report / f"{name}.ipynb")
         for file, image in images(name, notebook).items():
@@ -53,26 +58,19 @@ def render(study: str, root: str | Path = ".") -> Path:
     return report
 
 
-def draw_headline(comparison: Path, title: str, path: Path) -> None:
-    """The figure that stands alone in a README."""
+def draw_headline(comparison: Path, title: str) -> Figure:
+    """The figure that stands alone in a README. Errors as `read_comparison`."""
     figures.style()
-    figure = comparison_figures.headline(pd.read_csv(comparison), title)
-    figure.savefig(path, metadata={"Software": None})  # equal bytes, whichever matplotlib wrote them
-    plt.close(figure)
+    table = read_comparison(comparison)
+    with naming(comparison):
+        return comparison_figures.headline(table, title)
 
 
 # -------------------------------------------------------------------- the notebooks
 
 
-def read_notebook(path: Path) -> NotebookNode:
-    """An executed notebook, its relative links made to hold from reports/<study>/, one folder further down.
-
-    Raises:
-        FileNotFoundError: it has not been run.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro` first")
-    notebook = nbformat.read(path, as_version=4)
+def linked(notebook: NotebookNode) -> NotebookNode:
+    """A notebook whose relative links, in place, hold from reports/<study>/, one folder further down."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"(\]\(|src=\")\.\./", r"\1../../", cell.source)

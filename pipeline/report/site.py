@@ -24,6 +24,7 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from eas.files import write_text
+from pipeline.report.inputs import read_notebook
 from pipeline.report.page import pictures
 
 PAGES = ("README.md", "pipeline/README.md", "reports/README.md", "reports/experiments.md", "reports/*/README.md")
@@ -153,7 +154,7 @@ def short_title(site: Site, page: Path) -> str:
 
 def notebook_page(site: Site, path: Path) -> str:
     """An executed notebook, its links those of the site."""
-    notebook = nbformat.read(site.root / path, as_version=4)
+    notebook = read_notebook(site.root / path)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", lambda f: linked(site, path, f[1], f[2]), cell.source)

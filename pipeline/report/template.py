@@ -58,9 +58,11 @@ def fill(template: Template, study: str, metrics: Metrics, parts: dict[str, str]
     """
     check_signs(template, metrics)
     values = metrics | parts | {"study": study}
-    for _, name, _, _ in string.Formatter().parse(template.body):
+    for _, name, form, _ in string.Formatter().parse(template.body):
         if name and name not in values:
             raise ValueError(f"{template.path.name} tells {name}, which metrics.json lacks")
+        if form and isinstance(values[name], str):
+            raise ValueError(f"{template.path.name} tells {name} as a number, which is text in metrics.json")
     body = template.body.format(**values)
     told = re.sub(r"[-+]0\.0(?=[ %])", "0.0", body)  # a bound keeps its sign, which says on which side it lies
     return "\n\n".join(map(wrapped, re.split(r"\n{2,}", told.strip()))) + "\n"

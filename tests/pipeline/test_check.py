@@ -36,7 +36,7 @@ def test_what_lies_within_the_tolerance_is_accepted(root, capsys):
     assert "71.26       71.7        0.5" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("changed", [{"top1": 71.8}, {"top1": float("nan")}, {"chosen": "own-0.4"}])
+@pytest.mark.parametrize("changed", [{"top1": 71.8}, {"chosen": "own-0.4"}])
 def test_what_is_off_is_named(root, capsys, changed):
     remeasured(root, **changed)
     assert main(["check", "toy"]) == 1
@@ -49,6 +49,18 @@ def test_missing_numbers_are_refused(root, capsys):
     assert "(fresh) lacks top1" in capsys.readouterr().err
     assert main(["check", "other"]) == 1
     assert "lists no numbers of the study other" in capsys.readouterr().err
+
+
+def test_what_is_no_number_is_damage_on_either_side(root, capsys):
+    remeasured(root, top1=float("nan"))
+    assert main(["check", "toy"]) == 1
+    told = "metrics.json is damaged (top1 is nan, no number): "
+    assert error(capsys) == f"error: reports/toy/{told}run `dvc repro` again\n"
+    subprocess.run(
+        ["git", "-c", "user.name=n", "-c", "user.email=e@example.org", "commit", "-qam", "damage"], check=True
+    )
+    assert main(["check", "toy"]) == 1
+    assert error(capsys) == f"error: the committed reports/toy/{told}commit another one\n"
 
 
 def error(capsys):

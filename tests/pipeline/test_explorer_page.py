@@ -79,3 +79,12 @@ def test_without_sets_there_is_nothing_to_write(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["explorer"]) == 1
     assert "python -m pipeline.report sets STUDY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", b"[" * 100_000, bytes(range(256))])
+def test_damaged_sets_are_named_in_one_line(root, capsys, content):
+    (root / "reports" / "cifar100" / "sets.json").write_bytes(content)
+    assert main(["explorer"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: reports/cifar100/sets.json is damaged (") and told.count("\n") == 1
+    assert "python -m pipeline.report sets cifar100" in told

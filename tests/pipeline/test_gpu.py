@@ -17,6 +17,7 @@ from study_cases import NOTEBOOKS, every_job, hashes, small_study, times
 
 from eas import data
 from eas.serving.kit import load_kit
+from eas.training import Diverged
 from pipeline import gpu, jobs, publish, steps, tables
 from pipeline.steps import STEPS, Step
 from pipeline.store import Workspace, open_workspace
@@ -114,6 +115,17 @@ def test_a_mistake_is_one_line(study, device, tmp_path, monkeypatch, capsys):
     assert gpu.main([study, "--bundle", "out"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [Diverged("loss is nan by step 17"), RuntimeError("a worker ended"), OSError("full")])
+def test_what_stops_the_work_is_one_line_and_what_is_finished_comes_back(error, tmp_path, monkeypatch, capsys):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    packed = []
+    monkeypatch.setattr(gpu, "work", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(gpu, "pack", lambda *arguments: packed.append(arguments))
+    assert gpu.main(["tiny", "--bundle", "out"]) == 1
+    assert capsys.readouterr().err == f"error: {error}\n" and len(packed) == 1
 
 
 # -------------------------------------------------------------------- time, errors, large files

@@ -11,7 +11,8 @@ from test_preferences import simulated
 from test_stats import COMPARISON, RECORDS, rows
 
 from pipeline.report import preferences
-from pipeline.report.metrics import metrics, read_metrics
+from pipeline.report.inputs import read_metrics
+from pipeline.report.metrics import metrics
 
 
 def test_metrics():

@@ -156,6 +156,13 @@ def test_other_photographs_are_read_again_and_trained_anew(study):
     assert len(own_kit.images_of(workspace).train) > 98
 
 
+def test_photographs_are_read_again_where_the_study_asks_for_another_size(study):
+    side = own_kit.images_of(open_workspace(str(study))).train.images.shape[-1]
+    study.write_text(study.read_text().replace(f"image_size: {side}", f"image_size: {side + 8}"))
+    for _ in range(2):
+        assert own_kit.images_of(open_workspace(str(study))).train.images.shape[-1] == side + 8
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [

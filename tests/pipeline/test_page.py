@@ -13,7 +13,8 @@ from report_cases import make_comparison
 
 from pipeline.report import page
 from pipeline.report.__main__ import main
-from pipeline.report.metrics import metrics, read_metrics
+from pipeline.report.inputs import read_metrics
+from pipeline.report.metrics import metrics
 from pipeline.report.template import (
     GENERATED,
     TEMPLATES,
@@ -110,6 +111,15 @@ def test_published_weights_are_listed_with_their_hashes(root):
     assert "](../../weights/toy/branches/all-0.1-0.safetensors)" in line
 
 
+@pytest.mark.parametrize("study", ["cifar100", "miniimagenet"])
+def test_the_hashes_that_a_committed_page_lists_are_those_of_the_weights(study, request):
+    repository = request.config.rootpath
+    text = (repository / "reports" / study / "README.md").read_text(encoding="utf-8")
+    listed = [line for line in text.splitlines() if "safetensors)" in line]
+    assert listed == [line for line in page.weights(repository, study).splitlines() if "safetensors)" in line]
+    assert listed or study != "cifar100"
+
+
 def test_a_missing_notebook_is_named(root, capsys):
     (root / "build" / "toy" / "03_generator.ipynb").unlink()
     assert main(["render", "toy"]) == 1
@@ -130,6 +140,39 @@ def test_nested_metrics_are_refused(root):
     (root / "build" / "toy" / "metrics.json").write_text('{"top1": {"mean": 1}}')
     with pytest.raises(ValueError, match="without nesting"):
         page.render("toy")
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "noise": lambda content: bytes(range(256)),
+    "nested": lambda content: b"[" * 100_000,
+    "a list": lambda content: b"[]",
+    "no names": lambda content: b"{}",
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "comparison.csv", "03_generator.ipynb"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_named_in_one_line_and_leaves_the_report_as_it_was(damage, name, root, capsys):
+    path = root / "build" / "toy" / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes())) if DAMAGES[damage] else path.unlink()
+    assert main(["render", "toy"]) == 1
+    told = capsys.readouterr().err
+    word = "damaged" if DAMAGES[damage] else "missing"
+    assert told.startswith(f"error: build/toy/{name} is {word}") and told.count("\n") == 1 and "`dvc repro`" in told
+    assert not subprocess.run(["git", "status", "--short"], cwd=root, capture_output=True).stdout
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "text"])
+def test_what_is_no_number_is_named_and_leaves_the_report_as_it_was(value, root, capsys):
+    path = root / "build" / "toy" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"top1_ofa_evolution_plain": value}))
+    assert main(["render", "toy"]) == 1
+    told = capsys.readouterr().err
+    assert "top1_ofa_evolution_plain" in told and "metrics.json" in told and told.count("\n") == 1
+    assert not subprocess.run(["git", "status", "--short"], cwd=root, capture_output=True).stdout
 
 
 # -------------------------------------------------------------------- what sentences claim

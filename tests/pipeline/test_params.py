@@ -262,6 +262,23 @@ def test_what_only_yaml_knows_is_one_clear_line(value, place, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["010", "-010", "1:30", "1:30.5", "0_1", "1:3:0"])
+def test_a_number_that_yaml_reads_otherwise_than_its_writer_is_refused(value, tmp_path):
+    """PyYAML would take 010 for 8, and 1:30 for 90."""
+    text = yaml.safe_dump({"studies": {"tiny": changed("seeds", ["SEED"])}})
+    (tmp_path / "params.yaml").write_text(text.replace("SEED", value))
+    with pytest.raises(ValueError, match=f"params.yaml is not YAML: {value} is no plain number") as caught:
+        load_study("tiny", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["0", "7", "0x10", "1_000"])
+def test_a_plain_number_is_one(value, tmp_path):
+    text = yaml.safe_dump({"studies": {"tiny": changed("seeds", ["SEED"])}})
+    (tmp_path / "params.yaml").write_text(text.replace("SEED", value))
+    assert load_study("tiny", tmp_path).seeds == (int(value, 0),)
+
+
 # -------------------------------------------------------------------- what must differ, and kinds
 
 
@@ -308,6 +325,11 @@ def test_what_would_count_twice_or_out_of_order_is_refused(path, value, message,
         ("scenarios.unions_of_two", 10**9, "scenarios.unions_of_two"),
         ("from_scratch", 10**9, "from_scratch"),
         ("evaluation.calibration_images", 1, "evaluation.calibration_images"),
+        ("space.widths", [10**30], "space: it holds a number that is too large"),
+        ("space.depths", [10**9], "space: 2000000000 blocks with 3 forms each are too many"),
+        ("space", {"kind": "mobilenetv3", "depths": [10**7]}, "space: 50000000 blocks with 9 forms each"),
+        ("other_sets.budget", 450_000, "other_sets.budget: 450000 is above 6, 10 times the largest of scenarios.budg"),
+        ("branches.candidates", [{"part": "all", "learning_rate": 0.1, "sets": {10**9: 1}}], "branches.candidates"),
     ],
 )
 def test_what_no_study_means_is_refused_at_once(path, value, message, tmp_path):

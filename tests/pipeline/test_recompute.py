@@ -53,7 +53,7 @@ def write_report(root):
         ("generator", name, seed, "digits", "superclass", 3, 51.0) for name, seed in (("plain", 0), ("dropout", 1))
     ]
     columns = ["method", "supernet", "seed", "scenario", "kind", "budget_madds", "top1"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "comparison.csv", index=False)
+    pd.DataFrame(rows, columns=columns).assign(madds=2).to_csv(folder / "comparison.csv", index=False)
 
 
 def test_the_reported_rows_are_single_superclasses_of_the_first_seed(study, tmp_path):

@@ -332,6 +332,17 @@ def test_a_workspace_is_that_of_the_study_under_the_root(tmp_path, monkeypatch):
     assert not (tmp_path / "build").exists()
 
 
+def test_images_that_other_parameters_made_are_refused(workspace):
+    """Of another size, say: where 01_superclasses was not run again."""
+    assert len(workspace.dataset().train)
+    for name, value in {"image_size": 24, "selection": 0.2, "seed": 1}.items():
+        source = workspace.study.data.model_copy(update={name: value})
+        other = Workspace(workspace.study.model_copy(update={"data": source}), workspace.folder)
+        with pytest.raises(ValueError, match="dataset.safetensors was made .* by other parameters, .* again") as caught:
+            other.dataset()
+        one_line(caught)
+
+
 def test_a_cost_tells_the_machine_and_the_memory():
     assert f"{os.cpu_count()} CPUs, no GPU" in store.machine()
     before, block = store.peak_memory(), torch.ones(2**26)

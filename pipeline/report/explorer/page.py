@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from eas.files import write_text
-from pipeline.report.explorer.sets import FILE
+from pipeline.report.explorer.sets import FILE, Content
 from pipeline.report.figures import label
+from pipeline.report.inputs import naming
 
 WEB = Path(__file__).parent / "web"
 SCRIPTS = ("network.js", "drawing.js", "controls.js")  # in this order
@@ -55,21 +56,28 @@ def page(reports: Path) -> str:
 
     Raises:
         FileNotFoundError: there are none.
+        ValueError: a file of sets is damaged.
     """
     names = [path.parent.name for path in sorted(reports.glob("*/comparison.csv"))]
     there = [name for name in names if (reports / name / FILE).is_file()]
     if not there:
         raise FileNotFoundError(f"{reports} has no */{FILE}: run `python -m pipeline.report sets STUDY` first")
-    studies = [
-        {"key": name, "name": name_of(name)} | json.loads((reports / name / FILE).read_text(encoding="utf-8"))
-        for name in there
-    ]
+    studies = [{"key": name, "name": name_of(name)} | read_sets(reports / name / FILE) for name in there]
     content = {"studies": studies, "missing": [name_of(name) for name in names if name not in there], "words": WORDS}
     # Nothing in the data may end the script.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     style, text, *scripts = ((WEB / name).read_text(encoding="utf-8") for name in ("page.css", "page.html", *SCRIPTS))
     parts = {"$STYLE": style, "$DATA": data, "$SCRIPT": "\n".join(scripts)}
     return re.sub("|".join(map(re.escape, parts)), lambda mark: parts[mark[0]], text)
+
+
+def read_sets(path: Path) -> Content:
+    """What sets.write wrote of a study; ValueError, in one line that names the file, where it is damaged."""
+    with naming(path, f"run `python -m pipeline.report sets {path.parent.name}` again"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if lacking := {"superclasses", "bounds", "measured"} - {*content}:
+            raise ValueError(f"it lacks {min(lacking)}")
+        return content
 
 
 def name_of(study: str) -> str:

@@ -35,6 +35,7 @@ from pipeline.params import Study, load_study
 from pipeline.publish import study_kit
 from pipeline.report.explorer.measured import measured
 from pipeline.report.figures import full_sizes, label, stage_ends
+from pipeline.report.inputs import read_comparison
 from pipeline.scenarios import MEGA
 from pipeline.store import open_workspace
 
@@ -59,15 +60,14 @@ def write(study: str, root: str | Path = ".") -> Path:
     """
     root = Path(root)
     report, weights = root / "reports" / study, root / "weights" / study
-    if not (report / "comparison.csv").is_file():
-        raise FileNotFoundError(f"{report / 'comparison.csv'} is missing: write the report first")
+    comparison = read_comparison(report / "comparison.csv")
     if (weights / NAME).is_file() and not os.environ.get("EAS_FRESH"):  # then nothing published counts
         kit = load_kit(weights)
     else:
         workspace = open_workspace(study, root)
         kit = study_kit(workspace, workspace.dataset())
     table = load_latency(weights / LATENCY, kit.supernet.space) if (weights / LATENCY).is_file() else None
-    content = content_of(kit, load_study(study, root), pd.read_csv(report / "comparison.csv"), table)
+    content = content_of(kit, load_study(study, root), comparison, table)
     write_text(report / FILE, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
     return report / FILE
 
