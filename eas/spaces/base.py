@@ -305,11 +305,9 @@ class ChoiceSpace(ABC):
         smallest = self.madds(self.smallest, count)
         if not (budgets >= smallest).all():  # also catches NaN
             worst = int((~(budgets >= smallest)).nonzero()[0])
-            raise ValueError(
-                f"budget of {float(budgets[worst]) / 1e6:g}M MAdds is below the smallest arch: "
-                f"{rounded_up(int(smallest[worst]) / 1e6)}M MAdds for {int(count[worst])} classes; "
-                "ask for as much, or train a narrower space"
-            )
+            asked, least = f"{float(budgets[worst]) / 1e6:g}M MAdds", rounded_up(int(smallest[worst]) / 1e6)
+            told = f"{least}M MAdds for {int(count[worst])} classes; ask for as much, or train a narrower space"
+            raise ValueError(f"budget of {asked} is below the smallest arch: {told}")
 
 
 def rounded_up(number: float, digits: int = 6) -> str:
