@@ -14,7 +14,7 @@ and '<...>.scale' holds a factor for each output channel.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -237,7 +237,7 @@ def compose_branches(supernet: Supernet, branches: Path | dict[str, Tensor], sha
         FileNotFoundError: no such file.
         ValueError: it lacks the branch of a superclass, or has those of another network.
     """
-    composed, where = copy.deepcopy(supernet), branches if isinstance(branches, Path) else "the branches"
+    composed, where = copy.deepcopy(supernet), branches if isinstance(branches, Path) else "branches"
     tensors = read_branches(branches) if isinstance(branches, Path) else branches
     parameters = dict(composed.named_parameters())
     for index in shares.nonzero()[:, 0].tolist():
@@ -246,9 +246,7 @@ def compose_branches(supernet: Supernet, branches: Path | dict[str, Tensor], sha
     return composed
 
 
-def read_branch(
-    supernet: Supernet, tensors: Mapping[str, Tensor], superclass: int, where: object = "the branches"
-) -> dict[str, Tensor]:
+def read_branch(supernet: Supernet, tensors: dict[str, Tensor], superclass: int, where="branches") -> dict[str, Tensor]:
     """The differences of one superclass, by the parameters' names; ValueError as compose_branches, from `where`."""
     prefix = f"{superclass}."
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -118,8 +118,7 @@ def measure_archs(supernet: Supernet, archs: Tensor, class_masks: Tensor, calibr
 
 def has_images(class_masks: Tensor, split: Split) -> Tensor:
     """Whether a split has an image of any of a scenario's classes (bool [n, classes]), bool [n]."""
-    counts = split.labels.cpu().bincount(minlength=class_masks.shape[1])
-    return (class_masks.cpu() & (counts > 0)).any(1)
+    return (class_masks.cpu() & (split.labels.cpu().bincount(minlength=class_masks.shape[1]) > 0)).any(1)
 
 
 def batch_size(split: Split) -> int:
@@ -133,11 +132,9 @@ def superclass_top1(logits: Tensor, labels: Tensor, class_masks: Tensor) -> Tens
 
     On the images of the scenario's classes (`class_masks`, bool [scenarios, classes]), argmax over those classes only.
     """
-    found = []
-    for mask in class_masks.to(logits.device):
-        own = mask[labels]
-        found.append(correct(logits[own], labels[own], mask).float().mean() * 100)
-    return torch.stack(found).cpu()
+    masks = class_masks.to(logits.device)
+    top1 = [correct(logits[own], labels[own], mask).float().mean() * 100 for mask in masks for own in [mask[labels]]]
+    return torch.stack(top1).cpu()
 
 
 def correct(logits: Tensor, labels: Tensor, class_mask: Tensor) -> Tensor:

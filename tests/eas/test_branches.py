@@ -362,7 +362,7 @@ def test_a_file_that_holds_no_such_branch_is_refused_in_one_line_and_changes_not
     damage(tensors)
     save_file(tensors, file)
     assert_refused(new(), file)
-    assert_refused(new(), tensors, "the branches")
+    assert_refused(new(), tensors, "branches")
 
 
 @pytest.mark.parametrize("content", [b"", b"12345678", b"\x10\0\0\0\0\0\0\0{}", b"half"])
