@@ -40,7 +40,7 @@ WORK, FOLDER = ROOT / "build" / "grocery", ROOT / "reports" / "grocery"
 PAIRS = 6  # of groups, evenly spread over all
 SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)  # budgets: of the multiply-adds of the published network at this image size
 PRUNED = (0.5, 0.25)  # the budgets of pruning, likewise
-EPOCHS = {"once": 10, "each": 20, "pruned": 20}  # a group has few steps an epoch
+EPOCHS = 20  # of fine-tuning, and of tuning after each pruning: as many as the kit's supernet has
 LEARNING_RATE = 0.05  # of fine-tuning, the best of those tried: see grocery_trials
 METHODS = ("eas", "finetuned_once", "finetuned_each")
 Rows = list[dict]
@@ -116,7 +116,7 @@ def finetuned_once(dataset: Dataset, seed: int, every: Scenarios, recipe: Traini
     """EfficientNet-Lite0 fine-tuned for all classes; a scenario takes its outputs."""
     start, count = time.perf_counter(), len(dataset.hierarchy.classes)
     network = baselines.pretrained_lite(dataset, range(count))
-    baselines.finetune(network, dataset.train, tuned(recipe, "once"), seed=seed)
+    baselines.finetune(network, dataset.train, tuned(recipe), seed=seed)
     minutes, weights, rows = (time.perf_counter() - start) / 60, network.classifier.state_dict(), []
     for name, (kind, names) in every.items():
         classes = classes_of(dataset, names)
@@ -132,18 +132,18 @@ def finetuned_each(dataset: Dataset, seed: int, name: str, recipe: Training) -> 
     count, start, classes = len(dataset.hierarchy.classes), time.perf_counter(), classes_of(dataset, [name])
     train, test = (baselines.of_classes(split, classes, count) for split in (dataset.train, dataset.test))
     network = baselines.pretrained_lite(dataset, classes)
-    baselines.finetune(network, train, tuned(recipe, "each"), seed=seed, label=f"fine-tuning for {name}")
+    baselines.finetune(network, train, tuned(recipe), seed=seed, label=f"fine-tuning for {name}")
     rows = [row("finetuned_each", name, "group", network, test, 1.0, time.perf_counter() - start)]
     for share in PRUNED:
         baselines.prune(network, train, share * rows[0]["madds"], seed=seed)
-        baselines.finetune(network, train, tuned(recipe, "pruned"), seed=seed, label=f"tuning {name}, pruned")
+        baselines.finetune(network, train, tuned(recipe), seed=seed, label=f"tuning {name}, pruned")
         rows.append(row("pruned", name, "group", network, test, share, time.perf_counter() - start))
     return rows
 
 
-def tuned(recipe: Training, how: str) -> Training:
+def tuned(recipe: Training) -> Training:
     """The recipe of an opponent: the study's, with epochs and a learning rate of its own."""
-    return recipe.model_copy(update={"epochs": EPOCHS[how], "learning_rate": LEARNING_RATE})
+    return recipe.model_copy(update={"epochs": EPOCHS, "learning_rate": LEARNING_RATE})
 
 
 # -------------------------------------------------------------------- running them

@@ -89,7 +89,7 @@ def network_space():
 
 
 def test_outputs_of_a_network_for_all_classes_are_cut(lite, monkeypatch):
-    monkeypatch.setattr(grocery, "EPOCHS", {"once": 1})
+    monkeypatch.setattr(grocery, "EPOCHS", 1)
     every = grocery.scenarios(lite, {})
     rows = grocery.finetuned_once(lite, 0, every, RECIPE)
     assert [row["scenario"] for row in rows] == list(every) and len({row["minutes_before"] for row in rows}) == 1
@@ -119,7 +119,7 @@ def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, 
     monkeypatch.setattr(grocery_trials, "TRIALS", {"small": {"space": space, "search.pool": 6, "training.epochs": 2}})
     monkeypatch.setattr(grocery_trials, "MINIIMAGENET", "small")
     monkeypatch.setattr(grocery_trials, "from_miniimagenet", lambda: grocery_trials.TRIALS["small"] | BUDGETS)
-    monkeypatch.setattr(grocery, "EPOCHS", {"once": 1})
+    monkeypatch.setattr(grocery_trials, "FINETUNED_EPOCHS", 1)
     monkeypatch.setattr(grocery_trials, "RATES", (0.02,))
     images_of = own_kit.images_of
     nothing = data.Split(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, dtype=torch.long))
