@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from benchmarks import baselines, grocery_page
-from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, keep
+from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, classes_of, keep
 from eas import devices
 from eas.data.batches import as_input
 from eas.evaluation import calibration_sample, measure_archs, superclass_top1
@@ -41,13 +41,14 @@ TRIALS: dict[str, dict] = {  # by name: what differs from the study that `eas ch
     "batch-32": {"training.batch_size": 32},
 }
 MINIIMAGENET = "from-miniimagenet"  # start (a): this repository's own supernet of photographs
-FINETUNED, RATES = "finetuned-", (0.005, 0.02, 0.05, 0.1)
-FINETUNED_EPOCHS = 10  # half of those that the best rate then gets
+ONCE, EACH = "finetuned-once-", "finetuned-each-"  # and a learning rate
+RATES = (0.005, 0.02, 0.05, 0.1)
+EPOCHS = {ONCE: 10, EACH: 20}  # of the first, half of what the best rate then gets
 
 
 def names() -> list[str]:
     """All trials."""
-    return [*TRIALS, MINIIMAGENET, *(f"{FINETUNED}{rate:g}" for rate in RATES)]
+    return [*TRIALS, MINIIMAGENET, *(f"{how}{rate:g}" for how in EPOCHS for rate in RATES)]
 
 
 # -------------------------------------------------------------------- one trial
@@ -106,22 +107,29 @@ def supernet_rows(workspace: Workspace) -> Rows:
     return rows
 
 
-def finetuned_rows(workspace: Workspace, rate: float) -> Rows:
-    """Top-1 of EfficientNet-Lite0, fine-tuned once at a learning rate, on the validation photographs of every group."""
-    dataset, recipe = own_kit.images_of(workspace), workspace.study.training
-    changed = recipe.model_copy(update={"learning_rate": rate, "epochs": FINETUNED_EPOCHS})
-    start, network = time.perf_counter(), baselines.pretrained_lite(dataset, range(len(dataset.hierarchy.classes)))
-    baselines.finetune(network, dataset.train, changed, seed=0)
-    minutes, split = (time.perf_counter() - start) / 60, dataset.selection
-    with torch.inference_mode():
-        logits = torch.cat([network(as_input(images)) for images in split.images.split(64)])
-    masks = {name: dataset.hierarchy.class_mask([name]) for name in dataset.hierarchy.superclasses}
-    there = {name: mask for name, mask in masks.items() if mask[split.labels].any()}
-    top1 = superclass_top1(logits, split.labels, torch.stack(list(there.values())))
-    return [
-        {"group": name, "share": 1.0, "top1": value, "minutes": minutes}
-        for name, value in zip(there, top1.tolist(), strict=True)
-    ]
+def finetuned_rows(workspace: Workspace, how: str, rate: float) -> Rows:
+    """Top-1 of EfficientNet-Lite0 on the validation photographs of every group, fine-tuned at a learning rate.
+
+    ONCE for all classes, whose outputs are then cut, or EACH: for every group alone.
+    """
+    dataset = own_kit.images_of(workspace)
+    count = len(dataset.hierarchy.classes)
+    recipe = workspace.study.training.model_copy(update={"learning_rate": rate, "epochs": EPOCHS[how]})
+    groups = {name: classes_of(dataset, [name]) for name in dataset.hierarchy.superclasses}
+    parts, rows = [list(range(count))] if how == ONCE else list(groups.values()), []
+    for classes in parts:
+        start, network = time.perf_counter(), baselines.pretrained_lite(dataset, classes)
+        train, chosen = (baselines.of_classes(each, classes, count) for each in (dataset.train, dataset.selection))
+        baselines.finetune(network, train, recipe, seed=0)
+        minutes = (time.perf_counter() - start) / 60
+        with torch.inference_mode():
+            logits = torch.cat([network(as_input(images)) for images in chosen.images.split(64)])
+        for name, own in groups.items():
+            mask = torch.tensor([each in own for each in classes])
+            if mask[chosen.labels].any():
+                (top1,) = superclass_top1(logits, chosen.labels, mask[None]).tolist()
+                rows.append({"group": name, "share": 1.0, "top1": top1, "minutes": minutes})
+    return rows
 
 
 # -------------------------------------------------------------------- all of them
@@ -130,8 +138,9 @@ def finetuned_rows(workspace: Workspace, rate: float) -> Rows:
 def rows_of(name: str, photos: Path, groups: Path | None) -> Rows:
     """The rows of a trial."""
     workspace = open_workspace(str(study_of(name, photos, groups)))
-    if name.startswith(FINETUNED):
-        return finetuned_rows(workspace, float(name.removeprefix(FINETUNED)))
+    for how in EPOCHS:
+        if name.startswith(how):
+            return finetuned_rows(workspace, how, float(name.removeprefix(how)))
     return supernet_rows(workspace)
 
 

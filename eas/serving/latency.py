@@ -24,8 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from eas.costs import Bound, total
-from eas.decoding import decode
+from eas.costs import total
 from eas.devices import cpu_count
 from eas.files import write_json
 from eas.registry import Line, Positive, one_line
@@ -40,7 +39,6 @@ Export = Callable[[nn.Module, int, int, float], bytes]  # of a network for image
 Run = Callable[[], object]  # runs a network once on one image
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ARCHS, CLASSES = 60, 10  # that are measured; the classes of each
-CHOSEN = 4  # one in so many of them is chosen by a first table, as a bound chooses networks
 ROUNDS, TIMES = 15, 3  # through all archs; a round takes the fastest of so many runs of each
 FOLDS = 5
 KEPT = 0.95  # share of rounds in which networks keep to a bound
@@ -124,7 +122,7 @@ class LatencyTable(Measured):
     archs: Positive  # that it was fitted on
     error: Seconds  # mean distance from what was measured, as a share of it, of archs that were not fitted
     correlation: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]  # of ranks, of these
-    margin: Seconds  # share by which rounds of networks that a bound chooses exceed what is told, KEPT of them at most
+    margin: Seconds  # share by which KEPT of their rounds exceed what is told, at most; bounds hold with it
     start: Seconds  # of every network
     fixed_madds: Seconds  # a multiply-add outside of blocks
     first_madds: tuple[Seconds, ...]  # a multiply-add in the first block of each stage
@@ -191,11 +189,8 @@ def latency_table(
     if not again and path.is_file():
         return load_latency(path, space)
     require("scipy")
-    archs = spread_archs(space, ARCHS - ARCHS // CHOSEN)
-    first = fit_latency(where, space, archs, measure(space, archs, runtime, threads))
-    chosen = chosen_archs(space, first, ARCHS // CHOSEN)
-    archs = torch.cat([archs, chosen])
-    table = fit_latency(where, space, archs, measure(space, archs, runtime, threads), len(chosen))
+    archs = spread_archs(space, ARCHS)
+    table = fit_latency(where, space, archs, measure(space, archs, runtime, threads))
     save_latency(table, path)
     return table
 
@@ -224,19 +219,6 @@ def spread_archs(space: ChoiceSpace, count: int) -> Tensor:
     budgets = torch.linspace(float(low), float(high), count // 2, dtype=torch.float64)
     spread = random_archs(space, budgets, torch.full((len(budgets),), CLASSES), 1, rng)[:, 0]
     return torch.cat([spread, space.sample(count - len(budgets), rng)])
-
-
-def chosen_archs(space: ChoiceSpace, table: LatencyTable, count: int) -> Tensor:
-    """Archs that a table takes for fast: the largest under bounds from the fastest to the slowest.
-
-    Int64 [count, decisions]. A bound chooses what the table errs in favour of: it takes longer than the table tells.
-    """
-    rng, classes = torch.Generator().manual_seed(1), torch.full((count,), CLASSES)
-    low, high = (float(total(space, table, arch, CLASSES)) for arch in (space.smallest, space.largest))
-    bound = Bound(table, torch.linspace(low, high, count + 2, dtype=torch.float64)[1:-1])
-    depth, form, *size = (torch.rand(count, *shape, generator=rng) for shape in space.gate_shapes)
-    form = 0.1 * form + (space.sized[-1].block_madds / space.sized[-1].block_madds.max()).sqrt()
-    return decode(space, 0.1 * depth, form, torch.full((count,), torch.inf), classes, *size, bounds=[bound])
 
 
 def measure(space: ChoiceSpace, archs: Tensor, runtime: str, threads: int) -> np.ndarray:
@@ -279,13 +261,10 @@ def timed(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def fit_latency(
-    where: Measured, space: ChoiceSpace, archs: Tensor, seconds: np.ndarray, chosen: int = 0
-) -> LatencyTable:
+def fit_latency(where: Measured, space: ChoiceSpace, archs: Tensor, seconds: np.ndarray) -> LatencyTable:
     """The table of the least relative error, whose numbers are not negative (scipy's nnls), and how far to trust it.
 
-    `seconds` as `measure` returns them. Archs that a part was not fitted on tell the error; rounds of the last `chosen`
-    ones, of all where there are none, the margin.
+    `seconds` as `measure` returns them. What archs were not fitted on tells the error, and their rounds the margin.
     """
     from scipy.stats import spearmanr
 
@@ -302,7 +281,7 @@ def fit_latency(
         archs=len(archs),
         error=float(np.abs(told / seconds - 1).mean()),
         correlation=float(np.nan_to_num(spearmanr(told, seconds).statistic)),  # none where all take as long
-        margin=max(0.0, float(np.quantile((runs / told)[:, -chosen:] - 1, KEPT))),
+        margin=max(0.0, float(np.quantile(runs / told - 1, KEPT))),
         start=float(numbers[0]),
         fixed_madds=float(numbers[1]),
         first_madds=tuple(first),

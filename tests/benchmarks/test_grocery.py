@@ -119,7 +119,7 @@ def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, 
     monkeypatch.setattr(grocery_trials, "TRIALS", {"small": {"space": space, "search.pool": 6, "training.epochs": 2}})
     monkeypatch.setattr(grocery_trials, "MINIIMAGENET", "small")
     monkeypatch.setattr(grocery_trials, "from_miniimagenet", lambda: grocery_trials.TRIALS["small"] | BUDGETS)
-    monkeypatch.setattr(grocery_trials, "FINETUNED_EPOCHS", 1)
+    monkeypatch.setattr(grocery_trials, "EPOCHS", {grocery_trials.ONCE: 1, grocery_trials.EACH: 1})
     monkeypatch.setattr(grocery_trials, "RATES", (0.02,))
     images_of = own_kit.images_of
     nothing = data.Split(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, dtype=torch.long))
@@ -128,7 +128,8 @@ def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, 
     written = (tmp_path / "trials" / "small.yaml").read_text()
     assert "epochs: 2" in written and "stem_stride: 4" in written
     table = grocery_page.trials_table(pd.read_csv(tmp_path / "report" / "trials.csv")).set_index("trial")
-    assert set(table.index) == {"small", "finetuned-0.02"} and table.loc["small", "top-1 at 100%"] >= 0
+    assert set(table.index) == {"small", "finetuned-once-0.02", "finetuned-each-0.02"}
+    assert table.loc["small", "top-1 at 100%"] >= 0
     assert grocery_trials.main([str(folder), "none"]) == 1
     assert "no trial none: there are small" in capsys.readouterr().err
 

@@ -171,3 +171,10 @@ def test_the_module_is_the_command(folder, tmp_path):
     command = [sys.executable, "-m", "eas", "list", "tiny"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "arrows: ←" in done.stdout and not done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error(folder):
+    command = subprocess.Popen([sys.executable, "-m", "eas", "list", str(folder)], stdout=-1, stderr=-1, text=True)
+    command.stdout.close()  # as `head` does
+    assert command.stderr.read() == "" and command.wait() == 1
+    command.stderr.close()

@@ -12,14 +12,12 @@ from tiny_kit import make_kit, run, write_tiny_kit
 from eas import export_onnx
 from eas.costs import PARAMETERS, Bound, total
 from eas.files import read_json
-from eas.search import random_archs
 from eas.serving import deploy, latency
 from eas.serving.latency import (
     CLASSES,
     RUNTIMES,
     LatencyTable,
     Measured,
-    chosen_archs,
     fit_latency,
     latency_table,
     load_latency,
@@ -90,38 +88,6 @@ def test_numbers_are_never_negative_however_odd_the_measurements():
     table = fit_latency(Measured.here(GLYPHS), GLYPHS, archs, rng.uniform(1e-4, 1e-3, (5, 60)))  # noise alone
     assert table.error > 0.2 and table.margin > 0.3  # which is told
     assert min(table.start, table.fixed_madds, *table.first_madds, *table.later_madds, *table.block) >= 0
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_some_archs_are_chosen_as_a_bound_chooses_them(space):
-    space = SPACES[space]
-    table = made_up_table(space)
-    archs = chosen_archs(space, table, 15)
-    space.check(archs)
-    assert len(archs.unique(dim=0)) > 5
-    low, high = (float(total(space, table, arch, CLASSES)) for arch in (space.smallest, space.largest))
-    bounds = np.linspace(low, high, 17)[1:-1]
-    costs = total(space, table, archs, CLASSES).numpy()
-    assert (costs <= bounds).all() and (costs / bounds).mean() > 0.8
-
-
-@pytest.mark.parametrize("space", ["glyphs", "cifar100", "lite"])
-def test_chosen_archs_take_less_for_their_size_than_others(space):
-    space = SPACES[space]
-    table = made_up_table(space)
-    archs = chosen_archs(space, table, 15)
-    others = random_archs(space, space.madds(archs, CLASSES).double(), torch.full((15,), CLASSES), 20, seeded())
-    madds = [space.madds(each, CLASSES).double().numpy() for each in (archs, others.flatten(0, 1))]
-    seconds = [table.seconds(space, each, CLASSES).numpy() for each in (archs, others.flatten(0, 1))]
-    assert (seconds[0] / madds[0]).mean() < (seconds[1] / madds[1]).mean()
-
-
-def test_the_margin_is_that_of_the_chosen_archs():
-    archs, seconds, _ = made_up(GLYPHS)
-    slower = seconds * np.where(np.arange(60) >= 45, 1.1, 1.0)  # what a bound chooses takes a tenth longer than told
-    where = Measured.here(GLYPHS)
-    margins = [fit_latency(where, GLYPHS, archs, slower, chosen).margin for chosen in (0, 15)]
-    assert margins[1] > margins[0] > 0
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
