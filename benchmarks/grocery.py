@@ -181,7 +181,8 @@ def keep(path: Path, part: dict, make: Callable[[], Rows]) -> pd.DataFrame:
     with FileLock(locks / "-".join([path.stem, *map(str, part.values())])):
         if not has(read(path), part):
             rows = pd.DataFrame(make()).assign(machine=machine())
-            rows = pd.concat([pd.DataFrame({name: [value] * len(rows) for name, value in part.items()}), rows], axis=1)
+            told = pd.DataFrame({name: [value] * len(rows) for name, value in part.items()})
+            rows = pd.concat([told, rows.drop(columns=[*part], errors="ignore")], axis=1)
             with FileLock(locks / path.stem):
                 text = pd.concat([read(path), rows]).to_csv(index=False, float_format="%.6g")
                 write_text(path, text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 import yaml
 
 from benchmarks import baselines, grocery_page
-from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, classes_of, keep
+from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, keep
 from eas import devices
 from eas.data.batches import as_input
 from eas.evaluation import calibration_sample, measure_archs, superclass_top1
@@ -99,7 +100,7 @@ def supernet_rows(workspace: Workspace) -> Rows:
         mask = dataset.hierarchy.class_mask([group])
         budget = share * whole.madds(whole.largest, mask.sum()).double()
         smallest = supernet.space.madds(supernet.space.smallest, mask.sum())
-        if budget < smallest or not mask[dataset.selection.labels].any():
+        if budget < smallest:
             continue
         arch = generator.generate(mask[None], budget[None])
         top1 = measure_archs(supernet, arch, mask[None], calibration, dataset.selection).item()
@@ -107,41 +108,40 @@ def supernet_rows(workspace: Workspace) -> Rows:
     return rows
 
 
-def finetuned_rows(workspace: Workspace, how: str, rate: float) -> Rows:
-    """Top-1 of EfficientNet-Lite0 on the validation photographs of every group, fine-tuned at a learning rate.
-
-    ONCE for all classes, whose outputs are then cut, or EACH: for every group alone.
-    """
+def finetuned_rows(workspace: Workspace, classes: list[int], epochs: int, rate: float) -> Rows:
+    """Top-1 of EfficientNet-Lite0, fine-tuned for the classes of some groups, on the validation photographs of each."""
     dataset = own_kit.images_of(workspace)
+    recipe = workspace.study.training.model_copy(update={"learning_rate": rate, "epochs": epochs})
+    start, network = time.perf_counter(), baselines.pretrained_lite(dataset, classes)
     count = len(dataset.hierarchy.classes)
-    recipe = workspace.study.training.model_copy(update={"learning_rate": rate, "epochs": EPOCHS[how]})
-    groups = {name: classes_of(dataset, [name]) for name in dataset.hierarchy.superclasses}
-    parts, rows = [list(range(count))] if how == ONCE else list(groups.values()), []
-    for classes in parts:
-        start, network = time.perf_counter(), baselines.pretrained_lite(dataset, classes)
-        train, chosen = (baselines.of_classes(each, classes, count) for each in (dataset.train, dataset.selection))
-        baselines.finetune(network, train, recipe, seed=0)
-        minutes = (time.perf_counter() - start) / 60
-        with torch.inference_mode():
-            logits = torch.cat([network(as_input(images)) for images in chosen.images.split(64)])
-        for name, own in groups.items():
-            mask = torch.tensor([each in own for each in classes])
-            if mask[chosen.labels].any():
-                (top1,) = superclass_top1(logits, chosen.labels, mask[None]).tolist()
-                rows.append({"group": name, "share": 1.0, "top1": top1, "minutes": minutes})
+    train, chosen = (baselines.of_classes(each, classes, count) for each in (dataset.train, dataset.selection))
+    baselines.finetune(network, train, recipe, seed=0)
+    minutes, rows = (time.perf_counter() - start) / 60, []
+    with torch.inference_mode():
+        logits = torch.cat([network(as_input(images)) for images in chosen.images.split(64)])
+    for name in dataset.hierarchy.superclasses:
+        mask = dataset.hierarchy.class_mask([name])[classes]
+        if mask.any():
+            (top1,) = superclass_top1(logits, chosen.labels, mask[None]).tolist()
+            rows.append({"group": name, "share": 1.0, "top1": top1, "minutes": minutes})
     return rows
 
 
 # -------------------------------------------------------------------- all of them
 
 
-def rows_of(name: str, photos: Path, groups: Path | None) -> Rows:
-    """The rows of a trial."""
+def parts_of(name: str, photos: Path, groups: Path | None) -> list[tuple[dict, Callable[[], Rows]]]:
+    """What a trial is made of, each kept as soon as it is there: columns of the table, and what makes their rows."""
     workspace = open_workspace(str(study_of(name, photos, groups)))
-    for how in EPOCHS:
-        if name.startswith(how):
-            return finetuned_rows(workspace, how, float(name.removeprefix(how)))
-    return supernet_rows(workspace)
+    how = next((how for how in EPOCHS if name.startswith(how)), None)
+    if how is None:
+        return [({"trial": name}, partial(supernet_rows, workspace))]
+    hierarchy = workspace.study.data.hierarchy(workspace.root)
+    finetuned = partial(finetuned_rows, workspace, epochs=EPOCHS[how], rate=float(name.removeprefix(how)))
+    if how == ONCE:
+        return [({"trial": name}, partial(finetuned, list(range(len(hierarchy.classes)))))]
+    own = {group: hierarchy.class_mask([group]).nonzero()[:, 0].tolist() for group in hierarchy.superclasses}
+    return [({"trial": name, "group": group}, partial(finetuned, classes)) for group, classes in own.items()]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,7 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"no trial {unknown[0]}: there are {', '.join(names())}")
         devices.keep_memory()
         for name in options.trials or names():
-            rows = keep(FOLDER / "trials.csv", {"trial": name}, partial(rows_of, name, options.photos, options.groups))
+            for part, make in parts_of(name, options.photos, options.groups):
+                rows = keep(FOLDER / "trials.csv", part, make)
             print(grocery_page.trials_table(rows).to_string(index=False), flush=True)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
