@@ -63,19 +63,19 @@ class ElasticDepthwiseConv2d(nn.Conv2d):
         self.kernels, self.same = tuple(kernels), same
         self.transforms = nn.ParameterList(nn.Parameter(torch.eye(kernel**2)) for kernel in kernels[:-1])
 
-    def filters(self, kernel: int, channels: int | None = None) -> Tensor:
-        """The `kernel`th kernel of the leading channels, [channels, 1, side, side]."""
+    def filters(self, kernel_choice: int, channels: int | None = None) -> Tensor:
+        """The `kernel_choice`th kernel of the leading channels, [channels, 1, side, side]."""
         weight = self.weight[:channels]
-        for index in range(len(self.kernels) - 2, kernel - 1, -1):
+        for index in range(len(self.kernels) - 2, kernel_choice - 1, -1):
             side = self.kernels[index]
             start = (weight.shape[-1] - side) // 2
             centre = weight[..., start : start + side, start : start + side].flatten(1)
             weight = F.linear(centre, self.transforms[index]).view(-1, 1, side, side)
         return weight
 
-    def forward(self, x: Tensor, kernel: int | Tensor) -> Tensor:
-        """With the `kernel`th kernel, or a mixture of all of them, [kernels]."""
-        weight = self.mixture(kernel, x.shape[1]) if isinstance(kernel, Tensor) else self.filters(kernel, x.shape[1])
+    def forward(self, x: Tensor, kernel_choice: int | Tensor) -> Tensor:
+        """With the `kernel_choice`th kernel, or a mixture of all of them, [kernels]."""
+        weight = (self.mixture if isinstance(kernel_choice, Tensor) else self.filters)(kernel_choice, x.shape[1])
         x, padding = padded(x, weight.shape[-1], self.stride[0], same=self.same)
         return depthwise_conv2d(x, weight, self.stride[0], padding)
 

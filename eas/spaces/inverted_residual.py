@@ -111,10 +111,10 @@ class InvertedResidualSpace(ChoiceSpace):
         return torch.tensor([[make_divisible(channels * e) for e in self.expansions] for channels in inputs])
 
     def describe(self, arch: Tensor) -> list[list[tuple[int, int]]]:
-        """Kernel, as an index, and hidden channels of the kept blocks, one list a stage."""
-        kernel, expansion = self.pairs[self.form_of(arch)].unbind(1)
+        """The choices of a kernel, and hidden channels, of the kept blocks, one list a stage."""
+        kernel_choice, expansion = self.pairs[self.form_of(arch)].unbind(1)
         hidden = self.hidden_channels.gather(1, expansion[:, None])[:, 0]
-        rows = torch.stack([kernel, hidden], 1).view(self.stages, -1, 2)
+        rows = torch.stack([kernel_choice, hidden], 1).view(self.stages, -1, 2)
         return [[tuple(pair) for pair in row[:kept].tolist()] for row, kept in zip(rows, self.depth(arch), strict=True)]
 
     def form_names(self) -> list[list[str]]:

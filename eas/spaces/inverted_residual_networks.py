@@ -48,9 +48,11 @@ class ElasticInvertedResidual(nn.Module):
             return x
         return activation(self.shape.activation, self.expand_norm(self.expand(x, hidden), statistics))
 
-    def close(self, x: Tensor, h: Tensor, statistics: Statistics, kernel: int | Tensor, gates: Gates | None = None):
+    def close(
+        self, x: Tensor, h: Tensor, statistics: Statistics, kernel_choice: int | Tensor, gates: Gates | None = None
+    ):
         """The block's output, from its input x and the hidden channels h; see `forward`."""
-        h = activation(self.shape.activation, self.depthwise_norm(self.depthwise(h, kernel), statistics))
+        h = activation(self.shape.activation, self.depthwise_norm(self.depthwise(h, kernel_choice), statistics))
         channels, squeezed, keep = gates or (None, None, None)
         if self.squeeze is not None:
             h = self.squeeze(h, make_divisible(h.shape[1] // REDUCTION), channels, squeezed)
@@ -61,16 +63,16 @@ class ElasticInvertedResidual(nn.Module):
         self,
         x: Tensor,
         statistics: Statistics,
-        kernel: int | Tensor,
+        kernel_choice: int | Tensor,
         hidden: int | None = None,
         gates: Gates | None = None,
     ) -> Tensor:
-        """One block on x [n, inputs, h, w], sliced: with the `kernel`th kernel and so many hidden channels.
+        """One block on x [n, inputs, h, w], sliced: with the `kernel_choice`th kernel and so many hidden channels.
 
         Or gated: the kernel is a mixture [kernels]; `gates` are those of the hidden channels, of the squeezed ones,
         and of all that the block adds to its shortcut.
         """
-        return self.close(x, self.open(x, statistics, hidden), statistics, kernel, gates)
+        return self.close(x, self.open(x, statistics, hidden), statistics, kernel_choice, gates)
 
 
 class ElasticInvertedResiduals(Supernet):
@@ -116,8 +118,8 @@ class ElasticInvertedResiduals(Supernet):
         (first, *others), *stages = self.space.describe(arch)
         x = self.stages[0][0].close(stem[0], stem[-1], statistics, first[0])
         for blocks, forms in zip((self.stages[0][1:], *self.stages[1:]), (others, *stages), strict=True):
-            for block, (kernel, hidden) in zip(blocks, forms, strict=False):
-                x = block(x, statistics, kernel, hidden)
+            for block, (kernel_choice, hidden) in zip(blocks, forms, strict=False):
+                x = block(x, statistics, kernel_choice, hidden)
         return self.head(x, statistics)
 
     def forward_gated(self, images: Tensor, depth: Tensor, form: Tensor, statistics: Statistics) -> Tensor:
@@ -150,9 +152,9 @@ class ElasticInvertedResiduals(Supernet):
     def weights_of(self, arch: Tensor) -> dict[str, Tensor]:
         state = self.state_dict()
         for stage, forms in enumerate(self.space.describe(arch)):
-            for block, (kernel, _) in enumerate(forms):
+            for block, (kernel_choice, _) in enumerate(forms):
                 name = f"stages.{stage}.{block}.depthwise"
-                state[f"{name}.weight"] = self.get_submodule(name).filters(kernel)
+                state[f"{name}.weight"] = self.get_submodule(name).filters(kernel_choice)
         return state
 
     @torch.no_grad()
@@ -226,14 +228,16 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A plain inverted residual block with the `kernel`th of its kernels."""
+    """A plain inverted residual block with the `kernel_choice`th of its kernels."""
 
-    def __init__(self, shape: BlockShape, kernel: int, hidden: int):
+    def __init__(self, shape: BlockShape, kernel_choice: int, hidden: int):
         super().__init__()
         self.shape = shape
         self.expand = nn.Conv2d(shape.inputs, hidden, 1, bias=False) if shape.expands else None
         self.expand_norm = nn.BatchNorm2d(hidden, shape.epsilon) if shape.expands else None
-        self.depthwise = Conv2d(hidden, hidden, shape.kernels[kernel], shape.stride, groups=hidden, same=shape.same)
+        self.depthwise = Conv2d(
+            hidden, hidden, shape.kernels[kernel_choice], shape.stride, groups=hidden, same=shape.same
+        )
         self.depthwise_norm = nn.BatchNorm2d(hidden, shape.epsilon)
         self.squeeze = SqueezeExcite(hidden) if shape.squeezed else None
         self.project = nn.Conv2d(hidden, shape.outputs, 1, bias=False)
@@ -250,7 +254,7 @@ class InvertedResidual(nn.Module):
 class InvertedResiduals(nn.Module):
     """A plain network of such a space: images [n, channels, size, size] in [0, 1] to logits [n, classes].
 
-    `forms` holds kernel, as an index, and hidden channels of every block, one sequence a stage.
+    `forms` holds the choice of a kernel and the hidden channels of every block, one sequence a stage.
     """
 
     def __init__(self, space: InvertedResidualSpace, forms: Sequence[Sequence[tuple[int, int]]], classes: int):
