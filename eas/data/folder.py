@@ -51,15 +51,19 @@ class Folder(Source):
         return {name: share for name, share in super().shares.items() if not isinstance(share, str)}
 
     def load_selection(self, root: str | Path = ".") -> Split | None:
-        if not isinstance(self.selection, str):
-            return None
-        hierarchy, (_, _, chosen) = self.survey(Path(root))
-        split = split_of(chosen, hierarchy, self.image_size)
-        there = hierarchy.parent[split.labels].unique().tolist()
-        if lacking := [name for index, name in enumerate(hierarchy.superclasses) if index not in there]:
+        if lacking := self.without_selection(root):
             told = "every superclass needs some to choose on, or name a share in place of the folder"
             raise ValueError(f"{self.selection} has no image of {', '.join(lacking)}: {told}")
-        return split
+        hierarchy, (_, _, chosen) = self.survey(Path(root))
+        return split_of(chosen, hierarchy, self.image_size) if isinstance(self.selection, str) else None
+
+    def without_selection(self, root: str | Path = ".") -> list[str]:
+        """The superclasses of which a folder to choose on has no image; none where it is a share."""
+        if not isinstance(self.selection, str):
+            return []
+        hierarchy, (_, _, chosen) = self.survey(Path(root))
+        groups = zip(hierarchy.superclasses, hierarchy.members, strict=True)
+        return [name for name, members in groups if not any(chosen.get(member) for member in members)]
 
     def load(self, root: str | Path = ".") -> tuple[Split, Split]:
         hierarchy, (known, test, _) = self.survey(Path(root))

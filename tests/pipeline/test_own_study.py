@@ -70,15 +70,24 @@ def test_what_is_told(shop):
 
 
 def test_photographs_to_validate_on_are_what_choices_are_made_on(shop):
-    shutil.copytree(shop / "test" / "milk", shop / "val" / "milk")  # not of every class
+    for group, (name, *_) in GROUPS.items():  # not of every class
+        shutil.copytree(shop / "test" / group / name, shop / "val" / group / name)
     found = check(shop)
     assert set(found.counts.values()) == {20} and found.source.train == "shop/train"
     study = load_study("shop.yaml", shop.parent)
     assert study.data.selection == "shop/val"
     dataset, _ = data.build(study.data, shop.parent)
-    milk = [dataset.hierarchy.classes.index(name) for name in GROUPS["milk"]]
-    assert sorted(dataset.selection.labels.unique().tolist()) == sorted(milk)
+    first = [dataset.hierarchy.classes.index(names[0]) for names in GROUPS.values()]
+    assert sorted(dataset.selection.labels.unique().tolist()) == sorted(first)
     assert len(dataset.train) + len(dataset.calibration) == 120
+
+
+def test_photographs_to_validate_on_that_lack_a_group_give_way_to_a_share(shop):
+    shutil.copytree(shop / "test" / "milk", shop / "val" / "milk")
+    found = check(shop)
+    assert "no photograph to validate on of bread, fruit: a share of the others is kept" in str(found)
+    dataset, _ = data.build(load_study("shop.yaml", shop.parent).data, shop.parent)
+    assert len(dataset.selection.labels.unique()) == 6
 
 
 def test_classes_without_a_test_folder_keep_a_share(tmp_path):
