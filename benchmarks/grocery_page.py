@@ -33,17 +33,15 @@ LOOKS = {  # color, marker, line
 def render(folder: Path) -> None:
     """Write README.md, the figure and metrics.json beside networks.csv.
 
-    FileNotFoundError where that is missing; ValueError where it has no whole seed, as means would not compare.
+    A method's means are over the seeds that it has all groups of; differences are of the seeds that both have.
+    FileNotFoundError where the table is missing; ValueError where a method has no such seed.
     """
     path = folder / "networks.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: measure first, without --render")
-    every = pd.read_csv(path)
-    lacking = {seed: still_missing(every, seed) for seed in every.seed.unique()}
-    networks = every[every.seed.map(lacking).str.len() == 0]
-    if networks.empty:
-        names = ", ".join(f"{method} of seed {seed}" for seed, methods in lacking.items() for method in methods)
-        raise ValueError(f"{path} lacks {names}: the same command without --methods measures what is missing")
+    networks = whole_seeds(pd.read_csv(path))
+    if lacking := [method for method in LABELS if method not in set(networks.method)]:
+        raise ValueError(f"{path} lacks {', '.join(lacking)}: the same command without --methods measures the rest")
     groups = means(networks, "group")
     save_figure(draw(groups), folder, "groups")
     numbers = differences(networks)
@@ -52,7 +50,7 @@ def render(folder: Path) -> None:
     of_groups = networks[networks.kind == "group"]
     parts = {
         "groups": of_groups.scenario.nunique(),
-        "seeds": networks.seed.nunique(),
+        "seeds": seeds_of(networks),
         "machine": " and ".join(networks.machine.unique()),
         "verdict": verdict(numbers),
         "table": with_minutes(groups, of_groups).to_markdown(index=False),
@@ -64,11 +62,19 @@ def render(folder: Path) -> None:
     write_text(folder / "README.md", PAGE.read_text(encoding="utf-8").format(**parts))
 
 
-def still_missing(networks: pd.DataFrame, seed: int) -> list[str]:
-    """Which methods lack some of the groups in a seed, which is then left out of the page."""
+def whole_seeds(networks: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods and seeds that have all groups: means over some of the groups would not compare."""
     groups = networks[networks.kind == "group"]
-    count = groups[groups.seed == seed].groupby("method").scenario.nunique()
-    return [method for method in LABELS if count.get(method, 0) < groups.scenario.nunique()]
+    count = groups.groupby(["method", "seed"]).scenario.nunique()
+    whole = count.index[count == groups.scenario.nunique()]
+    return networks[pd.MultiIndex.from_frame(networks[["method", "seed"]]).isin(whole)]
+
+
+def seeds_of(networks: pd.DataFrame) -> str:
+    """How many seeds the methods have, where they differ the fewest and the most."""
+    counts = networks.groupby("method").seed.nunique()
+    fewest, most = counts.min(), counts.max()
+    return f"{most}" if fewest == most else f"{fewest} to {most}, as the table says"
 
 
 def means(networks: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -165,8 +171,10 @@ def with_minutes(groups: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
             every = own.groupby(["seed", "scenario"]).seconds.max().groupby("seed").sum().median() / 60
         top1 = f"{each.top1:.1f}" + ("" if math.isnan(each.low) else f" [{each.low:.1f}, {each.high:.1f}]")
         size = f"{each.kilobytes:,.0f}"
-        rows.append([LABELS[each.method], f"{each.madds:.1f}", size, top1, f"{first:.1f}", f"{every:.1f}"])
-    return pd.DataFrame(rows, columns=["networks", "M multiply-adds", "kB", "top-1 (%)", "minutes: first", "all"])
+        seeds, minutes = own.seed.nunique(), [f"{first:.1f}", f"{every:.1f}"]
+        rows.append([LABELS[each.method], f"{each.madds:.1f}", size, top1, seeds, *minutes])
+    names = ["networks", "M multiply-adds", "kB", "top-1 (%)", "seeds", "minutes: first", "all"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def by_group(networks: pd.DataFrame) -> pd.DataFrame:

@@ -42,14 +42,16 @@ TRIALS: dict[str, dict] = {  # by name: what differs from the study that `eas ch
     "batch-32": {"training.batch_size": 32},
 }
 MINIIMAGENET = "from-miniimagenet"  # start (a): this repository's own supernet of photographs
-ONCE, EACH = "finetuned-once-", "finetuned-each-"  # and a learning rate
-RATES = (0.005, 0.02, 0.05, 0.1)
+ONCE, EACH = "finetuned-once-", "finetuned-each-"  # a learning rate follows, and images a step where they are fewer
+RATES, BATCH, BATCHES = (0.005, 0.02, 0.05, 0.1), "-batch-", (16, 32)
 EPOCHS = {ONCE: 10, EACH: 20}  # of the first, half of what the best rate then gets
 
 
 def names() -> list[str]:
     """All trials."""
-    return [*TRIALS, MINIIMAGENET, *(f"{how}{rate:g}" for how in EPOCHS for rate in RATES)]
+    sizes = ("", *(f"{BATCH}{size}" for size in BATCHES))
+    finetuned = [f"{how}{rate:g}{size}" for how, size, rate in product(EPOCHS, sizes, RATES)]
+    return [*TRIALS, MINIIMAGENET, *finetuned]
 
 
 # -------------------------------------------------------------------- one trial
@@ -108,10 +110,10 @@ def supernet_rows(workspace: Workspace) -> Rows:
     return rows
 
 
-def finetuned_rows(workspace: Workspace, classes: list[int], epochs: int, rate: float) -> Rows:
+def finetuned_rows(workspace: Workspace, classes: list[int], changes: dict) -> Rows:
     """Top-1 of EfficientNet-Lite0, fine-tuned for the classes of some groups, on the validation photographs of each."""
     dataset = own_kit.images_of(workspace)
-    recipe = workspace.study.training.model_copy(update={"learning_rate": rate, "epochs": epochs})
+    recipe = workspace.study.training.model_copy(update=changes)
     start, network = time.perf_counter(), baselines.pretrained_lite(dataset, classes)
     count = len(dataset.hierarchy.classes)
     train, chosen = (baselines.of_classes(each, classes, count) for each in (dataset.train, dataset.selection))
@@ -137,7 +139,9 @@ def parts_of(name: str, photos: Path, groups: Path | None) -> list[tuple[dict, C
     if how is None:
         return [({"trial": name}, partial(supernet_rows, workspace))]
     hierarchy = workspace.study.data.hierarchy(workspace.root)
-    finetuned = partial(finetuned_rows, workspace, epochs=EPOCHS[how], rate=float(name.removeprefix(how)))
+    rate, _, batch = name.removeprefix(how).partition(BATCH)
+    changes = {"epochs": EPOCHS[how], "learning_rate": float(rate)} | ({"batch_size": int(batch)} if batch else {})
+    finetuned = partial(finetuned_rows, workspace, changes=changes)
     if how == ONCE:
         return [({"trial": name}, partial(finetuned, list(range(len(hierarchy.classes)))))]
     own = {group: hierarchy.class_mask([group]).nonzero()[:, 0].tolist() for group in hierarchy.superclasses}

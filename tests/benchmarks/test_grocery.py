@@ -175,15 +175,20 @@ def test_the_page_tells_what_was_measured(tmp_path):
 def test_there_is_no_page_before_every_method_has_every_group(tmp_path):
     networks = made_up(1)
     networks[(networks.method != "finetuned_each") | (networks.scenario != "milk")].to_csv(tmp_path / "networks.csv")
-    with pytest.raises(ValueError, match="networks.csv lacks finetuned_each of seed 0: the same command"):
+    with pytest.raises(ValueError, match="networks.csv lacks finetuned_each: the same command"):
         grocery_page.render(tmp_path)
 
 
-def test_a_seed_that_some_method_lacks_is_left_out(tmp_path):
+def test_a_method_is_told_of_over_the_seeds_that_it_has(tmp_path):
     networks = made_up(3)
-    networks[(networks.seed < 2) | (networks.method == "eas")].to_csv(tmp_path / "networks.csv")
+    begun = (networks.seed == 2) & ((networks.method != "eas") | (networks.scenario == "milk"))
+    begun |= (networks.seed == 1) & (networks.method == "pruned")
+    networks[~begun].to_csv(tmp_path / "networks.csv")
     grocery_page.render(tmp_path)
-    assert "over 2 seeds" in (tmp_path / "README.md").read_text()
+    page, numbers = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "metrics.json").read_text())
+    assert "over seeds: 1 to 2, as the table says." in page
+    # Seeds add 0 and 0.5 to the kit's mean of two groups; pruning has the first seed only.
+    assert numbers["top1_eas_1"][0] == 80.25 and numbers["eas_0.5_minus_pruned"] == [15]
 
 
 def test_a_single_seed_has_no_intervals(tmp_path):
