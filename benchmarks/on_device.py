@@ -4,7 +4,7 @@
 
 For each study's kit, on this machine: tables of latency, fitted on sixty archs and tried on thirty others; then for
 every superclass at five bounds a network, exported, run and tested. Needs the studies' images, and a quiet machine.
-`--render` measures nothing.
+Each study's rows replace those of its last run; the others' stay. `--render` measures nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from benchmarks import on_device_page, serving_times
 from eas import devices, export_onnx, load, load_kit
+from eas.files import write_text
 from eas.search import random_archs
 from eas.serving.answers import refused_on
 from eas.serving.kit import Kit
@@ -43,6 +44,7 @@ from eas.serving.latency import (
 from eas.serving.onnx_files import session_of
 from eas.spaces import ChoiceSpace
 from eas.spaces.supernet import resized
+from pipeline import own_kit
 from pipeline.publish import study_kit
 from pipeline.store import open_workspace
 
@@ -57,7 +59,7 @@ LOW, HIGH = 0.1, 0.9  # of the way from the smallest arch to the largest
 def kit_of(study: str) -> Kit:
     """What serves a study, tested on its test images: its kit where there is one, else what its results make."""
     workspace = open_workspace(study)
-    dataset = workspace.dataset()
+    dataset = own_kit.images_of(workspace)
     try:
         kit = load_kit(study)
     except FileNotFoundError:
@@ -168,6 +170,13 @@ def references(space: ChoiceSpace, table: LatencyTable) -> tuple[list[Run], np.n
     return runs, table.seconds(space, archs, CLASSES).numpy()
 
 
+def replace_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Write a study's rows into a table, in place of those that it has of the same study."""
+    known = pd.read_csv(path) if path.is_file() else rows[:0]
+    others = known[~known.study.isin(rows.study)]
+    write_text(path, pd.concat([others, rows]).to_csv(index=False, float_format="%.6g"))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command; an error is one line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.on_device", description=__doc__.partition("\n")[0])
@@ -179,10 +188,10 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.studies:
                 raise ValueError("name the studies whose networks are to be measured")
             devices.keep_memory()
-            parts = zip(*map(measure_study, options.studies), strict=True)
             FOLDER.mkdir(parents=True, exist_ok=True)
-            for name, tables in zip(on_device_page.TABLES, parts, strict=True):
-                pd.concat(tables).to_csv(FOLDER / f"{name}.csv", index=False, float_format="%.6g")
+            for study in options.studies:
+                for name, rows in zip(on_device_page.TABLES, measure_study(study), strict=True):
+                    replace_rows(FOLDER / f"{name}.csv", rows)
         on_device_page.render(FOLDER)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,7 @@ def render(folder: Path) -> None:
         "low": f"{networks.share.min():.0%}",
         "high": f"{networks.share.max():.0%}",
         "verdict": verdict(tables, networks),
+        "studies": told_by_study(networks).to_markdown(disable_numparse=True),
         "tables": told_of_tables(tables).to_markdown(index=False),
         "networks": told_of_networks(networks).to_markdown(index=False),
         "times": told_of_times(times).to_markdown(),
@@ -35,11 +37,31 @@ def render(folder: Path) -> None:
     write_text(folder / "README.md", PAGE.read_text(encoding="utf-8").format(**parts))
 
 
+def by_study(networks: pd.DataFrame) -> pd.DataFrame:
+    """What became of every study's networks: bounds kept, 8-bit integers beside floats, strangers; means."""
+    groups = networks.groupby("study", sort=False)
+    refused = groups[["refused_others", "refused_own"]].mean()
+    return pd.DataFrame(
+        {
+            "bounds kept (%)": 100 * groups.kept.mean(),
+            "at the table's speed": 100 * groups.kept_at_speed.mean(),
+            "slower than told (%)": 100 * (groups.speed.first() - 1),
+            "int8: times as fast": (networks.measured_ms / networks.measured_ms_int8).groupby(networks.study).median(),
+            "points": (networks.top1_int8 - networks.top1).groupby(networks.study).mean(),
+            "refused (%): others": refused.refused_others,
+            "own": refused.refused_own,
+        }
+    )
+
+
+FORMS = (".0f", ".0f", "+.0f", ".2f", "+z.1f", ".0f", ".0f")  # of by_study's columns
+
+
 def verdict(tables: pd.DataFrame, networks: pd.DataFrame) -> str:
-    """What was found, before its numbers; the studies' names where they differ."""
+    """What was found, before its numbers; from the least study to the most where they differ."""
     floats = tables[tables.runtime == "onnxruntime"]
-    kept, at_speed = (100 * networks.groupby("study")[name].mean() for name in ("kept", "kept_at_speed"))
-    speed = 100 * (networks.groupby("study").speed.first() - 1)
+    held = "keeps" if floats.error.max() < 5 and floats.correlation.min() > 0.98 else "does not always keep"
+    kept, at_speed, _, gain, loss, others, own = (column for _, column in by_study(networks).items())
     hold = (
         "hold"
         if kept.min() > 90
@@ -49,34 +71,33 @@ def verdict(tables: pd.DataFrame, networks: pd.DataFrame) -> str:
         if kept.max() > 90
         else "do not hold"
     )
-    gain = (networks.measured_ms / networks.measured_ms_int8).groupby(networks.study).median()
-    loss = (networks.top1_int8 - networks.top1).groupby(networks.study).mean()
-    size = (networks.bytes_int8 / networks.bytes_float).median()
-    refused = networks.groupby("study")[["refused_others", "refused_own"]].mean()
     faster = "is faster" if (gain > 1.05).all() else "gains little" if (gain < 1.05).all() else "is not always faster"
-    held = "keeps" if floats.error.max() < 5 and floats.correlation.min() > 0.98 else "does not always keep"
-    floats = floats.set_index("study")
+    size = (networks.bytes_int8 / networks.bytes_float).median()
     return "\n".join(
         (
             f"- **A table of sixty networks {held} its aim** (an error under 5 %, ranks that correlate by 0.98): "
-            f"errors {each(floats.error, '.1f')} %, correlations {each(floats.correlation, '.3f')}; multiply-adds "
-            f"alone correlate by {each(floats.correlation_of_madds, '.3f')}.",
-            f"- **Bounds of milliseconds {hold}**: measured again after export, {each(kept, '.0f')} % of runs keep "
-            f"theirs. By then any network was slower by {each(speed, '+.0f')} % than its table tells; with that taken "
-            f"out, {each(at_speed, '.0f')} % do.",
-            f"- **8-bit integers take {size:.0%} of the bytes, and running them {faster}**: {each(gain, '.2f')} times "
-            f"the speed, for {each(loss, '+.1f')} points of accuracy.",
-            f"- **Images of other classes are refused**: {each(refused.refused_others, '.0f')} % of them, and "
-            f"{each(refused.refused_own, '.0f')} % of a network's own.",
+            f"error {span(floats.error, '.1f')} %, correlation {span(floats.correlation, '.3f')}; that of "
+            f"multiply-adds {span(floats.correlation_of_madds, '.3f')}.",
+            f"- **Bounds of milliseconds {hold}**: measured again after export, {span(kept, '.0f')} % of runs keep "
+            f"theirs; {span(at_speed, '.0f')} % where the machine's changes of speed are taken out.",
+            f"- **8-bit integers take {size:.0%} of the bytes, and running them {faster}**: {span(gain, '.2f')} times "
+            f"the speed, for {span(loss, '+z.1f')} points of accuracy.",
+            f"- **Images of other classes are refused**: {span(others, '.0f')} % of them, and {span(own, '.0f')} % of "
+            f"a network's own.",
         )
     )
 
 
-def each(values: pd.Series, form: str) -> str:
-    """A number of every study; its name where there are several."""
-    if len(values) == 1:
-        return f"{values.iloc[0]:{form}}"
-    return ", ".join(f"{value:{form}} ({name})" for name, value in values.items())
+def span(values: pd.Series, form: str) -> str:
+    """From the least to the most, or once where they read the same."""
+    least, most = (f"{value:{form}}" for value in (values.min(), values.max()))
+    return least if least == most else f"{least} to {most}"
+
+
+def told_by_study(networks: pd.DataFrame) -> pd.DataFrame:
+    """by_study as it is printed."""
+    table = by_study(networks)
+    return pd.DataFrame({name: table[name].map(f"{{:{form}}}".format) for name, form in zip(table, FORMS, strict=True)})
 
 
 def told_of_tables(tables: pd.DataFrame) -> pd.DataFrame:
@@ -125,15 +146,20 @@ def draw(networks: pd.DataFrame) -> Figure:
     """Measured over told milliseconds, a panel for each study."""
     figures.style()
     studies = list(networks.study.unique())
-    figure, axes = figures.panels(columns=len(studies), height=3.4)
-    for axis, study in zip(axes[0], studies, strict=True):
+    columns = min(2, len(studies))
+    rows = ceil(len(studies) / columns)
+    figure, axes = figures.panels(rows, columns, height=3.4 * rows)
+    for axis in axes.flat[len(studies) :]:
+        axis.set_visible(False)
+    for axis, study in zip(axes.flat, studies, strict=False):
         own = networks[networks.study == study]
         ends = [0, 1.05 * max(own.asked_ms.max(), own.measured_ms.max())]
         axis.plot(ends, ends, color="0.6", linewidth=1)
         axis.plot(own.asked_ms, own.measured_ms, "o", color="#0b5fa5", markersize=4, label="floats")
         axis.plot(own.asked_ms, own.measured_ms_int8, "v", color="#d4a300", markersize=4, label="8-bit integers")
         axis.set(title=study, xlabel="bound (ms)", xlim=ends, ylim=ends)
-    axes[0, 0].set_ylabel("measured after export (ms)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("measured after export (ms)")
     axes[0, 0].legend(loc="upper left")
     figure.suptitle("Milliseconds that were asked for, and that networks take")
     return figure
