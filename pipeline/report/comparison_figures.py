@@ -250,7 +250,7 @@ def swap_matrix(swap: pd.DataFrame, supernet: str = "dropout") -> Figure:
     rows = swap[swap.supernet == supernet]
     top1 = rows.pivot_table("top1", "arch_of", "used_for", sort=False)
     top1 = top1[top1.index]
-    loss = np.diag(top1) - top1
+    loss = (np.diag(top1) - top1).rename(index=label, columns=label)
     figure, ((axis,),) = panels(height=2.2 + 0.28 * len(loss))
     reach = max(1.0, loss.abs().max().max())  # zero is white, and noise of a fraction of a point stays pale
     draw_map(axis, loss, "loss of top-1 (points)", cmap="RdBu_r", vmin=-reach, vmax=reach, annot=False)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -43,23 +44,38 @@ def notebook():
     return new.new_notebook(cells=[new.new_markdown_cell(PROSE), new.new_code_cell("secret()", outputs=outputs)])
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A repository in which a study without a template of its own has run and its report is committed."""
-    build = tmp_path / "build" / "toy"
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """What `root` is a copy of."""
+    root = tmp_path_factory.mktemp("repository")
+    build = root / "build" / "toy"
     build.mkdir(parents=True)
     for name in page.NOTEBOOKS:
         nbformat.write(notebook(), build / f"{name}.ipynb")
     (build / "metrics.json").write_text(json.dumps(metrics(COMPARISON)))
     COMPARISON.to_csv(build / "comparison.csv", index=False)
     (build / "specialized").mkdir()
-    monkeypatch.setattr(page, "load_study", lambda study, root: SimpleNamespace(note=f"Made up: {study}."))
-    monkeypatch.chdir(tmp_path)
-    page.render("toy", tmp_path)
-    (tmp_path / ".gitignore").write_text("build/\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "load_study", made_up_study)
+        patch.chdir(root)
+        page.render("toy", root)
+    (root / ".gitignore").write_text("build/\n")
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "report"]):
-        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+        subprocess.run([*git, *command], cwd=root, check=True)
+    return root
+
+
+def made_up_study(study, root):
+    return SimpleNamespace(note=f"Made up: {study}.")
+
+
+@pytest.fixture
+def root(repository, tmp_path, monkeypatch):
+    """A repository in which a study without a template of its own has run and its report is committed."""
+    shutil.copytree(repository, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(page, "load_study", made_up_study)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
