@@ -72,11 +72,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: dic
     """
     if len(metadata or {}) > 1:
         raise ValueError("one entry of metadata at most: their order is not kept")
-    plain: dict[str, Tensor] = {}
+    plain, first = dict[str, Tensor](), dict[int, str]()
     for name, value in ((name, value.detach().cpu()) for name, value in tensors.items()):
         # What is not all of its memory, in order, or shares it, has to be copied.
         whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
-        alone = all(value.data_ptr() != other.data_ptr() for other in plain.values())
+        alone = first.setdefault(value.data_ptr(), name) == name
         plain[name] = value if whole and alone else value.clone(memory_format=contiguous_format)
     with beside(Path(path)) as part:
         try:

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -169,3 +170,12 @@ def test_sha256_is_that_of_the_content(tmp_path):
     assert (
         files.sha256(tmp_path / "file") == files.sha256(str(tmp_path / "file")) == hashlib.sha256(content).hexdigest()
     )
+
+
+def test_ten_times_as_many_tensors_take_about_ten_times_as_long(tmp_path):
+    def seconds(count):
+        tensors, start = {str(index): torch.zeros(1) for index in range(count)}, time.process_time()
+        files.write_tensors(tensors, tmp_path / "file")
+        return time.process_time() - start
+
+    assert min(seconds(5000) for _ in range(3)) < 30 * min(seconds(500) for _ in range(3))
