@@ -148,15 +148,15 @@ def peers(tmp_path_factory):
 
 @pytest.mark.parametrize("side", [64, 96])
 @torch.no_grad()
-def test_200_archs_have_ofa_s_logits_and_costs(peers, side):
+def test_200_archs_of_two_image_sizes_have_ofa_s_logits_and_costs(peers, side):
     from ofa.utils.flops_counter import profile
 
     (network, supernet), space, rng = peers, MobileNetV3Space(side, 3), seeded(side)
     images = torch.rand(12, 3, side, side, generator=rng)
-    for index, arch in enumerate([space.largest, space.smallest, *space.sample(198, rng)]):
+    for index, arch in enumerate([space.largest, space.smallest, *space.sample(98, rng)]):
         network.train().set_active_subnet(**as_ofa(space, arch))
         close(network(images), supernet(images, arch, Statistics()))
-        if index % 20 == 0:
+        if index % 10 == 0:
             madds, parameters = profile(network.get_active_subnet(), (1, 3, side, side))
             assert (space.madds(arch, CLASSES), space.parameters(arch, CLASSES)) == (madds, parameters)
 
