@@ -40,8 +40,10 @@ WORK, FOLDER = ROOT / "build" / "grocery", ROOT / "reports" / "grocery"
 PAIRS = 6  # of groups, evenly spread over all
 SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)  # budgets: of the multiply-adds of the published network at this image size
 PRUNED = (0.5, 0.25)  # the budgets of pruning, likewise
-EPOCHS = 20  # of fine-tuning, and of tuning after each pruning: as many as the kit's supernet has
-LEARNING_RATE = 0.05  # of fine-tuning, the best of those tried: see grocery_trials
+# How opponents differ from the study's recipe: as many epochs as the kit's supernet has, also after each pruning; the
+# best learning rates of those tried, and few images a step where there are few photographs: see grocery_trials.
+ONCE = {"epochs": 20, "learning_rate": 0.05}
+EACH = {"epochs": 20, "learning_rate": 0.02, "batch_size": 16}
 METHODS = ("eas", "finetuned_once", "finetuned_each")
 Rows = list[dict]
 Scenarios = dict[str, tuple[str, list[str]]]  # by name: kind, and the names of superclasses and classes
@@ -116,7 +118,7 @@ def finetuned_once(dataset: Dataset, seed: int, every: Scenarios, recipe: Traini
     """EfficientNet-Lite0 fine-tuned for all classes; a scenario takes its outputs."""
     start, count = time.perf_counter(), len(dataset.hierarchy.classes)
     network = baselines.pretrained_lite(dataset, range(count))
-    baselines.finetune(network, dataset.train, tuned(recipe), seed=seed)
+    baselines.finetune(network, dataset.train, recipe.model_copy(update=ONCE), seed=seed)
     minutes, weights, rows = (time.perf_counter() - start) / 60, network.classifier.state_dict(), []
     for name, (kind, names) in every.items():
         classes = classes_of(dataset, names)
@@ -130,20 +132,16 @@ def finetuned_once(dataset: Dataset, seed: int, every: Scenarios, recipe: Traini
 def finetuned_each(dataset: Dataset, seed: int, name: str, recipe: Training) -> Rows:
     """EfficientNet-Lite0 fine-tuned for a group; also pruned, a first and a second time, and tuned."""
     count, start, classes = len(dataset.hierarchy.classes), time.perf_counter(), classes_of(dataset, [name])
+    recipe = recipe.model_copy(update=EACH)
     train, test = (baselines.of_classes(split, classes, count) for split in (dataset.train, dataset.test))
     network = baselines.pretrained_lite(dataset, classes)
-    baselines.finetune(network, train, tuned(recipe), seed=seed, label=f"fine-tuning for {name}")
+    baselines.finetune(network, train, recipe, seed=seed, label=f"fine-tuning for {name}")
     rows = [row("finetuned_each", name, "group", network, test, 1.0, time.perf_counter() - start)]
     for share in PRUNED:
         baselines.prune(network, train, share * rows[0]["madds"], seed=seed)
-        baselines.finetune(network, train, tuned(recipe), seed=seed, label=f"tuning {name}, pruned")
+        baselines.finetune(network, train, recipe, seed=seed, label=f"tuning {name}, pruned")
         rows.append(row("pruned", name, "group", network, test, share, time.perf_counter() - start))
     return rows
-
-
-def tuned(recipe: Training) -> Training:
-    """The recipe of an opponent: the study's, with epochs and a learning rate of its own."""
-    return recipe.model_copy(update={"epochs": EPOCHS, "learning_rate": LEARNING_RATE})
 
 
 # -------------------------------------------------------------------- running them

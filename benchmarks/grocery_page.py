@@ -209,11 +209,31 @@ def trials(path: Path) -> str:
     """What was tried on the validation photographs, where that was kept."""
     if not path.is_file():
         return "No trials were kept: `python -m benchmarks.grocery_trials` makes them."
-    return trials_table(pd.read_csv(path)).to_markdown(index=False, floatfmt=".1f").replace("nan", "")
+    rows = pd.read_csv(path)
+    table = trials_table(rows.assign(trial=rows.trial.map(in_words)))
+    text = table.to_markdown(index=False, floatfmt=("", "g", *[".1f"] * (len(table.columns) - 2))).replace("nan", "")
+    return f"{text}\n\n{same_groups(rows)}".strip()
+
+
+def in_words(trial: str) -> str:
+    """A trial of fine-tuning as a reader would name it; the kit's have names of their own."""
+    for how in ("once", "each"):
+        trial = trial.replace(f"finetuned-{how}-", f"fine-tuned {how}, rate ")
+    return trial.replace("-batch-", ", images a step: ")
 
 
 def trials_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns trial, and top-1, the mean over groups, for each share of multiply-adds."""
+    """Columns trial, groups, and top-1 for each share of multiply-adds: the mean over the groups, of which some trials
+    were given a few only."""
     table = rows.pivot_table("top1", "trial", "share", "mean").sort_index(axis=1)
     table.columns = [f"top-1 at {share:.0%}" for share in table.columns]
+    table.insert(0, "groups", rows.groupby("trial").group.nunique())
     return table.round(2).reset_index()
+
+
+def same_groups(rows: pd.DataFrame) -> str:
+    """Trials of fine-tuning for each group that were given several groups, on the groups that all of them have."""
+    own = rows[rows.trial.str.startswith("finetuned-each-")].pivot_table("top1", "trial", "group", "mean")
+    common = own[own.notna().sum(axis=1) > 1].dropna(axis=1)
+    told = "; ".join(f"{in_words(name)}, {top1:.1f} %" for name, top1 in common.mean(axis=1).items())
+    return f"Top-1 on the {common.shape[1]} groups that these share: {told}." if len(common) > 1 else ""

@@ -89,7 +89,7 @@ def network_space():
 
 
 def test_outputs_of_a_network_for_all_classes_are_cut(lite, monkeypatch):
-    monkeypatch.setattr(grocery, "EPOCHS", 1)
+    monkeypatch.setitem(grocery.ONCE, "epochs", 1)
     every = grocery.scenarios(lite, {})
     rows = grocery.finetuned_once(lite, 0, every, RECIPE)
     assert [row["scenario"] for row in rows] == list(every) and len({row["minutes_before"] for row in rows}) == 1
@@ -121,6 +121,7 @@ def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, 
     monkeypatch.setattr(grocery_trials, "from_miniimagenet", lambda: grocery_trials.TRIALS["small"] | BUDGETS)
     monkeypatch.setattr(grocery_trials, "EPOCHS", {grocery_trials.ONCE: 1, grocery_trials.EACH: 1})
     monkeypatch.setattr(grocery_trials, "RATES", (0.02,))
+    monkeypatch.setattr(grocery_trials, "BATCHES", (4,))
     images_of = own_kit.images_of
     nothing = data.Split(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, dtype=torch.long))
     monkeypatch.setattr(own_kit, "images_of", lambda workspace: replace(images_of(workspace), test=nothing))
@@ -128,7 +129,8 @@ def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, 
     written = (tmp_path / "trials" / "small.yaml").read_text()
     assert "epochs: 2" in written and "stem_stride: 4" in written
     table = grocery_page.trials_table(pd.read_csv(tmp_path / "report" / "trials.csv")).set_index("trial")
-    assert set(table.index) == {"small", "finetuned-once-0.02", "finetuned-each-0.02"}
+    finetuned = {f"finetuned-{how}-0.02{batch}" for how in ("once", "each") for batch in ("", "-batch-4")}
+    assert set(table.index) == {"small", *finetuned} and (table.groups == 3).all()
     assert table.loc["small", "top-1 at 100%"] >= 0
     assert grocery_trials.main([str(folder), "none"]) == 1
     assert "no trial none: there are small" in capsys.readouterr().err
@@ -189,6 +191,22 @@ def test_a_method_is_told_of_over_the_seeds_that_it_has(tmp_path):
     assert "over seeds: 1 to 2, as the table says." in page
     # Seeds add 0 and 0.5 to the kit's mean of two groups; pruning has the first seed only.
     assert numbers["top1_eas_1"][0] == 80.25 and numbers["eas_0.5_minus_pruned"] == [15]
+
+
+def test_trials_of_other_groups_are_compared_on_those_that_they_share(tmp_path):
+    each = "finetuned-each-0.02"
+    found = {each: (50, 70), f"{each}-batch-16": (60, None), "finetuned-each-0.1": (None, 90), "suggested": (80, 80)}
+    cells = [(name, *cell) for name, pair in found.items() for cell in zip(("milk", "bread"), pair, strict=True)]
+    rows = pd.DataFrame(cells, columns=["trial", "group", "top1"]).dropna().assign(share=1.0)
+    rows = pd.concat([rows, rows[:1].assign(trial=f"{each}-batch-16", group="juice")])
+    rows.to_csv(tmp_path / "trials.csv")
+    told = grocery_page.trials(tmp_path / "trials.csv")
+    line = next(line for line in told.splitlines() if "rate 0.1 " in line)
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == ["fine-tuned each, rate 0.1", "1", "90.0"]
+    assert told.endswith(
+        "Top-1 on the 1 groups that these share: fine-tuned each, rate 0.02, 50.0 %; "
+        "fine-tuned each, rate 0.02, images a step: 16, 60.0 %."
+    )
 
 
 def test_a_single_seed_has_no_intervals(tmp_path):
