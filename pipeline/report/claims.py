@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -29,14 +29,15 @@ def sizes(classes: np.ndarray, images: np.ndarray) -> str:
     return f"{each} {span(classes, 'd')} classes and {span(images, ',d')} images"
 
 
-def settings(means: Mapping[str, float], without: str = "none") -> str:
-    """Mean top-1 of the settings of superclass dropout: the best of them beside none."""
+def settings(means: Mapping[str, float], seeds: Collection[int] = (), without: str = "none") -> str:
+    """Mean top-1 of the settings of superclass dropout: the best of them beside none; of which seed, if it is one."""
     others = {name: mean - means[without] for name, mean in means.items() if name != without}
     if not others:
         return "Accuracy grows with the cost of an arch"
     best = max(others, key=others.get)
     which = f"The best of {len(others)} dropouts, {best}," if len(others) > 1 else f"Dropout {best}"
-    return f"{which} changes the mean by {others[best]:+.1f} points"
+    mean = f"seed {min(seeds)}'s mean" if len(seeds) == 1 else "the mean"
+    return f"{which} changes {mean} by {others[best]:+.1f} points"
 
 
 def losses(fractions: Mapping[str, float]) -> str:

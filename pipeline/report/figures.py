@@ -242,7 +242,7 @@ def dropout_effect(records: Sequence[dict]) -> Figure:
     same_span(axes)
     axes[0].set_ylabel(f"selection {TOP1}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(seeds) + 1)
-    return claims.say(figure, claims.settings(table[table.seed.isin(common)].groupby("dropout").top1.mean()))
+    return claims.say(figure, claims.settings(table[table.seed.isin(common)].groupby("dropout").top1.mean(), common))
 
 
 def draw_seed(axis: Axes, x: np.ndarray, top1: pd.Series, seed: int, look: dict, filled: bool) -> None:
