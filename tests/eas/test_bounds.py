@@ -122,6 +122,24 @@ def test_without_a_budget_of_multiply_adds_the_other_bound_alone_counts():
     assert share.max() <= 1 and share.mean() > 0.97
 
 
+class Finer(Milliseconds):
+    """The same in a far larger unit: exactly so, as this is a power of two."""
+
+    def of_blocks(self, space):
+        return super().of_blocks(space) * 2.0**-20
+
+    def fixed(self, space, class_counts):
+        return super().fixed(space, class_counts) * 2.0**-20
+
+
+def test_the_unit_of_a_cost_does_not_matter():
+    classes = random_class_masks(100).sum(-1)
+    bound, none = some_bound(CIFAR100, Milliseconds(), classes), torch.full((100,), torch.inf, dtype=torch.float64)
+    given = *random_scores(CIFAR100, 100), none, classes
+    finer = decode(CIFAR100, *given, bounds=[Bound(Finer(), bound.most * 2.0**-20)])
+    assert torch.equal(finer, decode(CIFAR100, *given, bounds=[bound]))
+
+
 def test_a_mixture_prices_each_cost_as_a_share_of_its_room():
     costs, most = np.array([[[1.0, 2.0], [3.0, 6.0]], [[10.0, 40.0], [20.0, 10.0]]]), np.array([[4.0, 2.0], [0.0, 5.0]])
     room = most.copy()
