@@ -172,6 +172,7 @@ def test_archs_that_share_a_stem_get_what_each_gets_alone():
     archs = torch.cat([GLYPHS.sample(8, seeded(3)), GLYPHS.smallest[None]])
     stem = supernet.run_stem(images, archs, Statistics())
     assert len({supernet.first_inner(arch) for arch in archs}) > 3
+    assert supernet.run_stem(images, archs[-1:], Statistics())[1].shape[1] == supernet.first_inner(archs[-1])
     for arch in archs:
         part = supernet.stem_part(stem, arch)
         assert part[1].shape[1] == supernet.first_inner(arch)
