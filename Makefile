@@ -7,7 +7,7 @@ STUDY := cifar100
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help study test cifar100 photographs bench site notebooks install clean
+.PHONY: help study test mutants cifar100 photographs bench site notebooks install clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -23,6 +23,15 @@ test: install  ## check the style, test both packages, and run every notebook in
 	$(BIN)/ruff check .
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile tests
 	$(BIN)/pytest -q --nbval notebooks/
+
+mutants: install  ## count the mutants of spaces, dropout, decoding and store that tests notice, two hours; MUTANTS="eas.dropout*": few
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[mutation]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(MUTANTS)
+	@$(BIN)/mutmut results | grep -v 'not checked$$' || true
+	@$(BIN)/mutmut export-cicd-stats
+	@$(BIN)/python -c 'import json; of = json.load(open("mutants/mutmut-cicd-stats.json")).__getitem__; \
+	  seen, missed = (sum(map(of, each)) for each in (["killed", "timeout"], ["survived", "no_tests", "suspicious"])); \
+	  print(f"{seen} of {seen + missed} mutants noticed, {seen / (seen + missed):.1%}"); exit(seen <= 0.85 * (seen + missed))'
 
 cifar100: install  ## run the CIFAR-100 study; STUDY=cifar100_cpu: its reduced form (fetches the images where they are missing)
 	$(BIN)/python -m eas.data cifar100
@@ -61,4 +70,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 clean:  ## delete what the studies wrote to build/ (`dvc repro` brings it back from its cache)
-	rm -rf build .pytest_cache .ruff_cache
+	rm -rf build mutants .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from cases import (
@@ -21,7 +22,7 @@ from cases import (
 )
 
 from eas.costs import MADDS, PARAMETERS, Bound, check_bounds, like_madds, total
-from eas.decoding import decode, total_score
+from eas.decoding import MIXTURES, Room, decode, mixtures, total_score
 from eas.generator import Generator
 from eas.spaces import PreResNetSpace
 from eas.spaces.base import rounded_up
@@ -119,6 +120,36 @@ def test_without_a_budget_of_multiply_adds_the_other_bound_alone_counts():
     archs = decode(CIFAR100, *scores, none, classes, bounds=[bound])
     share = total(CIFAR100, bound.cost, archs, classes) / bound.most
     assert share.max() <= 1 and share.mean() > 0.97
+
+
+class Finer(Milliseconds):
+    """The same in a far larger unit: exactly so, as this is a power of two."""
+
+    def of_blocks(self, space):
+        return super().of_blocks(space) * 2.0**-20
+
+    def fixed(self, space, class_counts):
+        return super().fixed(space, class_counts) * 2.0**-20
+
+
+def test_the_unit_of_a_cost_does_not_matter():
+    classes = random_class_masks(100).sum(-1)
+    bound, none = some_bound(CIFAR100, Milliseconds(), classes), torch.full((100,), torch.inf, dtype=torch.float64)
+    given = *random_scores(CIFAR100, 100), none, classes
+    finer = decode(CIFAR100, *given, bounds=[Bound(Finer(), bound.most * 2.0**-20)])
+    assert torch.equal(finer, decode(CIFAR100, *given, bounds=[bound]))
+
+
+def test_a_mixture_prices_each_cost_as_a_share_of_its_room():
+    costs, most = np.array([[[1.0, 2.0], [3.0, 6.0]], [[10.0, 40.0], [20.0, 10.0]]]), np.array([[4.0, 2.0], [0.0, 5.0]])
+    room = most.copy()
+    room[1, 0] = 20e-6  # a millionth of the mean cost, in place of none
+    found = mixtures(Room(costs, most)).reshape(MIXTURES + 1, 2, 2, 2)
+    for part, mixture in enumerate(found):  # of the first cost, rising
+        first, second = (share * cost for share, cost in zip((part / 4, 1 - part / 4), costs, strict=True))
+        for scenario in (0, 1):
+            expected = first / room[0, scenario] + second / room[1, scenario]
+            np.testing.assert_allclose(mixture[scenario], expected)
 
 
 def test_no_scenario_is_nothing_to_decode():

@@ -203,6 +203,15 @@ def test_a_single_class_has_no_loss_and_no_gradient():
     assert loss == 0 and (logits.grad == 0).all()
 
 
+def test_a_batch_in_which_one_sample_counts_has_the_loss_of_that_one():
+    logits, labels, mask, _ = case("own")
+    targets, weight = soft_targets(labels, mask, 0.1), torch.eye(len(labels))[5]
+    alone = masked_cross_entropy(logits[5:6], targets[5:6], mask[5:6], torch.ones(1))
+    torch.testing.assert_close(masked_cross_entropy(logits, targets, mask, weight), alone)
+    placed = mask_logits(logits, mask)[5]
+    torch.testing.assert_close(alone, F.cross_entropy(placed[mask[5]], targets[5][mask[5]]))
+
+
 def test_a_batch_in_which_nothing_counts_has_no_loss():
     logits, labels, mask, _ = case("own")
     logits.requires_grad_()

@@ -57,6 +57,7 @@ def test_archs_that_share_a_stem_get_what_each_gets_alone():
     supernet, images = lively(TINY, CLASSES), random_images(6, TINY)
     archs = torch.stack([TINY.largest, TINY.smallest, *TINY.sample(4, seeded())])
     stem = supernet.run_stem(images, archs, Statistics())
+    assert supernet.run_stem(images, archs[1:2], Statistics())[-1].shape[1] == supernet.first_hidden(TINY.smallest)
     for arch in archs:
         close(
             supernet.run_rest(supernet.stem_part(stem, arch), arch, Statistics()), supernet(images, arch, Statistics())

@@ -10,7 +10,8 @@ from eas.data import Split
 from eas.evaluation import calibrate
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics
 from eas.spaces import PreResNet, PreResNetSpace
-from eas.spaces.preresnet import ElasticBlock
+from eas.spaces.preresnet import ElasticBlock, ElasticPreResNet
+from eas.spaces.supernet import Supernet
 
 CLASSES = 12
 STRIDED = PreResNetSpace(21, 3, widths=(4, 8), depths=(1, 2), ratios=(0.5, 1.0), stem_stride=2)
@@ -171,10 +172,26 @@ def test_archs_that_share_a_stem_get_what_each_gets_alone():
     archs = torch.cat([GLYPHS.sample(8, seeded(3)), GLYPHS.smallest[None]])
     stem = supernet.run_stem(images, archs, Statistics())
     assert len({supernet.first_inner(arch) for arch in archs}) > 3
+    assert supernet.run_stem(images, archs[-1:], Statistics())[1].shape[1] == supernet.first_inner(archs[-1])
     for arch in archs:
         part = supernet.stem_part(stem, arch)
         assert part[1].shape[1] == supernet.first_inner(arch)
         close(supernet.run_rest(part, arch, Statistics()), supernet(images, arch, Statistics()))
+
+
+class ByGates(ElasticPreResNet):
+    """What a supernet may leave out, left out."""
+
+    run_stem, stem_part, run_rest = Supernet.run_stem, Supernet.stem_part, Supernet.run_rest
+
+
+@torch.no_grad()
+def test_a_supernet_that_says_nothing_of_slices_runs_by_gates():
+    supernet, images = new(), random_images(5)
+    slow = ByGates(GLYPHS, CLASSES, [0.4], [0.2])
+    slow.load_state_dict(supernet.state_dict())
+    for arch in GLYPHS.sample(3, seeded()):
+        close(slow(images, arch, Statistics()), supernet(images, arch, Statistics()))
 
 
 # -------------------------------------------------------------------- gates and gradients

@@ -146,6 +146,14 @@ def test_a_block_that_its_stage_never_has_is_one_form_if_nothing_else_is_said():
     assert space.choices.tolist() == [2, 1, 2, 2, 2, 1] and space.size == (2 + 4) * 2 == len(every_arch(space))
 
 
+def test_a_space_that_says_nothing_of_its_names_and_sizes_has_numbers_and_parameters():
+    assert RAGGED.stage_names() == ["stage 1", "stage 2", "stage 3"]
+    assert RAGGED.form_names() == [[*"1234"], [*"123"], [*"12"], [*"1234"], ["1"], ["1"], [*"12"], [*"123"], ["1"]]
+    parameters = torch.tensor([[1, 2], [4, 3]])
+    space = table_space(2, (1,), torch.tensor([[1, 2], [1, 2]]), block_parameters=parameters)
+    assert space.form_sizes().tolist() == [[0.25, 0.5], [1, 0.75]]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

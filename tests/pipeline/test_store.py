@@ -1,5 +1,6 @@
 """Results: whole or not at all, found by their key, and what is damaged, published or of other parameters."""
 
+import dataclasses
 import json
 import os
 import random
@@ -10,12 +11,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from study_cases import one_line, times
 
+from eas import data
 from eas.files import sha256, write_tensors
 from eas.recipes import Augment, Dropout, Training
 from pipeline import store
@@ -65,6 +68,22 @@ def test_a_result_is_there_only_with_its_record_and_the_same_key(result):
     assert torch.equal(result.tensors()["x"], X["x"]) and result.tensor_path() == result.path
     assert find_and_change_nothing(with_key(result, "another")) is None
     assert result.find() == written == told(result)
+
+
+def test_what_is_too_large_for_a_record_or_tensors_of_ours_is_no_result(result, monkeypatch):
+    record = result.write(X, {})
+    sizes = {"MOST_TENSORS": result.path.stat().st_size, "MOST_RECORD": len(result.record_text())}
+    for name, size in sizes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(store, name, size)
+            assert result.find() == record
+            patch.setattr(store, name, size - 1)
+            assert result.find() is None
+
+
+def test_a_record_is_written_for_readers_too(result):
+    result.write({}, {"value": 2})
+    assert '\n "key": "0123456789abcdef",\n "sha256": null,\n "value": 2\n}\n' in result.record_text()
 
 
 def test_a_result_may_have_no_tensors(result):
@@ -175,10 +194,15 @@ def test_a_published_result_is_found_where_it_is_and_fetched_whole(result):
     assert times(result.workspace.folder) == before and result.find() == record
 
 
-def test_nothing_is_fetched_where_nothing_is_published(result):
+def test_nothing_is_fetched_where_nothing_is_published(result, monkeypatch):
     result.fetch()
-    Result(Workspace(result.workspace.study, result.workspace.folder), result.name, KEY).fetch()
+    alone = Result(Workspace(result.workspace.study, result.workspace.folder), result.name, KEY)
+    alone.fetch()
     assert not result.workspace.folder.exists()
+    result.write({}, {})
+    published_from(result)
+    monkeypatch.chdir(result.workspace.published)  # the folder one is in is no place of results
+    assert alone.find() is None and result.find()
 
 
 def test_a_published_record_holds_without_tensors_that_were_too_large_to_publish(result):
@@ -188,7 +212,7 @@ def test_a_published_record_holds_without_tensors_that_were_too_large_to_publish
     assert find_and_change_nothing(result) == record
     for _ in range(2):
         result.fetch()
-        assert result.find() == record and not result.path.exists()
+        assert result.find() == record and not result.path.exists() and result.path.with_suffix(".json").is_file()
         before = times(result.workspace.folder)
     result.fetch()
     assert times(result.workspace.folder) == before
@@ -311,6 +335,16 @@ def test_a_parameter_at_its_default_is_no_part_of_a_key_all_the_way_down():
     assert key(dropout=own) == key(dropout=Dropout(variant="own", rate=0.5, begin=0.0)) != key(dropout=late)
 
 
+def test_sections_in_lists_and_what_json_has_not_are_plain_in_keys_too():
+    class Placed(Dropout):
+        place: Path = Path("there")
+
+    own, placed = Dropout(variant="own", rate=0.5), Placed(variant="own", rate=0.5, place=Path("here"))
+    assert store.plain({"dropout": [own, (placed,)]}) == {
+        "dropout": [{"variant": "own", "rate": 0.5}, [{"variant": "own", "rate": 0.5, "place": "here"}]]
+    }
+
+
 def test_two_kinds_do_not_look_alike_though_a_kind_is_a_default(study):
     other = study.data.model_dump() | {"kind": "other"}
     assert make_key("step", {"data": study.data}, {}) != make_key("step", {"data": other}, {})
@@ -332,13 +366,39 @@ def test_a_workspace_is_that_of_the_study_under_the_root(tmp_path, monkeypatch):
     assert not (tmp_path / "build").exists()
 
 
+def test_a_study_of_a_file_of_its_own_is_made_beside_that_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "load_study", lambda *given: given)
+    own = open_workspace("mine/study.yaml", tmp_path)
+    assert own == Workspace(("mine/study.yaml", tmp_path), tmp_path / "mine" / "build" / "study")
+    assert open_workspace("tiny", tmp_path).study == ("tiny", tmp_path)
+    assert open_workspace("tiny").folder == Path("build/tiny") and open_workspace("a.yaml").folder == Path("build/a")
+
+
+def test_images_are_made_where_they_are_missing(study, tmp_path, monkeypatch):
+    made, workspace = [], Workspace(study, tmp_path / "build" / "tiny")
+    monkeypatch.setattr(store.data, "make", lambda *given: made.append(given))
+    workspace.make_images()
+    assert made == [(study.data, tmp_path, workspace.dataset_path)]
+    workspace.folder.mkdir(parents=True)
+    workspace.dataset_path.touch()
+    workspace.make_images()
+    assert len(made) == 1
+
+
+def test_a_sealed_workspace_is_the_same_without_test_images(workspace):
+    sealed = workspace.seal()
+    assert sealed == dataclasses.replace(workspace, sealed=True) != workspace
+    whole, seen = workspace.dataset(), sealed.dataset()
+    assert len(whole.test) and not len(seen.test) and torch.equal(seen.train.labels, whole.train.labels)
+
+
 def test_images_that_other_parameters_made_are_refused(workspace):
     """Of another size, say: where 01_superclasses was not run again."""
     assert len(workspace.dataset().train)
     for name, value in {"image_size": 24, "selection": 0.2, "seed": 1}.items():
         source = workspace.study.data.model_copy(update={name: value})
         other = Workspace(workspace.study.model_copy(update={"data": source}), workspace.folder)
-        with pytest.raises(ValueError, match="dataset.safetensors was made .* by other parameters, .* again") as caught:
+        with pytest.raises(ValueError, match="made .* by other parameters, .* there now: run .* again$") as caught:
             other.dataset()
         one_line(caught)
 
@@ -347,3 +407,43 @@ def test_a_cost_tells_the_machine_and_the_memory():
     assert f"{os.cpu_count()} CPUs, no GPU" in store.machine()
     before, block = store.peak_memory(), torch.ones(2**26)
     assert 0.01 < before <= store.peak_memory() < 100 and store.peak_memory() > 0.25 and len(block)
+
+
+def test_images_of_other_files_than_are_there_now_are_refused(workspace):
+    dataset, other = workspace.dataset(), Workspace(workspace.study, workspace.folder)
+    other.__dict__["fingerprint"] = {"fingerprint": "of these files"}
+    data.save(dataclasses.replace(dataset, fingerprint="of these files"), workspace.dataset_path)
+    assert len(other.dataset().train)
+    with pytest.raises(ValueError, match="made of other images"):
+        workspace.dataset()
+    data.save(dataclasses.replace(dataset, source=""), workspace.dataset_path)  # as an older version made it
+    assert len(workspace.dataset().train)
+    with pytest.raises(ValueError, match="made of other images"):
+        other.dataset()
+
+
+def test_a_machine_is_told_by_its_processor_what_that_can_and_its_gpu(monkeypatch):
+    monkeypatch.setattr(store.platform, "processor", lambda: "")
+    monkeypatch.setattr(store.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(store.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(store.devices, "has_amx", lambda: False)
+    assert store.machine() == "x86_64 with AVX512, 2 CPUs, no GPU"
+    monkeypatch.setattr(store.platform, "processor", lambda: "a processor")
+    monkeypatch.setattr(store.devices, "has_amx", lambda: True)
+    monkeypatch.setattr(store.devices, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert store.machine() == "a processor with AVX512 and AMX, 2 CPUs, a GPU"
+
+
+def test_memory_is_that_of_the_gpu_if_a_job_used_one_and_else_the_process_s(monkeypatch):
+    monkeypatch.setattr(store.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=2_000_000))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 5e9)
+    for device, used, expected in (("cpu", True, 2.048), ("cuda", False, 2.048), ("cuda", True, 5.0)):
+        monkeypatch.setattr(store.devices, "device", lambda device=device: torch.device(device))
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        assert store.peak_memory() == expected
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.sys, "platform", "darwin")
+        assert store.peak_memory() == 0.002
