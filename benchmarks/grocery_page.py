@@ -43,8 +43,8 @@ def render(folder: Path) -> None:
     if lacking := [method for method in LABELS if method not in set(networks.method)]:
         raise ValueError(f"{path} lacks {', '.join(lacking)}: the same command without --methods measures the rest")
     groups = means(networks, "group")
-    save_figure(draw(groups), folder, "groups")
     numbers = differences(networks)
+    save_figure(draw(groups, numbers), folder, "groups")
     told = {name: [round(each, 3) for each in value if math.isfinite(each)] for name, value in numbers.items()}
     write_text(folder / "metrics.json", json.dumps(told, indent=1) + "\n")
     of_groups = networks[networks.kind == "group"]
@@ -109,21 +109,37 @@ def points(difference: Interval) -> str:
 def verdict(numbers: dict[str, Interval]) -> str:
     """What was found, before its numbers."""
     better = max(("finetuned_once", "finetuned_each"), key=lambda name: numbers[f"top1_{name}_1"].mean)
-    lines = []
-    for share, words in ((0.25, "a quarter"), (0.5, "half")):
-        found = numbers[f"eas_{share:g}_minus_{better}"]
-        held = "ahead of" if found.mean > 0 else "behind"
-        lines.append(
-            f"- **At {words} of the multiply-adds the kit's networks are {held} the better fine-tuned network** "
-            f"({LABELS[better]}): {points(found)} points."
+    part, same = (compared(numbers, name) for name in (better, "pruned"))
+    whole = points(numbers[f"eas_1_minus_{better}"])
+    return "\n".join(
+        (
+            f"- **With a part of the multiply-adds the kit's networks are {part} the better of the fine-tuned ones** "
+            f"({LABELS[better]}), which has all of them: {at_parts(numbers, better)}; with all: {whole} points.",
+            f"- **At the same multiply-adds they are {same} networks that were pruned for each group**: "
+            f"{at_parts(numbers, 'pruned')}.",
         )
-        if pruned := numbers.get(f"eas_{share:g}_minus_pruned"):
-            held = "ahead of" if pruned.mean > 0 else "behind"
-            lines.append(f"- **There they are {held} pruning for each group**: {points(pruned)} points.")
-    return "\n".join(lines)
+    )
 
 
-def draw(groups: pd.DataFrame) -> Figure:
+def parts(numbers: dict[str, Interval], opponent: str) -> dict[str, Interval]:
+    """By the part of the multiply-adds in words: points of the kit's networks over an opponent's."""
+    return {words: numbers[f"eas_{share:g}_minus_{opponent}"] for share, words in ((0.5, "half"), (0.25, "a quarter"))}
+
+
+def compared(numbers: dict[str, Interval], opponent: str) -> str:
+    """Whether the kit's networks are ahead."""
+    ahead = {found.mean > 0 for found in parts(numbers, opponent).values()}
+    if len(ahead) > 1:
+        return "at one budget ahead of, at the other behind"
+    return "ahead of" if ahead == {True} else "behind"
+
+
+def at_parts(numbers: dict[str, Interval], opponent: str) -> str:
+    """By how many points, at each part."""
+    return ", ".join(f"{points(found)} points at {words}" for words, found in parts(numbers, opponent).items())
+
+
+def draw(groups: pd.DataFrame, numbers: dict[str, Interval]) -> Figure:
     """Top-1 over multiply-adds, a line or a point for each method."""
     figures.style()
     figure, axes = figures.panels(height=3.6)
@@ -135,7 +151,7 @@ def draw(groups: pd.DataFrame) -> Figure:
         axis.errorbar(table.madds, table.top1, None if table.low.isna().any() else error, label=LABELS[method], **look)
     axis.set_xlabel("million multiply-adds")
     axis.set_ylabel("top-1 on test (%)")
-    axis.set_title("One kit serves every group at every budget")
+    axis.set_title(f"At the same multiply-adds, one kit's networks are {compared(numbers, 'pruned')} pruned ones")
     axis.legend()
     return figure
 

@@ -167,8 +167,8 @@ def test_the_page_tells_what_was_measured(tmp_path):
     # 70 + 10 / 2 + the seed's 0, 0.5, 1 in the mean over two groups, and 77 of those fine-tuned for each.
     assert numbers["top1_eas_0.5"][0] == pytest.approx(75.5) and numbers["top1_finetuned_each_1"] == [77, 77, 77]
     assert numbers["eas_0.5_minus_finetuned_each"][0] == pytest.approx(-1.5)
-    assert "At half of the multiply-adds the kit's networks are behind the better fine-tuned network" in page
-    assert "There they are ahead of pruning for each group**: +15.5 [" in page
+    assert "the kit's networks are behind the better of the fine-tuned ones** (Lite0 fine-tuned for each)" in page
+    assert "At the same multiply-adds they are ahead of networks that were pruned for each group**: +15.5 [" in page
     pruned = next(line for line in page.splitlines() if line.startswith("| pruned for each, tuned"))
     assert pruned.split()[-2] == "8"  # minutes: of two groups, each of 240 seconds when it was pruned to a quarter
     assert (tmp_path / "figures" / "groups.png").stat().st_size > 1000 and "branches serve 0 of" in page
