@@ -16,6 +16,8 @@ from pipeline.report import figures
 from pipeline.report.stats import Interval, interval
 
 PAGE = Path(__file__).with_name("grocery.md")
+MANY = 3  # seeds that an interval is told of
+BUDGETS = {1.0: "the whole", 0.5: "half", 0.25: "a quarter"}  # of the multiply-adds, as findings name them
 LABELS = {
     "eas": "EAS, one kit",
     "finetuned_once": "Lite0 fine-tuned once",
@@ -50,12 +52,12 @@ def render(folder: Path) -> None:
     of_groups = networks[networks.kind == "group"]
     parts = {
         "groups": of_groups.scenario.nunique(),
-        "seeds": seeds_of(networks),
         "machine": " and ".join(networks.machine.unique()),
         "verdict": verdict(numbers),
-        "table": with_minutes(groups, of_groups).to_markdown(index=False),
-        "by_group": by_group(of_groups).to_markdown(index=False),
-        "others": others(networks).to_markdown(index=False),
+        "table": told_of_means(groups, of_groups).to_markdown(index=False, disable_numparse=True),
+        "minutes": minutes(of_groups).to_markdown(index=False, disable_numparse=True),
+        "by_group": by_set(networks).to_markdown(index=False, floatfmt=".1f").replace("nan", "   "),
+        "fewer": fewer(of_groups),
         "weights": weights(networks),
         "trials": trials(folder / "trials.csv"),
     }
@@ -70,18 +72,16 @@ def whole_seeds(networks: pd.DataFrame) -> pd.DataFrame:
     return networks[pd.MultiIndex.from_frame(networks[["method", "seed"]]).isin(whole)]
 
 
-def seeds_of(networks: pd.DataFrame) -> str:
-    """How many seeds the methods have, where they differ the fewest and the most."""
-    counts = networks.groupby("method").seed.nunique()
-    fewest, most = counts.min(), counts.max()
-    return f"{most}" if fewest == most else f"{fewest} to {most}, as the table says"
-
-
 def means(networks: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Columns method, share, madds, kilobytes and top1, low, high: the mean over a kind's scenarios, over seeds."""
+    """Columns method, share, madds, kilobytes and top1, low, high: the mean over a kind's scenarios, over seeds.
+
+    Fewer than MANY seeds have no interval: that of two is too wide to tell anything.
+    """
     rows = []
     for (method, share), table in networks[networks.kind == kind].groupby(["method", "share"]):
         top1 = interval(table.groupby("seed").top1.mean())
+        if table.seed.nunique() < MANY:
+            top1 = Interval(top1.mean, math.nan, math.nan)
         rows.append([method, share, table.madds.mean() / 1e6, table.parameters.mean() * 4 / 1e3, *top1])
     table = pd.DataFrame(rows, columns=["method", "share", "madds", "kilobytes", "top1", "low", "high"])
     order = {name: place for place, name in enumerate(LABELS)}
@@ -89,54 +89,54 @@ def means(networks: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def differences(networks: pd.DataFrame) -> dict[str, Interval]:
-    """Points of the kit's networks over opponents', on groups, paired by seed; and the top-1 of each by itself."""
-    top1 = networks[networks.kind == "group"].groupby(["method", "share", "seed"]).top1.mean()
-    found = {f"top1_{method}_{share:g}": interval(top1[method, share]) for method, share in top1.index.droplevel(2)}
-    for share in networks[networks.method == "eas"].share.unique():
-        for method in ("finetuned_once", "finetuned_each"):
-            found[f"eas_{share:g}_minus_{method}"] = interval((top1["eas", share] - top1[method, 1.0]).dropna())
-        if ("pruned", share) in found or (top1.index.droplevel(2) == ("pruned", share)).any():
-            found[f"eas_{share:g}_minus_pruned"] = interval((top1["eas", share] - top1["pruned", share]).dropna())
+    """Points of the kit's networks over opponents', and the top-1 of each by itself.
+
+    The mean over the groups and its interval over them, of what the seeds that both have come to: these are few.
+    """
+    top1 = networks[networks.kind == "group"].pivot_table("top1", ["scenario", "seed"], ["method", "share"])
+    found = {
+        f"top1_{method}_{share:g}": interval(top1[method, share].groupby("scenario").mean()) for method, share in top1
+    }
+    for method, share in top1:
+        for own in {share} if method == "pruned" else networks[networks.method == "eas"].share.unique():
+            if method != "eas":
+                points = (top1["eas", own] - top1[method, share]).dropna().groupby("scenario").mean()
+                found[f"eas_{own:g}_minus_{method}"] = interval(points)
     return found
-
-
-def points(difference: Interval) -> str:
-    """A difference with its interval, where there is one."""
-    bounds = "" if math.isnan(difference.low) else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
-    return f"{difference.mean:+.1f}{bounds}"
 
 
 def verdict(numbers: dict[str, Interval]) -> str:
     """What was found, before its numbers."""
     better = max(("finetuned_once", "finetuned_each"), key=lambda name: numbers[f"top1_{name}_1"].mean)
-    part, same = (compared(numbers, name) for name in (better, "pruned"))
-    whole = points(numbers[f"eas_1_minus_{better}"])
     return "\n".join(
         (
-            f"- **With a part of the multiply-adds the kit's networks are {part} the better of the fine-tuned ones** "
-            f"({LABELS[better]}), which has all of them: {at_parts(numbers, better)}; with all: {whole} points.",
-            f"- **At the same multiply-adds they are {same} networks that were pruned for each group**: "
-            f"{at_parts(numbers, 'pruned')}.",
+            f"- **Against {LABELS[better]}, the better of the fine-tuned networks, the kit's are "
+            f"{standing(numbers, better)}** of its multiply-adds: {points(numbers, better)} points.",
+            f"- **Against networks pruned for each group they are {standing(numbers, 'pruned')}**: "
+            f"{points(numbers, 'pruned')} points.",
         )
     )
 
 
-def parts(numbers: dict[str, Interval], opponent: str) -> dict[str, Interval]:
-    """By the part of the multiply-adds in words: points of the kit's networks over an opponent's."""
-    return {words: numbers[f"eas_{share:g}_minus_{opponent}"] for share, words in ((0.5, "half"), (0.25, "a quarter"))}
+def against(numbers: dict[str, Interval], opponent: str) -> dict[str, Interval]:
+    """The kit's points over an opponent, by budget in words."""
+    names = {words: f"eas_{share:g}_minus_{opponent}" for share, words in BUDGETS.items()}
+    return {words: numbers[name] for words, name in names.items() if name in numbers}
 
 
-def compared(numbers: dict[str, Interval], opponent: str) -> str:
-    """Whether the kit's networks are ahead."""
-    ahead = {found.mean > 0 for found in parts(numbers, opponent).values()}
-    if len(ahead) > 1:
-        return "at one budget ahead of, at the other behind"
-    return "ahead of" if ahead == {True} else "behind"
+def standing(numbers: dict[str, Interval], opponent: str) -> str:
+    """Ahead, level or behind, as far as the groups agree, at each budget."""
+    stands: dict[str, list[str]] = {}
+    for words, found in against(numbers, opponent).items():
+        how = "ahead" if found.low > 0 else "behind" if found.high < 0 else "level"
+        stands.setdefault(how, []).append(f"at {words}")
+    return ", ".join(f"{how} {' and '.join(budgets)}" for how, budgets in stands.items())
 
 
-def at_parts(numbers: dict[str, Interval], opponent: str) -> str:
-    """By how many points, at each part."""
-    return ", ".join(f"{points(found)} points at {words}" for words, found in parts(numbers, opponent).items())
+def points(numbers: dict[str, Interval], opponent: str) -> str:
+    """By how many points, at each budget."""
+    found = against(numbers, opponent).values()
+    return ", ".join(f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]" for each in found)
 
 
 def draw(groups: pd.DataFrame, numbers: dict[str, Interval]) -> Figure:
@@ -151,7 +151,7 @@ def draw(groups: pd.DataFrame, numbers: dict[str, Interval]) -> Figure:
         axis.errorbar(table.madds, table.top1, None if table.low.isna().any() else error, label=LABELS[method], **look)
     axis.set_xlabel("million multiply-adds")
     axis.set_ylabel("top-1 on test (%)")
-    axis.set_title(f"At the same multiply-adds, one kit's networks are {compared(numbers, 'pruned')} pruned ones")
+    axis.set_title(f"Against networks pruned for each group, one kit's are {standing(numbers, 'pruned')}")
     axis.legend()
     return figure
 
@@ -176,49 +176,59 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     plt.close(figure)
 
 
-def with_minutes(groups: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
-    """The table of the groups: with minutes to the first network and to all of them, in the median over seeds."""
-    rows = []
+def told_of_means(groups: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """The table of the groups' means."""
+    seeds, rows = networks.groupby("method").seed.nunique(), []
     for each in groups.itertuples():
-        own = networks[networks.method == each.method]
-        first = (own.minutes_before + own.seconds / 60).median()
-        every = (own.groupby("seed").minutes_before.max() + own.groupby("seed").seconds.sum() / 60).median()
-        if each.method == "pruned":  # a group's rows go on from one another: the last one's seconds are all of them
-            every = own.groupby(["seed", "scenario"]).seconds.max().groupby("seed").sum().median() / 60
         top1 = f"{each.top1:.1f}" + ("" if math.isnan(each.low) else f" [{each.low:.1f}, {each.high:.1f}]")
-        size = f"{each.kilobytes:,.0f}"
-        seeds, minutes = own.seed.nunique(), [f"{first:.1f}", f"{every:.1f}"]
-        rows.append([LABELS[each.method], f"{each.madds:.1f}", size, top1, seeds, *minutes])
-    names = ["networks", "M multiply-adds", "kB", "top-1 (%)", "seeds", "minutes: first", "all"]
-    return pd.DataFrame(rows, columns=names)
+        rows.append([LABELS[each.method], f"{each.madds:.1f}", f"{each.kilobytes:,.0f}", top1, seeds[each.method]])
+    return pd.DataFrame(rows, columns=["networks", "M multiply-adds", "kB", "top-1 (%)", "seeds"])
 
 
-def by_group(networks: pd.DataFrame) -> pd.DataFrame:
-    """Top-1 of every group, mean over seeds, by method and share of the multiply-adds; and its images on test."""
-    columns = [("eas", 1.0), ("eas", 0.5), ("eas", 0.25), ("pruned", 0.5), ("pruned", 0.25)]
-    columns += [("finetuned_once", 1.0), ("finetuned_each", 1.0)]
-    table = networks.groupby(["scenario", "method", "share"], sort=False).top1.mean().unstack(["method", "share"])
-    found = {f"{LABELS[method]}, {share:.0%}": table[method, share].round(1) for method, share in columns}
-    images = networks.groupby("scenario", sort=False).images.first()
-    return pd.DataFrame({"images": images} | found).rename_axis("group").reset_index()
-
-
-def others(networks: pd.DataFrame) -> pd.DataFrame:
-    """Top-1 of folders and pairs, mean over seeds and over sets of a kind."""
+def minutes(networks: pd.DataFrame) -> pd.DataFrame:
+    """How long a method takes for its first network and for all of the groups', in the median over seeds."""
     rows = []
-    for kind in ("pair", "folder"):
-        table = networks[networks.kind == kind].groupby(["method", "share"]).top1.mean()
-        cells = {f"EAS, {share:.0%}": table["eas", share] for share in (1.0, 0.5, 0.25)}
-        cells[LABELS["finetuned_once"]] = table["finetuned_once", 1.0]
-        rows.append({"sets": f"{kind}s", "networks": networks[networks.kind == kind].scenario.nunique(), **cells})
-    return pd.DataFrame(rows).round(1)
+    for method, label in LABELS.items():
+        own = networks[networks.method == method]
+        largest = own[own.share == own.share.max()]
+        first = (largest.minutes_before + largest.seconds / 60).median()
+        # A group's pruned networks go on from one another: the last one's seconds are all of them.
+        of_group = own.groupby(["seed", "scenario"]).seconds
+        spent = (of_group.max() if method == "pruned" else of_group.sum()).groupby("seed").sum() / 60
+        every = (own.groupby("seed").minutes_before.max() + spent).median()
+        count = len(own) // own.seed.nunique()
+        rows.append([label, count, f"{first:.1f}", f"{every:.1f}"])
+    return pd.DataFrame(rows, columns=["networks", "how many", "minutes to the first", "minutes to all"])
+
+
+def by_set(networks: pd.DataFrame) -> pd.DataFrame:
+    """Top-1 of every group, and the mean of pairs and of folders, on the seeds that all methods have."""
+    seeds = networks.groupby("method").seed.unique()
+    common = networks[networks.seed.isin(set.intersection(*map(set, seeds)))]
+    names = common.scenario.where(common.kind == "group", "the mean of all " + common.kind + "s")
+    table = common.assign(scenario=names).groupby(["scenario", "method", "share"], sort=False).top1.mean()
+    table = table.unstack(["method", "share"])
+    columns = [("eas", share) for share in (1.0, 0.5, 0.25)] + [("pruned", 0.5), ("pruned", 0.25)]
+    columns += [("finetuned_once", 1.0), ("finetuned_each", 1.0)]
+    short = {"eas": "kit", "finetuned_once": "once", "finetuned_each": "each"}
+    found = {f"{short.get(method, method)} {share:.0%}": table[method, share] for method, share in columns}
+    images = common[common.kind == "group"].groupby("scenario").images.first().astype("Int64").astype(str)
+    images = images.reindex(table.index).fillna("")
+    return pd.DataFrame({"test images": images} | found).rename_axis("set of classes").reset_index()
+
+
+def fewer(networks: pd.DataFrame) -> str:
+    """By how many percent pruned networks have fewer multiply-adds than the kit's."""
+    mean = networks.groupby(["method", "share"]).madds.mean()
+    found = [100 * (1 - mean["pruned", share] / mean["eas", share]) for share in mean["pruned"].index]
+    return f"{min(found):.0f} to {max(found):.0f} %"
 
 
 def weights(networks: pd.DataFrame) -> str:
     """Of how many scenarios the kit's weights are branches."""
     own = networks[networks.method == "eas"].drop_duplicates(["seed", "scenario"])
     branches = int((own.weights == "branches").sum())
-    return f"branches serve {branches} of {len(own)} sets of classes and seeds"
+    return f"branches serve {branches} of {own.scenario.nunique()} sets of classes, over {own.seed.nunique()} seeds"
 
 
 def trials(path: Path) -> str:

@@ -12,6 +12,7 @@ from benchmarks import baselines, grocery, grocery_page, grocery_trials
 from eas import data
 from eas.recipes import Augment, Training
 from pipeline import own_kit, own_study
+from pipeline.report.stats import Interval
 from pipeline.store import open_workspace
 
 RECIPE = Training(epochs=4, batch_size=16, learning_rate=0.05, random_subnets=1, augment=Augment(shift=0, flip=True))
@@ -164,14 +165,30 @@ def test_the_page_tells_what_was_measured(tmp_path):
     made_up().to_csv(tmp_path / "networks.csv", index=False)
     grocery_page.render(tmp_path)
     page, numbers = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "metrics.json").read_text())
-    # 70 + 10 / 2 + the seed's 0, 0.5, 1 in the mean over two groups, and 77 of those fine-tuned for each.
+    # Milk has 70 + 10 / 2, bread the mean of the seeds' 0, 1, 2 more; those that were fine-tuned for each have 77.
     assert numbers["top1_eas_0.5"][0] == pytest.approx(75.5) and numbers["top1_finetuned_each_1"] == [77, 77, 77]
-    assert numbers["eas_0.5_minus_finetuned_each"][0] == pytest.approx(-1.5)
-    assert "the kit's networks are behind the better of the fine-tuned ones** (Lite0 fine-tuned for each)" in page
-    assert "At the same multiply-adds they are ahead of networks that were pruned for each group**: +15.5 [" in page
-    pruned = next(line for line in page.splitlines() if line.startswith("| pruned for each, tuned"))
-    assert pruned.split()[-2] == "8"  # minutes: of two groups, each of 240 seconds when it was pruned to a quarter
-    assert (tmp_path / "figures" / "groups.png").stat().st_size > 1000 and "branches serve 0 of" in page
+    assert numbers["eas_0.5_minus_finetuned_each"] == pytest.approx([-1.5, -7.853, 4.853])
+    assert "Lite0 fine-tuned for each, the better of the fine-tuned networks, the kit's are level at the whole" in page
+    assert "pruned for each group they are ahead at half and at a quarter**: +15.5 [" in page
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    table = {row[0]: row[1:] for row in rows if row}
+    # Two groups, each of 240 seconds when it was pruned to a quarter, 120 to half.
+    assert table["pruned for each, tuned"] == ["4", "2.0", "8.0"]
+    assert table["milk"][:4] == ["100", "80.0", "75.0", "72.5"] and "the mean of all pairs" in table
+    assert "branches serve 0 of 4 sets of classes, over 3 seeds" in page
+    assert (tmp_path / "figures" / "groups.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("half", "quarter", "told"),
+    [
+        ((1.0, 0.5, 1.5), (2.0, 1.0, 3.0), "ahead at half and at a quarter"),
+        ((1.0, -0.5, 2.5), (-2.0, -3.0, -1.0), "level at half, behind at a quarter"),
+    ],
+)
+def test_ahead_and_behind_is_what_all_groups_agree_on(half, quarter, told):
+    numbers = {"eas_0.5_minus_pruned": Interval(*half), "eas_0.25_minus_pruned": Interval(*quarter)}
+    assert grocery_page.standing(numbers, "pruned") == told
 
 
 def test_there_is_no_page_before_every_method_has_every_group(tmp_path):
@@ -188,9 +205,10 @@ def test_a_method_is_told_of_over_the_seeds_that_it_has(tmp_path):
     networks[~begun].to_csv(tmp_path / "networks.csv")
     grocery_page.render(tmp_path)
     page, numbers = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "metrics.json").read_text())
-    assert "over seeds: 1 to 2, as the table says." in page
     # Seeds add 0 and 0.5 to the kit's mean of two groups; pruning has the first seed only.
-    assert numbers["top1_eas_1"][0] == 80.25 and numbers["eas_0.5_minus_pruned"] == [15]
+    assert numbers["top1_eas_1"][0] == 80.25 and numbers["eas_0.5_minus_pruned"] == [15, 15, 15]
+    cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    assert {tuple(row[4:6]) for row in cells if len(row) == 7} >= {("80.2", "2"), ("77.0", "2"), ("60.0", "1")}
 
 
 def test_trials_of_other_groups_are_compared_on_those_that_they_share(tmp_path):
