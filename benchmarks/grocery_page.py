@@ -151,7 +151,8 @@ def draw(groups: pd.DataFrame, numbers: dict[str, Interval]) -> Figure:
         axis.errorbar(table.madds, table.top1, None if table.low.isna().any() else error, label=LABELS[method], **look)
     axis.set_xlabel("million multiply-adds")
     axis.set_ylabel("top-1 on test (%)")
-    axis.set_title(f"Against networks pruned for each group, one kit's are {standing(numbers, 'pruned')}")
+    told = standing(numbers, "pruned")
+    axis.set_title(f"One kit against pruning for each group: {told}, as far as groups agree")
     axis.legend()
     return figure
 
