@@ -49,6 +49,16 @@ def test_calibrating_on_other_images_gives_other_ranges(kit, dataset):
     assert torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2])
 
 
+def test_weights_use_seven_bits_as_sums_of_two_products_have_sixteen(kit, dataset):
+    onnx = pytest.importorskip("onnx")
+    network, card = kit.specialize("arrows", 1e6)
+    content = quantized(as_onnx(network, card.in_channels, card.image_size), dataset.train.images[:20])
+    tensors = onnx.load_from_string(content).graph.initializer
+    arrays = [onnx.numpy_helper.to_array(each) for each in tensors]
+    weights = [each for each in arrays if each.ndim == 4 and each.dtype.name == "int8"]
+    assert len(weights) > 3 and max(abs(each.astype(int)).max() for each in weights) == 64  # 2 * 64 * 255 < 2**15
+
+
 def test_quantising_says_nothing_and_leaves_logging_as_it_was(kit, dataset, capfd):
     network, card = kit.specialize("arrows", 1e6)
     quantized(as_onnx(network, card.in_channels, card.image_size), dataset.train.images[:20])
