@@ -56,12 +56,17 @@ def render(folder: Path) -> None:
         "verdict": verdict(numbers),
         "table": told_of_means(groups, of_groups).to_markdown(index=False, disable_numparse=True),
         "minutes": minutes(of_groups).to_markdown(index=False, disable_numparse=True),
-        "by_group": by_set(networks).to_markdown(index=False, floatfmt=".1f").replace("nan", "   "),
+        "by_group": markdown(by_set(networks), floatfmt=".1f"),
         "fewer": fewer(of_groups),
         "weights": weights(networks),
         "trials": trials(folder / "trials.csv"),
     }
     write_text(folder / "README.md", PAGE.read_text(encoding="utf-8").format(**parts))
+
+
+def markdown(table: pd.DataFrame, **options) -> str:
+    """A table as Markdown; what was not measured is an empty cell."""
+    return table.astype(object).where(table.notna(), None).to_markdown(index=False, missingval="", **options)
 
 
 def whole_seeds(networks: pd.DataFrame) -> pd.DataFrame:
@@ -97,11 +102,10 @@ def differences(networks: pd.DataFrame) -> dict[str, Interval]:
     found = {
         f"top1_{method}_{share:g}": interval(top1[method, share].groupby("scenario").mean()) for method, share in top1
     }
-    for method, share in top1:
-        for own in {share} if method == "pruned" else networks[networks.method == "eas"].share.unique():
-            if method != "eas":
-                points = (top1["eas", own] - top1[method, share]).dropna().groupby("scenario").mean()
-                found[f"eas_{own:g}_minus_{method}"] = interval(points)
+    for method, share in top1.drop(columns="eas", level="method"):
+        for own in [share] if method == "pruned" else top1["eas"].columns:
+            points = (top1["eas", own] - top1[method, share]).dropna().groupby("scenario").mean()
+            found[f"eas_{own:g}_minus_{method}"] = interval(points)
     return found
 
 
@@ -238,7 +242,7 @@ def trials(path: Path) -> str:
         return "No trials were kept: `python -m benchmarks.grocery_trials` makes them."
     rows = pd.read_csv(path)
     table = trials_table(rows.assign(trial=rows.trial.map(in_words)))
-    text = table.to_markdown(index=False, floatfmt=("", "g", *[".1f"] * (len(table.columns) - 2))).replace("nan", "")
+    text = markdown(table, floatfmt=("", "g", *[".1f"] * (len(table.columns) - 2)))
     return f"{text}\n\n{same_groups(rows)}".strip()
 
 
@@ -250,8 +254,7 @@ def in_words(trial: str) -> str:
 
 
 def trials_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns trial, groups, and top-1 for each share of multiply-adds: the mean over the groups, of which some trials
-    were given a few only."""
+    """Columns trial, groups (some trials were given a few), and their mean top-1 at each share of multiply-adds."""
     table = rows.pivot_table("top1", "trial", "share", "mean").sort_index(axis=1)
     table.columns = [f"top-1 at {share:.0%}" for share in table.columns]
     table.insert(0, "groups", rows.groupby("trial").group.nunique())

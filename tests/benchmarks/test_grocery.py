@@ -227,6 +227,13 @@ def test_trials_of_other_groups_are_compared_on_those_that_they_share(tmp_path):
     )
 
 
+def test_a_group_may_have_any_name(tmp_path):
+    made_up(1).replace({"scenario": {"milk": "banana"}}).to_csv(tmp_path / "networks.csv", index=False)
+    grocery_page.render(tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "| banana " in page and "| nan" not in page and " nan |" not in page
+
+
 def test_a_single_seed_has_no_intervals(tmp_path):
     made_up(1).to_csv(tmp_path / "networks.csv", index=False)
     grocery_page.render(tmp_path)
