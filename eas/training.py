@@ -69,14 +69,14 @@ def optimize(
     checkpoint: Path | None = None,
     label: str = "supernet",
     draw_archs: DrawArchs | None = None,
-    watch: Callable[[], dict[str, str]] | None = None,
+    watch: Callable[[], dict[str, float]] | None = None,
     ranks: Ranks = ALONE,
 ) -> list[dict[str, float]]:
     """Train `weights` in place, whose gradients `step_function` computes, `steps` an epoch; returns one row an epoch.
 
     Every step trains several subnets on the same images: those of `draw_archs`, or of the `sandwich`. The first one's
     prediction, renormalised over the classes that count, is the others' teacher [related code: superclass dropout with
-    distillation]. What `watch` says after every epoch, the progress bar shows.
+    distillation]. What `watch` measures after every epoch is in its row.
 
     With `checkpoint`, a safetensors file, the state is saved every minute and after every epoch, and an existing
     file is continued to the same result; use another name when the recipe changes. Of several `ranks` each trains on
@@ -121,10 +121,10 @@ def optimize(
         if what := divergence(weights, loss):
             good = f"; the last good state is in {checkpoint}" if checkpoint and epoch else ""
             raise Diverged(f"{label}: {what} by step {step + 1} of epoch {epoch + 1}; try a lower learning rate{good}")
-        history.append({"epoch": epoch + 1, "loss": loss})
+        history.append({"epoch": epoch + 1, "loss": loss} | (watch() if watch else {}))
         if saved:
             saved.save(history)
-        epochs.set_postfix({"loss": f"{loss:.3f}"} | (watch() if watch else {}))
+        epochs.set_postfix({name: f"{value:.3g}" for name, value in history[-1].items() if name != "epoch"})
     return history
 
 

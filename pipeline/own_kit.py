@@ -64,9 +64,9 @@ def train(study: str | Path, *, minutes: float | None = None, compare: bool = Fa
         set_epochs(Path(study), workspace, dataset, minutes)
         workspace = open_workspace(str(study))
     for name, job in kit_jobs(workspace):
-        watched = {"watched": True} if name == "supernets" else {}
+        told = {"label": "supernet"} if name == "supernets" else {}
         if steps.STEPS[name].result(workspace, job).find() is None:
-            steps.make(workspace, name, job, **watched)
+            steps.make(workspace, name, job, **told)
     write_kit(workspace, kit_of_study(Path(study)))
     if compare:
         for notebook in COMPARED:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eas import devices, training
@@ -173,20 +174,20 @@ def train_supernet(
     seed: int,
     checkpoint: Path | None = None,
     *,
-    watched: bool = False,
+    label: str = "",
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Tensor], Record]:
     """Train one supernet and measure it on the selection split; its weights, and learning curve and accuracy.
 
-    Where it is `watched`, the progress bar shows after every epoch what its ends reach on the selection split. Several
-    `ranks` measure together, each its share of the images, and give the same.
+    The curve tells after every epoch what the supernet's ends reach there. `label`: before the progress bar. Several
+    `ranks` measure the trained supernet together, each its share of the images, and give the same.
     """
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, start = seeded_supernet(workspace, dataset, seed), time.perf_counter()
     recipe = study.training.model_copy(update={"epochs": epochs})
-    options = {"label": f"{dropout.name}, seed {seed}" if not watched else "supernet"}
-    options |= {"watch": lambda: accuracy_of_ends(study, supernet, dataset)} if watched else {}
-    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, ranks=ranks, **options)
+    options = {"label": label or f"{dropout.name}, seed {seed}", "ranks": ranks}
+    options |= {"watch": lambda: curve_point(study, supernet, dataset)}
+    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, **options)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * epochs}
     accuracy = selection_accuracy(study, supernet, dataset, ranks)
     content |= {"dropout": dropout.name, "seed": seed, "history": history, "accuracy": accuracy}
@@ -232,16 +233,19 @@ def measured_archs(space: ChoiceSpace) -> tuple[list[str], Tensor]:
     return ["largest", *["random"] * MEASURED, "smallest"], torch.stack([space.largest, *random, space.smallest])
 
 
-def accuracy_of_ends(study: Study, supernet: Supernet, dataset: Dataset) -> dict[str, str]:
-    """Superclass top-1 of the smallest and the largest arch on a sample of the selection split, to be shown."""
+def curve_point(study: Study, supernet: Supernet, dataset: Dataset) -> dict[str, float]:
+    """What a learning curve tells of an epoch, on a sample of the selection split, whatever the dropout.
+
+    Superclass top-1 of the smallest and the largest arch, and the loss of the largest over all classes.
+    """
     images = calibration_sample(dataset.selection, WATCHED)
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     found, parent = {}, dataset.hierarchy.parent
     for name in ("smallest", "largest"):
         arch = getattr(supernet.space, name)
         logits = SharedStem(supernet, arch[None], calibration, images).logits(arch)
-        found[name] = f"{own_superclass_correct(logits, images.labels, parent).float().mean().item():.0%}"
-    return found
+        found[f"{name}_top1"] = 100 * own_superclass_correct(logits, images.labels, parent).float().mean().item()
+    return found | {"all_classes_loss": F.cross_entropy(logits, images.labels).item()}
 
 
 def selection_accuracy(study: Study, supernet: Supernet, dataset: Dataset, ranks: Ranks = ALONE) -> list[dict]:
