@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 FALL = 0.9  # of a loss's whole fall
+INCOMPARABLE = "Losses over different sets of classes: shapes compare, heights do not"
 
 
 def say(figure: Figure, sentence: str) -> Figure:
@@ -27,6 +28,14 @@ def sizes(classes: np.ndarray, images: np.ndarray) -> str:
     """Classes and images [superclasses] of all superclasses."""
     each = "Every superclass has" if len(set(classes)) == len(set(images)) == 1 else "A superclass has"
     return f"{each} {span(classes, 'd')} classes and {span(images, ',d')} images"
+
+
+def curves(frame: pd.DataFrame) -> str:
+    """Columns dropout, epoch, all_classes_loss and top-1 of both ends: what ends best, over all classes and its own."""
+    last = frame[frame.epoch == frame.groupby("dropout").epoch.transform("max")].groupby("dropout", sort=False)
+    ends = last[["all_classes_loss", "largest_top1", "smallest_top1"]].mean()
+    top1 = ends[["largest_top1", "smallest_top1"]].mean(axis=1)
+    return f"Lowest loss over all classes at the end: {ends.all_classes_loss.idxmin()}; most top-1: {top1.idxmax()}"
 
 
 def settings(means: Mapping[str, float], seeds: Collection[int] = (), without: str = "none") -> str:

@@ -1,4 +1,4 @@
-"""Plots of data, supernets and generators; each function returns a figure. Call `style` once before them.
+"""Plots of data and generators, and what all figures share; each returns a figure. Call `style` once before them.
 
 Markers, lines and shades carry the meaning as well as colours, so that a print in grey can be read. Bands and bars of
 uncertainty are 95 % intervals over seeds (Student's t), left out where there is one seed.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, cycle
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ from torch import Tensor
 from eas.data import SPLITS, Dataset, Hierarchy
 from eas.spaces.base import ChoiceSpace
 from pipeline.methods import METHODS
-from pipeline.report import claims, stats
+from pipeline.report import claims
 
 NOT_SHOWN = "*The images are not shown here, as their terms do not allow it.*"
 CROWDED = 12  # blocks, of more the forms are written small
@@ -101,6 +101,22 @@ def draw_map(axis: Axes, table: pd.DataFrame, unit: str, **options) -> None:
     axis.grid(False)
 
 
+def seeds_told(seeds: Iterable[int], drawn: str = "bands") -> str:
+    """Which seeds a figure is of, and what it draws of their spread."""
+    seeds = sorted(set(seeds))
+    if len(seeds) == 1:
+        return f"seed {seeds[0]} only"
+    return f"{len(seeds)} seeds, {drawn}: 95 % interval"
+
+
+def same_span(axes: Iterable[Axes]) -> None:
+    """Give vertical axes the same length, so that a distance means the same in all of them."""
+    limits = [axis.get_ylim() for axis in axes]
+    half = max(high - low for low, high in limits) / 2
+    for axis, (low, high) in zip(axes, limits, strict=True):
+        axis.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
+
+
 # -------------------------------------------------------------------- data
 
 
@@ -158,106 +174,6 @@ def class_counts(dataset: Dataset) -> Figure:
     left.invert_yaxis()
     figure.legend(loc="outside lower right", ncols=len(SPLITS))
     return claims.say(figure, claims.sizes(classes, counts.sum(axis=1).to_numpy()))
-
-
-# -------------------------------------------------------------------- supernets
-
-
-def learning_curves(records: Sequence[dict], begins: Mapping[str, float]) -> Figure:
-    """Training loss over epochs by setting of superclass dropout, on the seeds that all settings have.
-
-    `begins`: after which share of the training a setting's dropout begins, by its name; marked where that is late.
-    The losses score different sets of classes, so that their heights do not compare: the title says so.
-    """
-    rows = [{"dropout": r["dropout"], "seed": r["seed"], **epoch} for r in records for epoch in r["history"]]
-    frame = stats.on_common_seeds(pd.DataFrame(rows), "dropout")
-    table = stats.over_seeds(frame, ["dropout", "epoch"], "loss")
-    figure, ((axis,),) = panels()
-    for name, look in looks(table.dropout).items():
-        line = table[table.dropout == name]
-        draw_line(axis, line.epoch, line, label=name, **look | {"markersize": 3})
-        if begins.get(name):
-            first = math.ceil(begins[name] * line.epoch.max())
-            axis.axvline(first, color=look["color"], linestyle=":", linewidth=1.2)
-            text = f"{name}: dropout begins, other classes count"
-            axis.text(first - 0.3, 0.97, text, ha="right", va="top", transform=axis.get_xaxis_transform(), fontsize=8)
-    axis.set(xlabel="epoch", ylabel="training loss")
-    axis.set_title("Losses over different sets of classes: shapes compare, heights do not", loc="left")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(title=f"superclass dropout\n({seeds_told(frame.seed)})")
-    return figure
-
-
-def seeds_told(seeds: Iterable[int], drawn: str = "bands") -> str:
-    """Which seeds a figure is of, and what it draws of their spread."""
-    seeds = sorted(set(seeds))
-    if len(seeds) == 1:
-        return f"seed {seeds[0]} only"
-    return f"{len(seeds)} seeds, {drawn}: 95 % interval"
-
-
-def subnet_accuracy(records: Sequence[dict], chosen: str | None = None) -> Figure:
-    """Selection top-1 of the measured subnets, a column each, ordered by cost, by setting of superclass dropout.
-
-    All settings on the seeds that all have, hollow if that is a single one; with `chosen`, that setting and none on
-    theirs.
-    """
-    frame = stats.accuracy_table(records, chosen)
-    table = stats.over_seeds(frame, ["dropout", "arch"], "top1")
-    archs = frame.drop_duplicates("arch").sort_values("madds", kind="stable")
-    places = {arch: place for place, arch in enumerate(archs.arch)}
-    settings, one_seed = looks(frame.dropout), frame.seed.nunique() == 1
-    figure, ((axis,),) = panels()
-    for shift, (name, look) in zip(np.linspace(-0.25, 0.25, len(settings)), settings.items(), strict=True):
-        line = table[table.dropout == name]
-        look = look | {"linestyle": "", "elinewidth": 1} | ({"markerfacecolor": "white"} if one_seed else {})
-        axis.errorbar(line.arch.map(places) + shift, line["mean"], line.high - line["mean"], label=name, **look)
-    ticks = [f"{row.madds / 1e6:.3g}" + f"\n{row.subnet}" * (row.subnet != "random") for row in archs.itertuples()]
-    axis.set_xticks(range(len(archs)), ticks)
-    axis.set(xlabel=f"{MADDS} of an arch", ylabel=f"selection {TOP1}")
-    title = f"superclass dropout ({seeds_told(frame.seed, 'bars')})"
-    figure.legend(title=title, loc="outside lower center", ncols=min(len(settings), 5))
-    return claims.say(figure, claims.settings(table.groupby("dropout")["mean"].mean()))
-
-
-def dropout_effect(records: Sequence[dict]) -> Figure:
-    """Selection top-1 of the largest, random and smallest subnets by setting of superclass dropout; a point a seed.
-
-    Seeds that some settings lack are hollow; the bar is the mean over the others, left out if that is a single one.
-    """
-    rows = [{"dropout": r["dropout"], "seed": r["seed"], **row} for r in records for row in r["accuracy"]]
-    table = pd.DataFrame(rows).groupby(["dropout", "subnet", "seed"], sort=False).top1.mean().reset_index()
-    seeds, settings = looks(table.seed), list(table.dropout.unique())
-    common = set(stats.on_common_seeds(table, "dropout").seed)
-    figure, (axes,) = panels(1, len(SUBNETS))
-    for axis, subnet in zip(axes, SUBNETS, strict=True):
-        top1 = table[table.subnet == subnet].pivot(index="dropout", columns="seed", values="top1").loc[settings]
-        if len(common) > 1:
-            mean = top1[sorted(common)].mean(axis=1)
-            axis.scatter(range(len(mean)), mean, marker="_", s=600, color="0.6", linewidth=2, label="their mean")
-        for shift, seed in zip(np.linspace(-0.12, 0.12, len(seeds)), seeds, strict=True):
-            draw_seed(axis, np.arange(len(settings)) + shift, top1[seed], seed, seeds[seed], seed in common)
-        axis.set(title=subnet, xlim=(-0.5, len(settings) - 0.5))
-        axis.set_xticks(range(len(settings)), settings, rotation=30, ha="right")
-    same_span(axes)
-    axes[0].set_ylabel(f"selection {TOP1}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(seeds) + 1)
-    return claims.say(figure, claims.settings(table[table.seed.isin(common)].groupby("dropout").top1.mean(), common))
-
-
-def draw_seed(axis: Axes, x: np.ndarray, top1: pd.Series, seed: int, look: dict, filled: bool) -> None:
-    """The points of one seed, hollow where some settings lack it: they then compare in pairs only."""
-    name = f"seed {seed}" if filled else f"seed {seed} (not of all settings)"
-    face = look["color"] if filled else "white"
-    axis.scatter(x, top1, s=22, facecolor=face, edgecolor=look["color"], marker=look["marker"], label=name, zorder=3)
-
-
-def same_span(axes: Iterable[Axes]) -> None:
-    """Give vertical axes the same length, so that a distance means the same in all of them."""
-    limits = [axis.get_ylim() for axis in axes]
-    half = max(high - low for low, high in limits) / 2
-    for axis, (low, high) in zip(axes, limits, strict=True):
-        axis.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
 
 
 # -------------------------------------------------------------------- generator

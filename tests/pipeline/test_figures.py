@@ -13,7 +13,7 @@ from report_cases import SPACE, OtherSpace, make_comparison, make_records
 
 from eas import data
 from pipeline.methods import METHODS, OFAS_WAY
-from pipeline.report import comparison_figures, figures, preferences, stats
+from pipeline.report import comparison_figures, figures, preferences, stats, supernet_figures
 
 matplotlib.use("Agg")  # before any figure: no window
 plt = figures.plt
@@ -102,7 +102,7 @@ def draw(name, study="glyphs"):
 
 FUNCTIONS = {
     name: function
-    for module in (figures, comparison_figures)
+    for module in (figures, supernet_figures, comparison_figures)
     for name, function in inspect.getmembers(module, inspect.isfunction)
     if function.__annotations__.get("return") == "Figure"
 }
@@ -159,14 +159,16 @@ def test_names_are_written_for_readers():
 
 
 def test_settings_stand_beside_each_other_on_the_seeds_that_all_have():
-    figure = figures.subnet_accuracy(make_records())
+    figure = supernet_figures.subnet_accuracy(make_records())
     assert "seed 0 only" in figure.legends[0].get_title().get_text()
     points = [container[0] for container in figure.axes[0].containers]
     assert len(points) == 5 and {line.get_markerfacecolor() for line in points} == {"white"}
-    both = figures.subnet_accuracy(make_records(), "own-0.5")
+    both = supernet_figures.subnet_accuracy(make_records(), "own-0.5")
     assert "3 seeds, bars: 95 % interval" in both.legends[0].get_title().get_text()
     assert len(both.axes[0].containers) == 2
-    several = figures.subnet_accuracy([r for r in make_records() if r["dropout"] in ("none", "own-0.5", "sample-0.5")])
+    several = supernet_figures.subnet_accuracy(
+        [r for r in make_records() if r["dropout"] in ("none", "own-0.5", "sample-0.5")]
+    )
     assert "3 seeds" in several.legends[0].get_title().get_text() and len(several.axes[0].containers) == 3
 
 
@@ -174,30 +176,57 @@ def test_archs_of_equal_cost_have_columns_of_their_own():
     records = make_records()
     for record in records:
         record["accuracy"][1]["madds"] = record["accuracy"][2]["madds"]
-    assert len(figures.subnet_accuracy(records).axes[0].get_xticks()) == 6
+    assert len(supernet_figures.subnet_accuracy(records).axes[0].get_xticks()) == 6
 
 
 def test_seeds_that_some_settings_lack_are_hollow_and_in_no_mean():
-    figure = figures.dropout_effect(make_records())
+    figure = supernet_figures.dropout_effect(make_records())
     points = {collection.get_label(): collection for collection in figure.axes[0].collections}
     assert set(points) == {"seed 0", "seed 1 (not of all settings)", "seed 2 (not of all settings)"}
     assert (points["seed 1 (not of all settings)"].get_facecolor()[:, :3] == 1).all()
     assert (points["seed 0"].get_facecolor()[:, :3] != 1).any()
     complete = [r for r in make_records() if r["dropout"] in ("none", "own-0.5", "sample-0.5")]
     table = stats.dropout_means(complete).set_index(["dropout", "subnet"]).top1
-    mean = figures.dropout_effect(complete).axes[0].collections[0]
+    mean = supernet_figures.dropout_effect(complete).axes[0].collections[0]
     assert mean.get_label() == "their mean"
     assert np.allclose(mean.get_offsets()[:, 1], table[:, "largest"][["none", "own-0.5", "sample-0.5"]])
     spans = [np.ptp(axis.get_ylim()) for axis in figure.axes]
     assert np.allclose(spans, spans[0])
 
 
-def test_learning_curves_mark_a_late_beginning_and_warn_of_their_heights():
-    axis = figures.learning_curves(make_records(), BEGINS).axes[0]
-    assert "heights do not" in axis.get_title("left") and "seed 0 only" in axis.get_legend().get_title().get_text()
-    (mark,) = [line for line in axis.lines if len(line.get_xdata()) == 2]
-    assert mark.get_xdata()[0] == 8  # of ten epochs
-    assert [text.get_text().split(":")[0] for text in axis.texts] == ["own-0.9-from-0.8"]
+def test_learning_curves_mark_a_late_beginning_and_compare_over_all_classes():
+    figure = supernet_figures.learning_curves(make_records(), BEGINS)
+    assert "seed 0 only" in figure.legends[0].get_title().get_text() and len(figure.axes) == 3
+    for axis, name in zip(figure.axes, supernet_figures.CURVES, strict=True):
+        (mark,) = [line for line in axis.lines if len(line.get_xdata()) == 2]
+        assert mark.get_xdata()[0] == 8  # of ten epochs
+        shown = {line.get_label(): line.get_ydata() for line in axis.lines if line is not mark}
+        for record in (record for record in make_records() if record["seed"] == 0):
+            assert np.allclose(shown[record["dropout"]], [epoch[name] for epoch in record["history"]])
+
+
+def test_learning_curves_say_what_ends_best():
+    histories = {"none": [(9.0, 1.0, 1.0), (2.0, 60.0, 50.0)], "own-0.5": [(1.0, 99.0, 99.0), (3.0, 62.0, 49.0)]}
+    records = [
+        {"dropout": name, "seed": 0}
+        | {
+            "history": [
+                {"epoch": e + 1} | dict(zip(supernet_figures.CURVES, row, strict=True)) for e, row in enumerate(rows)
+            ]
+        }
+        for name, rows in histories.items()
+    ]
+    sentence = supernet_figures.learning_curves(records, {}).get_suptitle()
+    assert sentence == "Lowest loss over all classes at the end: none; most top-1: own-0.5"
+
+
+def test_learning_curves_of_old_records_are_told_not_to_compare():
+    records = [
+        record | {"history": [{name: epoch[name] for name in ("epoch", "loss")} for epoch in record["history"]]}
+        for record in make_records()
+    ]
+    figure = supernet_figures.learning_curves(records, BEGINS)
+    assert "heights do not" in figure.get_suptitle() and figure.axes[0].get_title() == "training loss"
 
 
 # -------------------------------------------------------------------- archs

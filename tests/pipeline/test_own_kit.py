@@ -92,7 +92,7 @@ def test_a_training_that_was_stopped_goes_on(study, monkeypatch):
 def test_the_progress_bar_shows_what_the_ends_reach(study, capsys):
     assert run("train", study) == 0
     told = capsys.readouterr()
-    assert "smallest=" in told.err and "largest=" in told.err and "loss=" in told.err
+    assert "smallest_top1=" in told.err and "largest_top1=" in told.err and "loss=" in told.err
     lines = told.out.splitlines()
     assert lines[0].startswith("expected top-1 (%)") and {line.split()[0] for line in lines[1:4]} == {
         *("bread", "fruit", "milk")

@@ -52,14 +52,17 @@ def made(workspace, job):
 # -------------------------------------------------------------------- one supernet
 
 
-def test_training_a_supernet_writes_weights_and_a_record(workspace, study, dataset):
+def test_training_a_supernet_writes_weights_and_a_record(workspace, study, dataset, monkeypatch):
+    monkeypatch.setattr(supernets, "WATCHED", len(dataset.selection))
     record = steps.make(workspace, "supernets", {**FIRST, "seed": 1})
     path = workspace.folder / "supernets" / "own-0.5-1.safetensors"
     assert read_record(path) == record
     assert (record["dropout"], record["seed"], record["images"]) == ("own-0.5", 1, len(dataset.train))
     assert record["sha256"] == sha256(path) and record["seconds"] > 0
     assert [row["epoch"] for row in record["history"]] == [1] and record["history"][0]["loss"] > 0
-    accuracy = record["accuracy"]
+    accuracy, curve = record["accuracy"], record["history"][-1]
+    assert curve["largest_top1"] == pytest.approx(accuracy[0]["top1"]) and 0 < curve["all_classes_loss"] < 10
+    assert curve["smallest_top1"] == pytest.approx(accuracy[-1]["top1"])
     assert [row["subnet"] for row in accuracy] == ["largest", *["random"] * 8, "smallest"]
     space = supernets.new_space(study, dataset)
     costs = [row["madds"] for row in accuracy]
