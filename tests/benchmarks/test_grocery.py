@@ -227,6 +227,22 @@ def test_trials_of_other_groups_are_compared_on_those_that_they_share(tmp_path):
     )
 
 
+def test_minutes_are_those_of_one_machine_that_has_every_method(tmp_path):
+    networks = made_up(3)
+    slow = (networks.seed == 0) | (networks.method == "eas") & (networks.seed == 1)
+    networks.loc[slow, "machine"], networks.loc[slow, "seconds"] = "a slow machine", 6000.0
+    networks = networks[~((networks.seed == 0) & (networks.method == "pruned"))]
+    networks.to_csv(tmp_path / "networks.csv", index=False)
+    grocery_page.render(tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "On a machine, a core each" in page
+    assert [cell.strip() for cell in page[page.index("minutes to all") :].splitlines()[5].split("|")[2:5]] == [
+        "4",
+        "2.0",
+        "8.0",
+    ]
+
+
 def test_a_group_may_have_any_name(tmp_path):
     made_up(1).replace({"scenario": {"milk": "banana"}}).to_csv(tmp_path / "networks.csv", index=False)
     grocery_page.render(tmp_path)
