@@ -69,6 +69,7 @@ def tune_branches(
     *,
     propose: Propose | None = None,
     common: float = 0.0,
+    alike: bool = False,
     seed: int,
     checkpoint: Path | None = None,
 ) -> dict[str, Tensor]:
@@ -77,14 +78,15 @@ def tune_branches(
     A step trains the sandwich of eas.training.optimize, or the one arch that `propose` has for the step's set.
 
     A set's gradient is shared out among its superclasses, so that what all branches have in common hardly moves: with
-    `common` it takes all of every gradient as well, at that many times the learning rate.
+    `common` it takes all of every gradient as well, at that many times the learning rate. If they shall be `alike`,
+    that alone learns: a control, which shows what the shared weights gain by training on.
 
     The supernet is afterwards what it was, and frozen. Errors and `checkpoint` as eas.training.optimize.
     """
     shared = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     require_gradients(supernet, part)
     names = tuned_names(supernet, part)
-    branches = TunedBranches(supernet, names, len(hierarchy.superclasses), common)
+    branches = TunedBranches(supernet, names, len(hierarchy.superclasses), common, alike)
     sets = SetBatches(branches, split, hierarchy, recipe, draw_sets, propose)
     step_function, options = make_step(supernet, recipe), {"seed": seed, "checkpoint": checkpoint, "label": "branches"}
     options["draw_archs"] = (lambda rng: sets.arch[None]) if propose else None
@@ -108,13 +110,13 @@ def tune_branches(
 class TunedBranches(nn.Module):
     """The branches of all superclasses while they are trained, beside the supernet that computes with their mean."""
 
-    def __init__(self, supernet: Supernet, names: list[str], superclasses: int, common: float = 0.0):
+    def __init__(self, supernet: Supernet, names: list[str], superclasses: int, common: float = 0.0, alike=False):
         super().__init__()
         # Neither is a part of this module: the mean is no weight of its own, and the shared ones are not tuned.
         self.mean = [parameter for name, parameter in supernet.named_parameters() if name in set(names)]
         self.shared = [parameter.detach().clone() for parameter in self.mean]
         # A parameter that counts by a factor learns by its square.
-        self.factor = common**0.5
+        self.factor, self.alike = common**0.5, alike
         self.common = self.zeros() if common else None
         self.of_superclass = nn.ModuleList(self.zeros() for _ in range(superclasses))
 
@@ -125,7 +127,7 @@ class TunedBranches(nn.Module):
     @torch.no_grad()
     def compose(self, shares: Tensor) -> None:
         """Put the mean of the branches, weighted by `shares` [superclasses], into the supernet."""
-        self.shares = {index: share for index, share in enumerate(shares.tolist()) if share}
+        self.shares = {index: share for index, share in enumerate(shares.tolist()) if share and not self.alike}
         torch._foreach_copy_(self.mean, self.shared)
         if self.common:
             torch._foreach_add_(self.mean, list(self.common), alpha=self.factor)
@@ -209,8 +211,7 @@ def stored(name: str, difference: Tensor) -> dict[str, Tensor]:
     rows = difference.flatten(1)
     scale = rows.abs().amax(1).clamp_min(1e-12) / (HALF - 1)
     values = ((rows / scale[:, None]).round() + HALF).to(torch.uint8).flatten()
-    if len(values) % 2:
-        values = torch.cat([values, values.new_zeros(1)])
+    values = nn.functional.pad(values, (0, len(values) % 2))
     return {name: values[::2] | values[1::2] << 4, name + SCALE: scale}
 
 
@@ -250,10 +251,10 @@ def read_branch(supernet: Supernet, tensors: dict[str, Tensor], superclass: int,
     """The differences of one superclass, by the parameters' names; ValueError as compose_branches, from `where`."""
     prefix = f"{superclass}."
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    alike = set(state) == {name.partition(".")[2] for name in tensors}  # all superclasses have the same part tuned
+    complete = set(state) == {name.partition(".")[2] for name in tensors}  # all superclasses have the same part tuned
     scales = {name: state.pop(name + SCALE, None) for name in [n for n in state if not n.endswith(SCALE)]}
     own = dict(supernet.named_parameters())
-    whole = alike and any(set(state) == set(tuned_names(supernet, part)) for part in PARTS)
+    whole = complete and any(set(state) == set(tuned_names(supernet, part)) for part in PARTS)
     if not whole or any((own[name].ndim > 1) == (scales[name] is None) for name in state):
         raise ValueError(f"{where}: not the branch of superclass {superclass}: it lacks parameters, or has others")
     found = {}

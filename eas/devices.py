@@ -28,9 +28,7 @@ def device() -> torch.device:
 
 def cpu_count() -> int:
     """Processors that this process may use; where the system cannot tell (macOS), all that there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reading_workers() -> int:

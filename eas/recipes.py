@@ -76,7 +76,8 @@ class Branch(Section):
     epochs: Few | None = None
     archs: Literal["sandwich", "generated"] = "sandwich"  # generated: one a step, the set's own at a random budget
     sets: Annotated[dict[Few, Finite], Field(min_length=1)] = {1: 1.0}  # superclasses in a set: how often drawn
-    common: Rate = 0.0  # how fast what all branches have in common learns, in times of the learning rate
+    common: Annotated[float, Field(ge=0, le=1)] = 0.0  # how fast what all have in common learns, in times of the rate
+    alike: bool = False  # nothing else learns, so that all branches are the same: a control, shared weights tuned on
     decay: Annotated[float, Field(ge=0, le=100)] | None = None  # of the differences from shared weights
     label: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] | None = None  # its name; else part, rate and batch size are
 

@@ -54,38 +54,51 @@ def chosen_branch_jobs(workspace: Workspace) -> list[Job]:
 
 
 def compared_branch_jobs(workspace: Workspace) -> list[Job]:
-    """Jobs of every seed for the best branches that were each trained alone, and the best that compose."""
-    both = [choose_branch(workspace, kind) for kind in (is_alone, composes)] if workspace.study.branches else []
-    return [branch_job(workspace, branch, seed) for branch in both if branch for seed in workspace.study.seeds]
+    """Jobs of every seed for the best branches that were each trained alone, the best that compose, and a control."""
+    kinds = (is_alone, composes, is_control) if workspace.study.branches else ()
+    found = [choose_branch(workspace, kind) for kind in kinds]
+    return [branch_job(workspace, branch, seed) for branch in found if branch for seed in workspace.study.seeds]
 
 
-def choose_branch(workspace: Workspace, among: Callable[[Branch], bool] = lambda branch: True) -> Branch | None:
+def choose_branch(workspace: Workspace, among: Callable[[Branch], bool] | None = None) -> Branch | None:
     """The candidate with which sets of superclasses reach most on the selection split, in the mean over first seeds.
 
-    `among` some of them; None where that is none. Gains alone would not do: candidates have supernets of their own.
+    `among` some of them, or all but controls; None where that is none. Gains alone would not do: candidates have
+    supernets of their own.
 
     Raises:
         FileNotFoundError: branches that the choice needs are missing; the message says which notebook makes them.
     """
     records = [steps.record_of(workspace, "branches", **job) for job in first_jobs(workspace)]
     mean = pd.DataFrame([{"branch": r["branch"], "top1": mean_top1(r)} for r in records]).groupby("branch").top1.mean()
-    candidates = filter(among, workspace.study.branches.candidates)
+    candidates = filter(among or (lambda branch: not is_control(branch)), workspace.study.branches.candidates)
     return max(candidates, key=lambda branch: mean[branch.name], default=None)
 
 
 def composes(branch: Branch) -> bool:
     """Whether branches are trained on unions as well, so that their means serve sets of several superclasses."""
-    return max(branch.sets) > 1
+    return branch_method(branch).name == "generator_composed"
 
 
 def is_alone(branch: Branch) -> bool:
     """Whether each branch is trained on its own superclass only."""
-    return not composes(branch)
+    return branch_method(branch).name == "generator_branch"
+
+
+def is_control(branch: Branch) -> bool:
+    """Whether all superclasses have the same branch, the shared weights tuned on."""
+    return branch_method(branch).name == "generator_control"
+
+
+def serves_unions(branch: Branch) -> bool:
+    """Whether sets of several superclasses can be served: means of branches trained alone are worse than nothing."""
+    return not is_alone(branch)
 
 
 def branch_method(branch: Branch) -> Method:
     """How the comparison names a generator with these branches."""
-    return METHODS["generator_composed" if composes(branch) else "generator_branch"]
+    kind = "control" if branch.alike else "composed" if max(branch.sets) > 1 else "branch"
+    return METHODS[f"generator_{kind}"]
 
 
 def generator_with(branch: Branch | None) -> str:
@@ -127,12 +140,12 @@ def train_branches(
     draw_sets = set_sampler(study, dataset.hierarchy, branch.sets)
     given = (supernet, dataset.train, dataset.hierarchy, branch.part, recipe, draw_sets)
     options = {"propose": proposer(workspace, dataset, base) if branch.archs == "generated" else None}
-    options |= {"common": branch.common, "seed": base.seed, "checkpoint": checkpoint}
+    options |= {"common": branch.common, "alike": branch.alike, "seed": base.seed, "checkpoint": checkpoint}
     branches = tune_branches(*given, **options)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"bytes": sum(tensor.nbytes for tensor in branches.values())}
-    return branches, content | measure(workspace, base, supernet, branches, dataset, composes(branch))
+    return branches, content | measure(workspace, base, supernet, branches, dataset, serves_unions(branch))
 
 
 def proposer(workspace: Workspace, dataset: Dataset, base: Base) -> Propose:

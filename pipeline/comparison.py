@@ -18,7 +18,7 @@ from eas.evaluation import SharedStem, calibration_sample, measure_archs, superc
 from eas.recipes import Branch
 from eas.spaces import Supernet
 from pipeline import steps
-from pipeline.branches import branch_method, composes, measure_composed, superclass_counts
+from pipeline.branches import branch_method, measure_composed, serves_unions, superclass_counts
 from pipeline.generators import load_generator, load_predictor
 from pipeline.scenarios import Scenarios, every_scenario, other_scenarios, scenarios
 from pipeline.store import Job, Record, Workspace
@@ -173,7 +173,7 @@ def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[
     generator = load_generator(workspace, dataset, base, branch_method(branch).archs)
     archs, top1 = generator.generate(every.class_masks, every.budgets), torch.full((len(every),), float("nan"))
     branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
-    served = (superclass_counts(dataset.hierarchy, every.class_masks) == 1) | torch.tensor(composes(branch))
+    served = (superclass_counts(dataset.hierarchy, every.class_masks) == 1) | torch.tensor(serves_unions(branch))
     pairs = archs[served], every.class_masks[served]
     top1[served] = measure_composed(supernet, branches, dataset, *pairs, dataset.test)
     return {"top1": top1}, {"branch": branch.name, "seed": base.seed}

@@ -48,6 +48,10 @@ class Branches(Section):
         names = [candidate.name for candidate in self.candidates]
         if len(set(names)) < len(names):
             raise ValueError(f"candidates must differ, or have labels that do: got {names}")
+        if untrained := [each.name for each in self.candidates if each.alike and not each.common]:
+            raise ValueError(f"the branches {untrained[0]} are alike: `common` must be above 0, as nothing else learns")
+        if all(candidate.alike for candidate in self.candidates):
+            raise ValueError("all candidates are alike, which are controls: one with branches that differ is needed")
         return self
 
 

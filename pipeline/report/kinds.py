@@ -14,6 +14,7 @@ from pipeline.report.stats import Interval, Kind, Side, of_kind, paired_differen
 SET_METHODS = (  # what a set of classes can be served by, from the least work for it to the most; OFA's way beside
     "generator_additive",
     "generator_composed",
+    "generator_control",
     "generator_branch",
     "generator_finetuned",
 )

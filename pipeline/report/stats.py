@@ -27,7 +27,11 @@ GENERATED = (
 )  # what is held against OFA's way as a whole
 RIVALS: dict[str, list[Side]] = {  # of methods with weights of their own, beside the same archs with shared weights
     "generator_branch": [OFAS_WAY, ("ofa_finetuned", "plain")],
-    "generator_composed": [OFAS_WAY, ("generator_branch", "dropout"), ("generator_finetuned", "dropout")],
+    "generator_composed": [
+        *(OFAS_WAY, ("generator_control", "plain")),
+        *(("generator_branch", "dropout"), ("generator_finetuned", "dropout")),
+    ],
+    "generator_control": [OFAS_WAY],
     "ofa_finetuned": [],
     "generator_finetuned": [OFAS_WAY],
     "from_scratch": [("generator_branch", "dropout")],

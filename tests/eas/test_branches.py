@@ -115,6 +115,18 @@ def test_every_superclass_gets_weights_of_its_own(new, tuned, tmp_path):
     assert not any(torch.allclose(*pair, atol=1e-4) for pair in combinations(seen, 2))
 
 
+def test_branches_that_are_alike_are_the_shared_weights_tuned_on(new, few):
+    supernet, recipe = new(), RECIPE.model_copy(update={"batch_size": 8})
+    before, draw = copy_of(supernet), draw_single(few)
+    given = (supernet, few.train, few.hierarchy, "norms", recipe, draw)
+    made = tune_branches(*given, common=1.0, alike=True, seed=0)
+    first, *others = (read_branch(supernet, made, index) for index in range(3))
+    assert all(map(torch.equal, first.values(), other.values()) for other in others)
+    assert not changed_names(supernet, before) and max(each.abs().max() for each in first.values()) > 1e-3
+    several = tune_branches(*given, common=1.0, seed=0)
+    assert any(not torch.equal(several[f"0.{name}"], made[f"0.{name}"]) for name in first if f"0.{name}" in made)
+
+
 def test_a_set_is_served_by_the_mean_of_its_superclasses_branches(new, tuned):
     supernet, (before, made) = new(), tuned
     supernet.load_state_dict(before)

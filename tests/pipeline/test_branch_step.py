@@ -12,7 +12,8 @@ from study_cases import ALL, NORMS, OWN, base, one_line, same, with_study
 from eas.branches import compose_branches, superclass_shares
 from eas.evaluation import SharedStem, superclass_top1
 from eas.recipes import Branch
-from pipeline import branches, generators, steps, supernets
+from pipeline import branches, generators, steps, supernets, tables
+from pipeline.report import stats
 from pipeline.steps import STEPS
 from pipeline.store import Workspace
 
@@ -177,6 +178,33 @@ def test_the_best_candidate_on_the_first_seeds_is_trained_on_the_others(micro, m
     assert branches.branch_jobs(micro_copy) == [job(ALL, 0), job(NORMS, 0), job(other, 1)]
     both = with_study(micro_copy, branches={"seeds": 2})
     assert branches.branch_jobs(both) == [job(ALL, 0), job(NORMS, 0), job(ALL, 1), job(NORMS, 1)]
+
+
+def test_a_control_is_compared_and_never_chosen(fresh, inline, monkeypatch):
+    control = Branch(
+        part="norms", supernet="plain", learning_rate=0.1, sets={3: 1}, common=1.0, alike=True, label="control"
+    )
+    composed = control.model_copy(update={"label": "composed", "sets": {1: 1, 3: 1}, "alike": False})
+    workspace = with_study(fresh, branches={"candidates": (NORMS, composed, control)})
+    steps.run_step(workspace, STEPS["branches"])
+    monkeypatch.setattr(branches, "mean_top1", lambda record: float(record["branch"] == "control"))
+    assert branches.choose_branch(workspace) in (NORMS, composed)
+    methods = [branches.branch_method(branch).name for branch in (NORMS, composed, control)]
+    assert methods == ["generator_branch", "generator_composed", "generator_control"]
+    wanted = [branches.branch_job(workspace, each, seed) for each in (NORMS, composed, control) for seed in (0, 1)]
+    assert branches.compared_branch_jobs(workspace) == wanted
+    stored = steps.tensors_of(workspace, "branches", **wanted[-2])
+    assert all(torch.equal(stored[name], stored[f"0.{name.partition('.')[2]}"]) for name in stored)
+    gains = steps.record_of(workspace, "branches", **wanted[-2])["gains"]
+    assert [row["size"] for row in gains] == [1, 2, 3] and any(row["gain"] for row in gains)
+    steps.run(workspace, "04_comparison")
+    top1 = [steps.tensors_of(workspace, "measured_branches", **each)["top1"] for each in (wanted[0], wanted[-2])]
+    assert top1[0].isnan().any() and not top1[1].isnan().any()
+    found = tables.comparison_table(workspace)
+    assert {"superclass", "union"} <= set(found[found.method == "generator_control"].kind)
+    rivals = stats.own_weights(found)
+    pairs = set(zip(rivals.method, rivals.rival, strict=True))
+    assert {("generator_composed", "generator_control"), ("generator_control", "generator_additive")} <= pairs
 
 
 def test_the_table_compares_what_all_of_the_first_seeds_have(micro):

@@ -290,6 +290,16 @@ def test_a_plain_number_is_one(value, tmp_path):
         ("dropout.candidates", [{"variant": "own", "rate": 0.5}, {"variant": "own", "rate": 0.5000001}], "must differ"),
         ("dropout.candidates", [{"variant": "none"}], "none is always trained beside them"),
         ("branches.candidates", [{"part": "all", "learning_rate": 0.1}] * 2, "candidates must differ"),
+        (
+            "branches.candidates",
+            [{"part": "all", "learning_rate": 0.1}, {"part": "norms", "learning_rate": 0.1, "alike": True}],
+            "the branches norms-0.1 are alike: `common` must be above 0",
+        ),
+        (
+            "branches.candidates",
+            [{"part": "all", "learning_rate": 0.1, "alike": True, "common": 1.0}],
+            "all candidates are alike, which are controls",
+        ),
         ("scenarios.budgets", [0.6, 0.3], "budgets must be strictly ascending, got [0.6, 0.3]"),
         ("scenarios.budgets", [0.3, 0.3, 0.6], "budgets must be strictly ascending"),
         ("scenarios.budgets", [1, 1.0], "budgets must be strictly ascending"),
