@@ -238,12 +238,12 @@ class Checkpoint:
         """What `load` returns, from what `save` told; ValueError where these are no numbers, or others."""
         sealed = told.pop("checksum", None)  # none in a checkpoint of an older version
         history, step, total = told["history"], told["step"], told["total"]
-        losses = [row["loss"] for row in history]
-        right = history == [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses, start=1)]
+        numbers = [row["loss"] for row in history] + [value for row in history for value in row.values()]
+        right = [row["epoch"] for row in history] == [*range(1, len(history) + 1)]
         if len(told) > 3 or not right or not isinstance(step, int) or step < 0:
             raise ValueError("its history is none")
         whole = sealed in (None, checksum(tensors, told))
-        if not whole or not all(map(math.isfinite, [*losses, total])):
+        if not whole or not all(map(math.isfinite, [*numbers, total])):
             raise ValueError("it holds other numbers than were saved")
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("it holds what is no number")

@@ -179,14 +179,16 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(new, few, own):
 def test_a_killed_run_continues_to_the_same_result_bit_for_bit(variant, kill_at, new, few, hierarchy, tmp_path):
     dropout = SuperclassDropout(hierarchy.parent, Dropout(variant=variant, rate=0.5))
     settings = recipe(augment=Augment(shift=2, flip=True, cutout=4), label_smoothing=0.1)
-    whole, path = new(), tmp_path / "checkpoint"
-    expected = train(whole, few, dropout, settings, seed=3)
-    killed = new()
+    whole, path, options = new(), tmp_path / "checkpoint", {"seed": 3, "watch": lambda: {"top1": 12.5}}
+    expected = train(whole, few, dropout, settings, **options)
+    killed, watched = new(), []
     with pytest.raises(Interrupted):
-        train(killed, few, failing_at(kill_at, dropout, Interrupted()), settings, seed=3, checkpoint=path)
+        train(killed, few, failing_at(kill_at, dropout, Interrupted()), settings, checkpoint=path, **options)
     assert not same(weights(killed), weights(whole))
     resumed = new(seed=7)  # another process: what it starts from must not matter
-    history = train(resumed, few, dropout, settings, seed=3, checkpoint=path)
+    options["watch"] = lambda: watched.append(1) or {"top1": 12.5}
+    history = train(resumed, few, dropout, settings, checkpoint=path, **options)
+    assert len(watched) == settings.epochs - (kill_at - 1) // 3  # steps an epoch; whole ones were not trained again
     assert json.dumps(history) == json.dumps(expected)
     assert same(weights(resumed), weights(whole))
 

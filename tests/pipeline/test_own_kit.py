@@ -81,11 +81,15 @@ def test_a_training_that_was_stopped_goes_on(study, monkeypatch):
         return {}
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.supernets.accuracy_of_ends", stop)
+        patch.setattr("pipeline.supernets.curve_point", stop)
         assert run("train", study) == 130
     begun = list((study.parent / "build" / "shop" / "checkpoints" / "supernets").iterdir())
     assert len(begun) == 1
-    again = train(study).supernet.state_dict()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.supernets.curve_point", lambda *arguments: shown.append(arguments) or {})
+        again = train(study).supernet.state_dict()
+    epochs = open_workspace(str(study)).study.training.epochs
+    assert len(shown) == 2 + epochs - 1  # the first epoch was not trained again
     assert all(torch.equal(state[name], again[name]) for name in state)
 
 
