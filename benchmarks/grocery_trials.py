@@ -91,8 +91,7 @@ def supernet_rows(workspace: Workspace) -> Rows:
     for name, job in own_kit.kit_jobs(workspace):
         if name not in ("supernets", "pools", "additive"):
             break
-        if steps.STEPS[name].result(workspace, job).find() is None:
-            steps.make(workspace, name, job)
+        steps.make(workspace, name, job)
     minutes = (time.perf_counter() - start) / 60
     supernet = load_supernet(workspace, dataset, base)
     generator = load_generator(workspace, dataset, base, "generator_additive")

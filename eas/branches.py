@@ -98,8 +98,7 @@ def tune_branches(
         return loss
 
     optimize(branches, supernet.space, sets.steps, sets.epoch, sets.classes_that_count, recipe, step, **options)
-    supernet.load_state_dict(shared)
-    supernet.requires_grad_(False)
+    supernet.requires_grad_(False).load_state_dict(shared)
     made: dict[str, Tensor] = {}
     for index in range(len(hierarchy.superclasses)):
         for name, difference in zip(names, branches.differences(index), strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -98,5 +99,7 @@ def join() -> Ranks:
     if torch.cuda.is_available() and devices.device().type == "cuda":
         os.environ["EAS_DEVICE"] = f"cuda:{os.environ['LOCAL_RANK']}"  # where everything of this process runs
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if devices.device().type == "cuda" else "gloo", rank=index, world_size=count)
+    backend = "nccl" if devices.device().type == "cuda" else "gloo"
+    # All wait while the first one reads images: many take longer than the default ten minutes.
+    dist.init_process_group(backend, timeout=timedelta(hours=6), rank=index, world_size=count)
     return Ranks(index, count)

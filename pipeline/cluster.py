@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from pipeline.jobs import in_turn, start_work
 
-RETRIES = 2  # of a job whose worker was lost
 PATIENCE = 20  # seconds that a scheduler may take to answer
 
 
@@ -40,7 +39,7 @@ def run_there(
     with client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         needs = {"resources": {"GPU": 1}} if gpu and any("GPU" in each["resources"] for each in workers) else {}
-        options = {"pure": False, "retries": RETRIES, **needs}
+        options = {"pure": False, **needs}
         futures = [client.submit(there, os.getcwd(), function, *each, **options) for each in arguments]
         try:
             for future in tqdm(as_completed(futures), label, len(futures)):

@@ -219,12 +219,12 @@ def time_jobs(workspace: Workspace) -> list[Job]:
 
 
 def time_search(workspace: Workspace, base: Base) -> tuple[dict, Record]:
-    """Wall times of every method for all superclasses at all budgets, in one process and one thread.
+    """Wall times of every method for all superclasses at all budgets, in one process and one thread; see also `random`.
 
     The record has `scenarios`, their number, and `total`, seconds by method: medians over the runs, but for OFA's
     search, which has all scenarios once. The methods take turns, so that a machine that slows down slows them all.
-    Random search is the time that `select` took, the measuring of its archs included. All on one supernet's
-    predictors: the times do not depend on which.
+    `random` is the time that `select` took, wherever that was, the measuring of its archs included. All on one
+    supernet's predictors: the times do not depend on which.
     """
     dataset, effort = workspace.dataset(), search_effort(workspace, base.seed)
     space, every = new_space(workspace.study, dataset), scenarios(workspace.study, dataset.hierarchy)

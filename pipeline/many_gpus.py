@@ -53,8 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         ranks.wait()
         train_all(workspace, ranks)
     except (OSError, ValueError, RuntimeError) as error:
-        if ranks.writes:
-            print(f"error: {error}", file=sys.stderr)
+        print(f"error, process {ranks.index}: {error}", file=sys.stderr)  # it may have happened on one of them only
         return 1
     finally:
         if dist.is_initialized():

@@ -26,10 +26,11 @@ from eas.recipes import NO_DROPOUT
 from eas.serving.kit import Kit, kit_of_study, load_kit
 from eas.training import make_step, sandwich
 from pipeline import publish, steps
+from pipeline.branches import is_alone
 from pipeline.expected import expected_jobs
 from pipeline.params import is_file
 from pipeline.store import Job, Workspace, open_workspace
-from pipeline.supernets import plain_base, seeded_supernet
+from pipeline.supernets import check_branch_sets, plain_base, seeded_supernet
 
 TIMED = 4  # steps of a training, to tell how long an epoch takes
 SUPERNET, BRANCHES = 0.65, 0.2  # of the minutes: what the trainings may take; the rest measures
@@ -65,8 +66,7 @@ def train(study: str | Path, *, minutes: float | None = None, compare: bool = Fa
         workspace = open_workspace(str(study))
     for name, job in kit_jobs(workspace):
         told = {"label": "supernet"} if name == "supernets" else {}
-        if steps.STEPS[name].result(workspace, job).find() is None:
-            steps.make(workspace, name, job, **told)
+        steps.make(workspace, name, job, **told)
     write_kit(workspace, kit_of_study(Path(study)))
     if compare:
         for notebook in COMPARED:
@@ -81,6 +81,9 @@ def require_sections(workspace: Workspace, compare: bool) -> None:
         raise ValueError(f"{study.name} has no section dropout to compare with: `eas check --compare` writes one")
     if study.branches and any(branch.supernet != "plain" for branch in study.branches.candidates):
         raise ValueError(f"{study.name}: branches of a kit begin with the supernet: plain, the one without dropout")
+    if study.dropout and not study.branches:
+        raise ValueError(f"{study.name}: there is no kit of a section dropout alone: take it out, or add branches")
+    check_branch_sets(workspace)
 
 
 def images_of(workspace: Workspace) -> Dataset:
@@ -99,6 +102,8 @@ def kit_jobs(workspace: Workspace) -> Iterator[tuple[str, Job]]:
     yield from ((name, {"base": base}) for name in ("pools", "additive"))
     for branch in study.branches.candidates if study.branches else ():
         yield "branches", {"base": base, "branch": branch}
+        if is_alone(branch):  # the archs of such are the trained generator's
+            yield "predictors", {"base": base}
     yield "expected", expected_jobs(workspace)[0]
 
 
@@ -106,9 +111,9 @@ def kit_jobs(workspace: Workspace) -> Iterator[tuple[str, Job]]:
 
 
 def begun(workspace: Workspace) -> bool:
-    """Whether a supernet is trained, or in training."""
-    folders = (workspace.folder / "supernets", workspace.folder / "checkpoints" / "supernets")
-    return any(path.is_file() for folder in folders if folder.is_dir() for path in folder.iterdir())
+    """Whether the kit's supernet is trained, or in training, on these photographs and by these parameters."""
+    result = steps.STEPS["supernets"].result(workspace, plain_base(workspace.study, workspace.study.seeds[0]).job)
+    return result.find() is not None or steps.checkpoint_of(workspace, result).is_file()
 
 
 def set_epochs(path: Path, workspace: Workspace, dataset: Dataset, minutes: float) -> None:

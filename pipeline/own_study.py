@@ -14,16 +14,18 @@ from statistics import median
 from string import Template
 from typing import Any
 
+import yaml
 from PIL import Image
 
 from eas import devices
 from eas.data import Folder, Hierarchy
 from eas.data.photographs import Photographs
+from eas.files import write_text
 from eas.serving.deploy import read_section
 from eas.serving.kit import NAME, Contents, find_kit
 from eas.spaces import SPACES
 from eas.spaces.efficientnet_lite import PACKAGE
-from pipeline.params import load_study
+from pipeline.params import is_file, validated
 
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 HELD_OUT = 0.2  # of every class for the test, where there is no folder for it
@@ -122,10 +124,15 @@ def check(
     path = Path(to) if to else folder.parent / f"{folder.absolute().name}.yaml"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder")
+    if not is_file(path.name):
+        raise ValueError(f"{path}: a study's file ends in .yaml")
     if path.exists():
         raise FileExistsError(f"{path} is there already: name another file with --to, or delete it")
     root, plan = path.parent, plan_from(start, path.parent)
-    source, side = looked_at(source_of(folder, groups, root), root)
+    source = source_of(folder, groups, root)
+    if (root / source.train).resolve() in (root.resolve(), *root.resolve().parents):
+        raise ValueError(f"{path} would lie among the photographs: name a file outside of {folder} with --to")
+    source, side = looked_at(source, root)
     hierarchy, (known, test, _) = source.survey(root)
     counts = {name: len(known[name]) for name in hierarchy.classes}
     if few := [f"{name} ({count})" for name, count in counts.items() if count < FEWEST]:
@@ -137,8 +144,8 @@ def check(
     source = source.model_copy(update=changes | {"image_size": plan.image_size or suggested_size(side)})
     budgets = suggested_budgets(plan, source.image_size, len(counts))
     text = study_text(path.name, source, len(hierarchy.superclasses), plan, budgets, seed, compare=compare)
-    path.write_text(text, encoding="utf-8")
-    load_study(path.name, root)
+    validated({"name": path.stem, **yaml.safe_load(text)}, str(path))
+    write_text(path, text)
     return Checked(path, source, hierarchy, counts, sum(map(len, test.values())), side, budgets, plan, lacking)
 
 

@@ -180,6 +180,16 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def supernets_that_are_trained(self) -> Study:
+        branches = self.branches.candidates if self.branches else ()
+        if not self.dropout and (lost := [each.name for each in branches if each.supernet == "dropout"]):
+            told = "tuned from the supernet with dropout, which is trained where there is a section dropout"
+            raise ValueError(f"branches.candidates: {lost[0]} are {told}: add one, or write `supernet: plain`")
+        if not self.dropout and self.from_scratch:
+            raise ValueError("from_scratch: it needs the section dropout, whose supernet's archs it trains")
+        return self
+
+    @model_validator(mode="after")
     def budgets_in_one_unit(self) -> Study:
         if self.other_sets and self.other_sets.budget > (most := GENEROUS * max(self.scenarios.budgets)):
             told = f"{self.other_sets.budget:g} is above {most:g}, {GENEROUS} times the largest of scenarios.budgets"

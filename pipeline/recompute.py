@@ -43,6 +43,8 @@ def recompute(study: Study, root: str | Path, *, shared: bool = False, count: in
         FileNotFoundError: weights, report or test images are missing; the message says how to get them.
         ValueError: the report has no such rows.
     """
+    if count is not None and count < 1:
+        raise ValueError(f"--count {count}: must be 1 or more")
     report = read_report(study, Path(root))
     kit, (dataset, _) = load_kit(Path(root) / "weights" / study.name), data.build(study.data, root)
     composed = isinstance(kit.generator, AdditiveGenerator)  # see pipeline.branches.branch_method

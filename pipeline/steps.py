@@ -251,8 +251,8 @@ def run_step(workspace: Workspace, step: Step) -> None:
         done += todo
 
 
-def make(workspace: Workspace, name: str, job: Job, **options: Any) -> Record:
-    """Make one result, whatever is there; returns its record, with what it cost.
+def make(workspace: Workspace, name: str, job: Job, *, again: bool = False, **options: Any) -> Record:
+    """Make one result, unless it is there, or `again`; returns its record, with what it cost.
 
     Where another run is making it, that is waited for. `options` are for the function, and change nothing of the
     result. A record's seconds are those of the whole function, unless that knows better; None if a killed run went on.
@@ -260,7 +260,7 @@ def make(workspace: Workspace, name: str, job: Job, **options: Any) -> Record:
     step = STEPS[name]
     result = step.result(workspace, job)
     with result.made_once() as record:
-        return record or write(workspace, step, job, result, options)
+        return record or (not again and result.find()) or write(workspace, step, job, result, options)
 
 
 def write(workspace: Workspace, step: Step, job: Job, result: Result, options: dict[str, Any]) -> Record:

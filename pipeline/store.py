@@ -58,9 +58,14 @@ class Workspace:
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """Of images that may change under the same parameters, for the keys of results; nothing of others."""
-        found = self.study.data.fingerprint(self.root)
-        return {"fingerprint": found} if found else {}
+        """Of images, and weights to start from, that may change under the same parameters; nothing of others.
+
+        For the keys of results.
+        """
+        start = self.study.training.start and self.root / self.study.training.start.weights
+        found = {"fingerprint": self.study.data.fingerprint(self.root)}
+        found |= {"start": sha256(start)} if start and start.is_file() else {}
+        return {name: value for name, value in found.items() if value}
 
     def make_images(self) -> None:
         """Make the file of the study's images where it is missing; errors as eas.data.make."""

@@ -20,7 +20,7 @@ from eas.registry import Section
 from eas.spaces import ChoiceSpace, Supernet
 from pipeline import steps
 from pipeline.params import Study
-from pipeline.scenarios import MEGA, scenarios
+from pipeline.scenarios import MEGA, scenarios, set_sampler
 from pipeline.store import Job, Record, Workspace
 
 MEASURED = 8  # random subnets whose accuracy is reported beside the largest and the smallest
@@ -48,10 +48,20 @@ class Base(Section):
 def supernet_jobs(workspace: Workspace) -> list[Job]:
     """None on all seeds, every candidate of superclass dropout on the first few, then the chosen one on the others."""
     first, study = first_jobs(workspace.study), workspace.study
-    if not study.dropout or not steps.all_there(workspace, "supernets", candidate_jobs(study)):
+    if not steps.all_there(workspace, "supernets", first):
+        check_branch_sets(workspace)
+        return first
+    if not study.dropout:
         return first
     chosen, rest = choose_dropout(workspace), study.seeds[study.dropout.seeds :]
     return first + [{"dropout": chosen, "epochs": study.training.epochs, "seed": seed} for seed in rest]
+
+
+def check_branch_sets(workspace: Workspace) -> None:
+    """ValueError where branches would be trained on sets that are not there: better now than after the supernets."""
+    study, hierarchy = workspace.study, workspace.study.data.hierarchy(workspace.root)
+    for branch in study.branches.candidates if study.branches else ():
+        set_sampler(study, hierarchy, branch.sets)
 
 
 def first_jobs(study: Study) -> list[Job]:

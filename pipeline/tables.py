@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline import costly_baselines, steps
 from pipeline.branches import branch_method, compared_branch_jobs
-from pipeline.comparison import Archs, other_jobs, shared_archs
+from pipeline.comparison import Archs, other_jobs, shared_archs, time_jobs
 from pipeline.generators import load_pool
 from pipeline.report import preferences
 from pipeline.scenarios import other_scenarios, scenarios
@@ -35,7 +35,7 @@ def comparison_table(workspace: Workspace) -> pd.DataFrame:
             columns |= {"kind": every.kinds, "classes": every.class_counts, "budget_madds": every.budgets.long()}
             columns |= {what: getattr(space, what)(each, every.class_counts) for what in ("madds", "parameters")}
             columns |= {"top1": top1[method].double().round(decimals=4), "search_seconds": seconds[method]}
-            rows.append(pd.DataFrame(columns).dropna())
+            rows.append(pd.DataFrame(columns).dropna(subset="top1"))  # seconds are unknown where a killed run went on
     return pd.concat(rows, ignore_index=True)
 
 
@@ -123,10 +123,16 @@ def split_half_table(workspace: Workspace) -> pd.DataFrame:
 
 
 def time_table(workspace: Workspace) -> pd.DataFrame:
-    """What `time_search` measured: columns method, scenarios, seconds_total, seconds_per_scenario."""
-    (record,) = steps.records(workspace, "search_times")
-    table = pd.DataFrame({"method": record["total"].keys(), "scenarios": record["scenarios"]})
-    table["seconds_total"] = list(record["total"].values())
+    """What `time_search` measured: columns method, scenarios, seconds_total, seconds_per_scenario.
+
+    Without random search where that was measured on another machine than the others: times of two do not compare.
+    """
+    ((record, job),) = zip(steps.records(workspace, "search_times"), time_jobs(workspace), strict=True)
+    total, selected = record["total"], steps.record_of(workspace, "selected", **job)
+    here = selected["machine"] == record["machine"]
+    total = {name: took for name, took in total.items() if here or name != "random"}
+    table = pd.DataFrame({"method": total.keys(), "scenarios": record["scenarios"]})
+    table["seconds_total"] = list(total.values())
     return table.assign(seconds_per_scenario=table.seconds_total / table.scenarios)
 
 

@@ -68,11 +68,12 @@ def superclass_dropout(metrics: Metrics) -> str:
     name = "dropout_minus_plain_mean_generator_additive"
     if name not in metrics:
         return ""
-    claim = verdict(metrics, name, "helps", "does not make up for a shorter training", "is not told apart from none")
-    text = (
-        f"**Superclass dropout {claim}**: the same generator on a supernet with it minus on one without, which trained"
-    )
-    return f"{text} longer by what branches cost, {points(metrics, name)} points."
+    branched = "generator_branch_minus_mean_ofa_evolution" in metrics
+    worse = "does not make up for a shorter training" if branched else "does worse than none"
+    claim = verdict(metrics, name, "helps", worse, "is not told apart from none")
+    longer = " which trained longer by what branches cost," if branched else ""
+    text = f"**Superclass dropout {claim}**: the same generator on a supernet with it minus on one without,{longer}"
+    return f"{text} {points(metrics, name)} points."
 
 
 def speed(metrics: Metrics) -> str:

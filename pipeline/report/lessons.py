@@ -29,8 +29,6 @@ from pipeline.report import figures
 DARK, LIGHT, MARK = "#1f3a5f", "0.88", "white"  # what counts, is chosen or is left out, in grey too
 TAUGHT = (2, 2, 1, 1)  # images that the dropout is shown on, superclass by superclass
 ACROSS, WRAPPED = 2, 12  # panels beside one another; letters in a line of a name
-PRICES = 2000  # that the curve of costs is drawn of
-Scores = Sequence[Tensor]  # of one scenario, as eas.generator.ArchGenerator.forward returns them
 
 # -------------------------------------------------------------------- superclass dropout
 

@@ -101,7 +101,7 @@ def generator_numbers(comparison: pd.DataFrame) -> dict[str, float]:
 
 
 def opponent_differences(comparison: pd.DataFrame) -> dict[str, float]:
-    """Generators' top-1 minus that of other methods on the same supernet; EAS minus OFA's way as a whole.
+    """Generators' top-1 of superclasses minus that of other methods on the same supernet; EAS minus OFA's way.
 
     With branches, the latter is `own_weight_differences`.
     """
@@ -114,11 +114,11 @@ def opponent_differences(comparison: pd.DataFrame) -> dict[str, float]:
 
 
 def supernet_differences(comparison: pd.DataFrame) -> dict[str, float]:
-    """Top-1 with the supernet `dropout` minus that with `plain`, for every method that was applied to both."""
+    """Top-1 of superclasses with the supernet `dropout` minus that with `plain`, for every method on both."""
     rows = []
     for method, group in comparison.groupby("method", sort=False):
         if {"dropout", "plain"} <= set(group.supernet):
-            difference = paired_difference(comparison, (method, "dropout"), (method, "plain"))
+            difference = paired_difference(comparison, (method, "dropout"), (method, "plain"), "superclass")
             rows.append({"method": method} | difference._asdict())
     return spread("dropout_minus_plain", pd.DataFrame(rows, columns=["method", *Interval._fields]), "method")
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from nbformat import NotebookNode
 
 from eas.files import sha256, write_text
+from eas.serving.kit import NAME as KIT
 from pipeline.params import load_study
 from pipeline.report import comparison_figures, figures
 from pipeline.report.findings import findings
@@ -148,7 +149,12 @@ def weights(root: Path, study: str) -> str:
     text = f"""## Weights
 
 Those of the first seed, some of other seeds, and the generators and records of all are in
-[weights/{study}](../../weights/{study}). `eas specialize {study} ...` makes networks from them, without a data
+[weights/{study}](../../weights/{study}). """
+    if (folder / KIT).is_file():
+        text += f"""`eas specialize {study} ...` makes networks from them, without a data
 set; `python -m pipeline.recompute {study}` specialises the scenarios and compares the accuracies with those of
 [comparison.csv](comparison.csv)."""
+    else:
+        text += f"""A kit holds images, which may not be published here: on a machine that has the
+images, `python -m pipeline.publish {study}` makes it."""
     return "\n".join([text, "", "| file | MB | SHA-256 |", "|---|---:|---|", *rows])

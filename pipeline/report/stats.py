@@ -182,14 +182,15 @@ def points_over_ofas_way(comparison: pd.DataFrame) -> pd.DataFrame:
 def generators_minus_others(comparison: pd.DataFrame) -> pd.DataFrame:
     """Generators against others on the same supernet: columns method, minus, supernet, mean, low, high; in points.
 
-    The generator minus every method that chooses archs; the one in closed form minus OFA's search and the long one.
+    On single superclasses, as all that is told beside these. The generator minus every method that chooses archs; the
+    one in closed form minus OFA's search and the long one.
     """
     measured, rows = set(zip(comparison.method, comparison.supernet, strict=True)), []
     pairs = [("generator", other) for other in comparison.method.unique() if shares_weights(other)]
     pairs += [("generator_additive", other) for other in ("ofa_evolution", "evolution_long")]
     for (one, other), supernet in product(pairs, comparison.supernet.unique()):
         if one != other and {(one, supernet), (other, supernet)} <= measured:
-            difference = paired_difference(comparison, (one, supernet), (other, supernet))
+            difference = paired_difference(comparison, (one, supernet), (other, supernet), "superclass")
             rows.append({"method": one, "minus": other, "supernet": supernet} | difference._asdict())
     return pd.DataFrame(rows, columns=["method", "minus", "supernet", *Interval._fields])
 

@@ -47,6 +47,14 @@ def test_classes_without_images_to_choose_on_do_no_harm(copied):
     assert math.isfinite(gains["mixed"]["gain"])
 
 
+def test_where_all_classes_are_the_only_set_nothing_is_known_of_errors(micro_copy, monkeypatch):
+    nothing = torch.zeros(0, len(micro_copy.dataset().hierarchy.classes), dtype=torch.bool)
+    monkeypatch.setattr(expected, "fitted_sets", lambda *arguments: nothing)
+    (job,) = STEPS["expected"].all_jobs(micro_copy)
+    model = ExpectedAccuracy(**expected.fit_expected(micro_copy, **job)[0])
+    assert model.errors.tolist() == [expected.UNKNOWN] * 2
+
+
 def test_the_line_is_the_one_that_networks_lie_on():
     shared, superclasses = torch.linspace(40, 95, 12).double(), torch.tensor([1, 2, 3, 10] * 3)
     images = torch.full((12,), 100_000)

@@ -182,13 +182,16 @@ def test_what_the_committed_page_links_to_is_there(request):
 def test_superclass_dropout_is_judged_where_both_supernets_have_the_same_generator():
     names = [f"dropout_minus_plain_{end}_generator_additive" for end in ("mean", "low", "high")]
     assert findings.superclass_dropout(SMALL) == ""
-    for numbers, words in (
-        ((1.0, 0.5, 1.5), "helps"),
-        ((-1.0, -1.5, -0.5), "does not make up"),
-        ((0.1, -1, 1), "not told"),
+    branched = {"generator_branch_minus_mean_ofa_evolution": 1.0}  # without branches both train equally long
+    for numbers, words, more in (
+        ((1.0, 0.5, 1.5), "helps", branched),
+        ((-1.0, -1.5, -0.5), "does not make up", branched),
+        ((-1.0, -1.5, -0.5), "does worse than none", {}),
+        ((0.1, -1, 1), "not told", branched),
     ):
-        text = findings.superclass_dropout(dict(zip(names, numbers, strict=True)))
+        text = findings.superclass_dropout(dict(zip(names, numbers, strict=True)) | more)
         assert f"**Superclass dropout {words}" in text or f"is {words}" in text
+        assert ("trained longer" in text) == bool(more)
         assert f"{numbers[0]:+.1f} [{numbers[1]:+.1f}, {numbers[2]:+.1f}] points" in text
 
 

@@ -1,6 +1,7 @@
 """`eas train`: a kit of one's own photographs, its epochs, going on, and the commands around it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_nothing_is_made_twice(trained, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(steps, "make", never)
+    monkeypatch.setattr(steps, "write", never)
     assert train(trained).hierarchy == load_kit(trained).hierarchy
 
 
@@ -139,6 +140,27 @@ def test_a_training_that_has_begun_keeps_its_epochs(trained, capsys):
     assert trained.read_text() == before and "it goes on with these" in capsys.readouterr().out
 
 
+def test_other_photographs_are_no_training_that_has_begun(study):
+    train(study)
+    assert own_kit.begun(open_workspace(str(study)))
+    draw_class(study.parent / "shop" / "train" / "milk" / "kefir", 1, 22, 7)
+    assert not own_kit.begun(open_workspace(str(study)))
+
+
+def test_a_kit_with_branches_trained_alone_has_the_generator_that_these_need(study):
+    study.write_text(re.sub(r"(?m)^ *sets:.*\n", "", study.read_text()))
+    train(study)
+    names = [name for name, _ in own_kit.kit_jobs(open_workspace(str(study)))]
+    assert names == ["supernets", "pools", "additive", "branches", "predictors", "expected"]
+
+
+def test_dropout_without_branches_makes_no_kit(study):
+    text = re.sub(r"(?ms)^branches:.*?(?=^scenarios:)", "", study.read_text()) + own_study.COMPARISON
+    study.write_text(text)
+    with pytest.raises(ValueError, match="there is no kit of a section dropout alone"):
+        train(study, compare=True)
+
+
 def test_epochs_are_found_however_they_are_written():
     assert with_epochs("training: {epochs: 3, batch: 4}\nbranches: {epochs: 5}", "training", 70) == (
         "training: {epochs: 70, batch: 4}\nbranches: {epochs: 5}"
@@ -172,7 +194,7 @@ def test_photographs_are_read_again_where_the_study_asks_for_another_size(study)
     [
         (lambda text: text, ["--minutes", "0"], "--minutes 0: must be above zero"),
         (lambda text: text, ["--compare"], "has no section dropout to compare with: `eas check --compare` writes one"),
-        (lambda text: text.replace("supernet: plain", "supernet: dropout"), [], "begin with the supernet: plain"),
+        (lambda text: text.replace("supernet: plain", "supernet: dropout"), [], "add one, or write `supernet: plain`"),
         (lambda text: text.replace("batch_size: 64", "batch_sise: 64"), [], "unknown parameter training.batch_sise"),
         (lambda text: text.replace("budgets: [0.9", "budgets: [0.01"), [], "below the smallest arch"),
         (lambda text: text.replace("train: ", "train: elsewhere/"), [], "is missing: it should hold a folder"),

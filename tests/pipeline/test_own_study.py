@@ -184,3 +184,23 @@ def test_what_training_may_not_start_from_is_one_line(shop, tmp_path):
     assert not (tmp_path / "shop.yaml").exists()
     check(shop, start="nothing")
     assert load_study("shop.yaml", tmp_path).training.start is None
+
+
+def test_a_study_among_its_photographs_is_refused(tmp_path, monkeypatch, shop):
+    classes = tmp_path / "only"
+    shutil.copytree(shop / "train", classes)
+    for to in (classes / "mine.yaml", classes / "milk" / "mine.yaml"):
+        with pytest.raises(ValueError, match="would lie among the photographs: name a file outside of"):
+            check(classes, to=to)
+    monkeypatch.chdir(classes)
+    with pytest.raises(ValueError, match="would lie among the photographs"):
+        check(".")
+    monkeypatch.chdir(shop)
+    assert check(".").path == Path("shop.yaml") and (shop / "shop.yaml").is_file()
+
+
+def test_a_file_that_is_no_yaml_is_refused_before_anything_is_read(shop, monkeypatch):
+    monkeypatch.setattr(own_study, "looked_at", None)
+    with pytest.raises(ValueError, match="mine.txt: a study's file ends in .yaml"):
+        check(shop, to=shop.parent / "mine.txt")
+    assert not (shop.parent / "mine.txt").exists()

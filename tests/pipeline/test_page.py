@@ -125,6 +125,10 @@ def test_published_weights_are_listed_with_their_hashes(root):
     line = next(line for line in readme.read_text().splitlines() if "all-0.1-0" in line)
     assert hashlib.sha256(b"made up").hexdigest() in line
     assert "](../../weights/toy/branches/all-0.1-0.safetensors)" in line
+    assert "eas specialize toy" not in readme.read_text() and "pipeline.publish toy" in readme.read_text()
+    (weights.parent / "kit.json").write_text("{}")  # what the command reads
+    page.render("toy")
+    assert "`eas specialize toy ...` makes networks" in " ".join(readme.read_text().split())
 
 
 @pytest.mark.parametrize("study", ["cifar100", "miniimagenet"])

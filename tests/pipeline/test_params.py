@@ -295,6 +295,7 @@ def test_a_plain_number_is_one(value, tmp_path):
             [{"part": "all", "learning_rate": 0.1}, {"part": "norms", "learning_rate": 0.1, "alike": True}],
             "the branches norms-0.1 are alike: `common` must be above 0",
         ),
+        ("dropout", None, "tuned from the supernet with dropout, which is trained where there is a section dropout"),
         (
             "branches.candidates",
             [{"part": "all", "learning_rate": 0.1, "alike": True, "common": 1.0}],

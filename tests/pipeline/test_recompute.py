@@ -65,6 +65,8 @@ def test_the_reported_rows_are_single_superclasses_of_the_first_seed(study, tmp_
 def test_what_is_missing_is_said(study, repository, tmp_path):
     with pytest.raises(FileNotFoundError, match="the study tiny has no report"):
         recompute.recompute(study, tmp_path)
+    with pytest.raises(ValueError, match="--count 0: must be 1 or more"):
+        recompute.recompute(study, tmp_path, count=0)
     write_report(tmp_path)
     with pytest.raises(FileNotFoundError, match="weights") as caught:
         recompute.recompute(study, tmp_path)

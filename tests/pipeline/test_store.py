@@ -16,11 +16,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from study_cases import one_line, times
+from study_cases import changed, one_line, times
 
 from eas import data
-from eas.files import sha256, write_tensors
-from eas.recipes import Augment, Dropout, Training
+from eas.files import sha256, write_tensors, write_text
+from eas.recipes import Augment, Dropout, Start, Training
 from pipeline import store
 from pipeline.store import Result, Workspace, make_key, open_workspace
 
@@ -420,6 +420,24 @@ def test_images_of_other_files_than_are_there_now_are_refused(workspace):
     assert len(workspace.dataset().train)
     with pytest.raises(ValueError, match="made of other images"):
         other.dataset()
+
+
+def test_other_weights_to_start_from_are_another_result(study, tmp_path):
+    write_text(tmp_path / "start.safetensors", "one")
+    started = changed(study, training={"start": Start(weights="start.safetensors")})
+    first = Workspace(started, tmp_path / "build" / "tiny").fingerprint
+    write_text(tmp_path / "start.safetensors", "another")
+    second = Workspace(started, tmp_path / "build" / "tiny").fingerprint
+    assert first != second and first.keys() == {"start"}
+    assert (
+        Workspace(started, tmp_path / "elsewhere" / "build" / "tiny").fingerprint == {}
+    )  # it is said where it is read
+    named = changed(study, training={"start": Start(weights="imagenet")})  # what the space knows does not change
+    assert (
+        Workspace(named, tmp_path / "build" / "tiny").fingerprint
+        == Workspace(study, tmp_path / "build" / "tiny").fingerprint
+        == {}
+    )
 
 
 def test_a_machine_is_told_by_its_processor_what_that_can_and_its_gpu(monkeypatch):

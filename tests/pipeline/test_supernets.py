@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import seeded
 from safetensors.torch import load_file, save_file
-from study_cases import OWN, SAMPLE, base, changed, make_quick, one_line, same, with_study
+from study_cases import ALL, OWN, SAMPLE, base, changed, make_quick, one_line, same, with_study
 
 from eas import data
 from eas.data.cifar100 import FOLDER
@@ -157,6 +157,13 @@ def test_a_study_without_dropout_has_nobody_to_time(quick):
 def test_budgets_in_other_units_are_refused_before_any_training(quick):
     with pytest.raises(ValueError, match="a budget of 450000: they are in millions") as caught:
         supernets.train_supernet(with_study(quick, scenarios={"budgets": (0.3, 450_000)}), **FIRST)
+    one_line(caught)
+
+
+def test_branches_of_sets_that_are_not_there_are_told_before_the_training(quick):
+    many = ALL.model_copy(update={"sets": {11: 1.0}})
+    with pytest.raises(ValueError, match="no set of 11 superclasses is there to train branches on") as caught:
+        steps.run(with_study(quick, branches={"candidates": (many,)}), "02_supernet")
     one_line(caught)
 
 

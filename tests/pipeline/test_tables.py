@@ -10,8 +10,8 @@ from pipeline.store import Workspace
 
 SCENARIO = ["method", "supernet", "seed", "scenario", "kind", "classes", "budget_madds"]
 COLUMNS = [*SCENARIO, "madds", "parameters", "top1", "search_seconds"]
-OTHER_WEIGHTS = [name for name, method in METHODS.items() if method.weights != "shared"]
-SHARED = [name for name in METHODS if name not in (*OTHER_WEIGHTS, "evolution_long")]
+OTHER_WEIGHTS = [name for name, method in METHODS.items() if method.weights not in ("shared", "tuned")]
+SHARED = [name for name in METHODS if name not in (*OTHER_WEIGHTS, "evolution_long", "generator_control")]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def test_the_table_has_one_row_for_every_method_supernet_seed_and_scenario(finis
     expected |= {("from_scratch", "dropout", first, *pair) for pair in (singles[0], singles[-1])}
     rows = list(table[["method", "supernet", "seed", "scenario", "budget_madds"]].itertuples(index=False, name=None))
     assert set(rows) == expected and len(rows) == len(expected)
-    assert set(table.method) == set(METHODS) and OFAS_WAY in set(zip(table.method, table.supernet, strict=True))
+    assert set(table.method) == set(METHODS) - {"generator_control"} and OFAS_WAY in set(
+        zip(table.method, table.supernet, strict=True)
+    )
     assert not table.isna().any().any()
 
 
@@ -123,6 +125,23 @@ def test_times_are_of_all_superclasses_at_all_budgets(finished):
     assert {"generator", "uniform", "random", "ofa_evolution"} <= set(table.method)
     assert (table.scenarios == 10 * len(finished.study.scenarios.budgets)).all() and (table.seconds_total > 0).all()
     assert (table.seconds_total / table.scenarios - table.seconds_per_scenario).abs().max() < 1e-12
+
+
+def test_random_search_that_was_measured_elsewhere_is_not_timed_beside_the_others(micro_copy):
+    assert "random" in set(tables.time_table(micro_copy).method)
+    (job,) = steps.STEPS["search_times"].all_jobs(micro_copy)
+    result, record = steps.find(micro_copy, "selected", **job)
+    result.write(result.tensors(), record | {"machine": "with a GPU"})
+    assert "random" not in set(tables.time_table(micro_copy).method)
+
+
+def test_what_a_resumed_training_reached_is_compared_though_its_time_is_unknown(micro_copy):
+    before = tables.comparison_table(micro_copy)
+    (job,) = steps.STEPS["from_scratch"].all_jobs(micro_copy)
+    result, record = steps.find(micro_copy, "from_scratch", **job)
+    result.write(result.tensors(), record | {"seconds": None})
+    after = tables.comparison_table(micro_copy)
+    assert len(after) == len(before) and after[after.method == "from_scratch"].search_seconds.isna().all()
 
 
 def test_what_every_result_cost_is_told_with_its_step(micro):

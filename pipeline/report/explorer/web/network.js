@@ -38,7 +38,7 @@ function unknown() { // why there is nothing to show, or nothing
 
 // ------------------------------------------------------------------ expected accuracy
 
-function bitsOf(one) { // decoded once; see any_set.expected_content
+function bitsOf(one) { // decoded once; see sets.py
   one.bits ??= Uint8Array.from(atob(one.expected.beaten), mark => mark.charCodeAt(0));
   return one.bits;
 }
