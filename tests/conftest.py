@@ -1,4 +1,7 @@
-"""What the tests share: images and search space of the tiny study, and an untrained supernet. More is in cases.py."""
+"""What the tests share: their order, images and search space of the tiny study, and an untrained supernet.
+
+More is in cases.py.
+"""
 
 import pytest
 import torch
@@ -6,7 +9,25 @@ import torch
 from eas import data
 from eas.spaces import SPACES
 
+LONGEST = [  # files that take longest: they come first, so that pytest-xdist's workers end together
+    *("test_benchmarks.py", "test_gpu.py", "test_hostile_files.py", "test_own_kit.py", "test_comparison.py"),
+    *("test_steps.py", "test_many_gpus.py", "test_supernets.py", "test_mobilenetv3.py", "test_cluster.py"),
+    *("test_imagenet10.py", "test_grocery.py", "test_figures.py", "test_jobs.py", "test_ranks.py", "test_training.py"),
+    *("test_decoding.py", "test_explorer_sets.py", "test_source.py", "test_toy_space.py", "test_toy_source.py"),
+    *("test_photographs.py", "test_efficientnet_lite.py", "test_publish.py", "test_engine.py", "test_notebooks.py"),
+    *("test_site.py", "test_own_study.py", "test_page.py", "test_dvc.py", "test_sweep.py"),
+]
+
 torch.set_num_threads(1)  # oneDNN may crash in the backward pass of a convolution with several; it is also faster here
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # of pytest-xdist: files with many tests first, however little they take
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -360,8 +361,9 @@ POSTSCRIPT = (
 )
 
 
+@cache
 def image_files() -> dict[str, bytes]:
-    """Files that are called images."""
+    """Files that are called images: to be read only, as some take seconds to make."""
     draw, files = random.Random(7), {}
     for kind in ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"):
         whole = picture(kind)

@@ -213,7 +213,9 @@ def test_calibration_stays_faster_than_the_peers(quick):
 # -------------------------------------------------------------------- parts and page
 
 
-def test_growth_is_measured_along_every_axis(quick):
+def test_growth_is_measured_along_every_axis(quick, monkeypatch):
+    monkeypatch.setattr(timing, "ROUNDS", 3)
+    monkeypatch.setattr(growth, "IMAGES", 2000)
     sizes = growth.Sizes((10, 20, 40), (2, 4, 8), 40, (1, 2, 3), (1, 2, 4), (4,))
     table = growth.measure(sizes)
     assert list(table.axis.unique()) == ["classes", "superclasses", "decisions", "scenarios"]

@@ -153,7 +153,7 @@ def test_200_archs_of_two_image_sizes_have_ofa_s_logits_and_costs(peers, side):
     from ofa.utils.flops_counter import profile
 
     (network, supernet), space, rng = peers, MobileNetV3Space(side, 3), seeded(side)
-    images = torch.rand(12, 3, side, side, generator=rng)
+    images = torch.rand(6, 3, side, side, generator=rng)
     for index, arch in enumerate([space.largest, space.smallest, *space.sample(98, rng)]):
         network.train().set_active_subnet(**as_ofa(space, arch))
         close(network(images), supernet(images, arch, Statistics()))

@@ -22,6 +22,7 @@ SOURCE = {"kind": "glyphs", "image_size": 16, "per_typeface": 1, "selection": 0.
 SPACE = {"kind": "preresnet", "widths": [8, 16], "depths": [1, 2], "ratios": [0.25, 0.5, 1.0]}
 RECIPE = Training(epochs=2, batch_size=64, learning_rate=0.2, random_subnets=1, augment=Augment(shift=2, flip=True))
 DROPOUTS = [Dropout(variant="own", rate=0.9), Dropout(variant="batch", rate=0.5)]
+COUNTS = [64, 75]  # images to calibrate on
 
 
 def parts():
@@ -59,10 +60,11 @@ def apart(supernet, recipe, count):
     return step
 
 
-def one_rank(index, count, port, function, argument, folder):
+def one_rank(index, count, port, asked, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=index, world_size=count)
-    torch.save(function(argument, Ranks(index, count)), f"{folder}/{index}.pt")
+    for place, (function, argument) in enumerate(asked):
+        torch.save(function(argument, Ranks(index, count)), f"{folder}/{place}-{index}.pt")
     dist.destroy_process_group()
 
 
@@ -81,23 +83,30 @@ def calibration_of(count, ranks):
     return {names[norm]: moments for norm, moments in recorded.items()}, stem.logits(arch)
 
 
-def on_two(function, argument, folder):
-    """What two processes have saved."""
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory):
+    """What two processes have saved of a function and an argument: they are started once, and do all of it."""
+    asked = [*((training_of, dropout) for dropout in DROPOUTS), *((calibration_of, count) for count in COUNTS)]
+    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(one_rank, (2, port, function, argument, str(folder)), 2)
-    return [torch.load(f"{folder}/{index}.pt", weights_only=True) for index in range(2)]
+    multiprocessing.spawn(one_rank, (2, port, asked, str(folder)), 2)
+
+    def saved(*one):
+        return [torch.load(folder / f"{asked.index(one)}-{index}.pt", weights_only=True) for index in range(2)]
+
+    return saved
 
 
 @pytest.mark.parametrize("dropout", DROPOUTS, ids=lambda each: each.name)
-def test_two_processes_train_what_one_does_that_sees_the_halves_apart(dropout, tmp_path):
+def test_two_processes_train_what_one_does_that_sees_the_halves_apart(dropout, on_two):
     dataset, split, supernet = parts()
     for parameter in supernet.parameters():
         parameter.grad = torch.zeros_like(parameter)
     classes = SuperclassDropout(dataset.hierarchy.parent, dropout)
     expected = train(supernet, split, classes, RECIPE, seed=3, step_function=apart(supernet, RECIPE, 2))
-    (first, weights), (second, others) = on_two(training_of, dropout, tmp_path)
+    (first, weights), (second, others) = on_two(training_of, dropout)
     for name, tensor in supernet.state_dict().items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-5)
         assert torch.equal(weights[name], others[name])
@@ -107,10 +116,10 @@ def test_two_processes_train_what_one_does_that_sees_the_halves_apart(dropout, t
     assert not torch.equal(whole.state_dict()["stem.weight"], weights["stem.weight"])  # norms see halves
 
 
-@pytest.mark.parametrize("count", [64, 75])
-def test_two_processes_calibrate_as_one_does_on_all_images(count, tmp_path):
+@pytest.mark.parametrize("count", COUNTS)
+def test_two_processes_calibrate_as_one_does_on_all_images(count, on_two):
     expected, logits = calibration_of(count, ALONE)
-    (first, part), (second, rest) = on_two(calibration_of, count, tmp_path)
+    (first, part), (second, rest) = on_two(calibration_of, count)
     assert len(part) == 5 and len(rest) == 6
     torch.testing.assert_close(torch.cat([part, rest]), logits, rtol=1e-4, atol=1e-5)
     assert expected.keys() == first.keys() == second.keys() and len(expected) > 3

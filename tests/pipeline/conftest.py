@@ -1,9 +1,11 @@
 """What the tests of the pipeline share: the tiny study, its images as a file, and all of it run once."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from study_cases import NOTEBOOKS, make_micro, six_classes
 
 from eas import data
@@ -41,14 +43,30 @@ def workspace(study, images, tmp_path):
     return Workspace(study, tmp_path / "build")
 
 
+def made_by_one(factory, name, make):
+    """A folder that `make` fills, in one of pytest-xdist's workers for all of them: to be read only, by all tests."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the others' too
+    folder, made = root / name, root / f"{name}.made"
+    with FileLock(root / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def finished(study, images, tmp_path_factory):
     """The whole tiny study: to be read only, by all tests."""
-    folder = tmp_path_factory.mktemp("tiny")
-    shutil.copyfile(images, folder / images.name)
-    workspace = Workspace(study, folder)
-    run_all(workspace, quick=False)
-    return workspace
+
+    def make(folder):
+        shutil.copyfile(images, folder / images.name)
+        run_all(Workspace(study, folder), quick=False)
+
+    return Workspace(study, made_by_one(tmp_path_factory, "tiny", make))
 
 
 def run_all(workspace, *, quick):
@@ -71,10 +89,14 @@ def copied(finished, tmp_path):
 @pytest.fixture(scope="session")
 def micro(study, dataset, tmp_path_factory):
     """The whole study of six classes: to be read only, by all tests."""
-    workspace = Workspace(make_micro(study), tmp_path_factory.mktemp("micro"))
-    data.save(six_classes(dataset), workspace.dataset_path)
-    run_all(workspace, quick=True)
-    return workspace
+    small = make_micro(study)
+
+    def make(folder):
+        workspace = Workspace(small, folder)
+        data.save(six_classes(dataset), workspace.dataset_path)
+        run_all(workspace, quick=True)
+
+    return Workspace(small, made_by_one(tmp_path_factory, "micro", make))
 
 
 @pytest.fixture

@@ -27,31 +27,43 @@ def python(*arguments, **environment):
 
 def worker(address, *options):
     command = ["-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    return python(*command, *options, OMP_NUM_THREADS="1")
+    return python(*command, *options, OMP_NUM_THREADS="1", EAS_DEVICE="cpu")
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """Its address, and its two workers."""
+@pytest.fixture(scope="module")
+def running():
+    """A scheduler's address, and its two workers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
     command = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    every = [python(*command), worker(address), worker(address)]
-    monkeypatch.setenv("EAS_CLUSTER", address)
-    wait_for(address, 2)
-    yield address, every[1:]
-    for process in every:
+    scheduler, workers = python(*command), [worker(address), worker(address)]
+    yield address, workers
+    for process in (scheduler, *workers):
         process.kill()
         process.wait()
 
 
-def wait_for(address, workers):
+@pytest.fixture
+def cluster(running, monkeypatch):
+    """Its address, and its two workers, both alive."""
+    address, workers = running
+    workers[:] = [each if each.poll() is None else worker(address) for each in workers]
+    monkeypatch.setenv("EAS_CLUSTER", address)
+    wait_for(address, 2)
+    return running
+
+
+def wait_for(address, count):
+    """Until there are so many workers, those that were killed no longer among them."""
     from distributed import Client
 
+    end = time.monotonic() + 60
     with Client(address, timeout=60, set_as_default=False) as client:
-        client.wait_for_workers(workers, timeout=60)
+        while len(client.scheduler_info(n_workers=-1)["workers"]) != count:
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def test_jobs_run_on_the_workers_in_the_order_of_the_arguments(cluster):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tarfile
 import threading
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,18 +36,17 @@ def place(tmp_path_factory):
     return place
 
 
-def call(place, minutes):
-    """Run the command in `place`; returns what it printed."""
-    command = [sys.executable, "-m", "pipeline.gpu", "tiny", "--minutes", minutes, "--bundle", "out"]
-    settings = os.environ | {"EAS_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
-    run = {"cwd": place, "env": settings, "text": True, "stdout": subprocess.PIPE}
-    return subprocess.run([*map(str, command)], check=True, **run).stdout
-
-
 @pytest.fixture(scope="module")
 def printed(place):
-    """What two calls printed: one without any time, and one with time enough."""
-    return call(place, 0), call(place, 60)
+    """What two calls printed: one without any time, in this process, and one with time enough, as it is typed."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
+        patch.setenv("EAS_DEVICE", "cpu")
+        patch.chdir(place)
+        assert gpu.main(["tiny", "--minutes", "0", "--bundle", "out"]) == 0
+    command = [sys.executable, "-m", "pipeline.gpu", "tiny", "--minutes", "60", "--bundle", "out"]
+    settings = os.environ | {"EAS_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
+    run = {"cwd": place, "env": settings, "text": True, "stdout": subprocess.PIPE}
+    return said.getvalue(), subprocess.run(command, check=True, **run).stdout
 
 
 @pytest.fixture(scope="module")

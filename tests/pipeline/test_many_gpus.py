@@ -16,6 +16,7 @@ from pipeline.store import open_workspace
 from pipeline.supernets import load_supernet, plain_base, selection_accuracy, supernet_jobs
 
 ROOT = Path(__file__).parents[2]
+EPOCHS = 8  # a kill after the first comes before the last
 
 
 def start(study):
@@ -33,13 +34,18 @@ def result_of(study):
     return workspace, workspace.folder / "supernets" / "none-0.safetensors", job
 
 
-def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tmp_path):
-    whole, killed = (study_in(tmp_path / name, epochs=8) for name in ("whole", "killed"))
-    done = start(whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study whose supernet two processes have trained; and what they said."""
+    study = study_in(tmp_path_factory.mktemp("many") / "whole", epochs=EPOCHS)
+    done = start(study)
     assert done.wait(120) == 0, done.stdout.read()
-    assert "supernets/none-0 is there" in done.stdout.read()
-    expected = result_of(whole)[1].read_bytes()
+    return study, done.stdout.read()
 
+
+def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(whole, tmp_path):
+    assert "supernets/none-0 is there" in whole[1]
+    expected, killed = result_of(whole[0])[1].read_bytes(), study_in(tmp_path / "killed", epochs=EPOCHS)
     job, checkpoints = start(killed), killed.parent / "build" / "mine" / "checkpoints" / "supernets"
     deadline = time.monotonic() + 300
     while not (checkpoints.is_dir() and list(checkpoints.glob("none-0-*"))) and time.monotonic() < deadline:
@@ -55,11 +61,8 @@ def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tm
     assert not list(checkpoints.glob("none-0-*"))
 
 
-def test_processes_measure_together_what_one_measures_alone(tmp_path):
-    study = study_in(tmp_path / "study")
-    done = start(study)
-    assert done.wait(120) == 0, done.stdout.read()
-    workspace, _, job = result_of(study)
+def test_processes_measure_together_what_one_measures_alone(whole):
+    workspace, _, job = result_of(whole[0])
     dataset = workspace.dataset()
     supernet = load_supernet(workspace, dataset, plain_base(workspace.study, 0))
     alone = pd.DataFrame(selection_accuracy(workspace.study, supernet, dataset))

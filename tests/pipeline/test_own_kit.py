@@ -26,16 +26,27 @@ def small_study(folder, **options):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The file of a study that was trained."""
-    path = small_study(tmp_path_factory.mktemp("own"))
+def untrained(tmp_path_factory):
+    """The file of a study: to be copied only."""
+    return small_study(tmp_path_factory.mktemp("own"))
+
+
+@pytest.fixture(scope="module")
+def trained(untrained, tmp_path_factory):
+    """The file of a study that was trained: to be read only."""
+    path = copied(untrained, tmp_path_factory.mktemp("trained"))
     train(path)
     return path
 
 
 @pytest.fixture
-def study(tmp_path):
-    return small_study(tmp_path)
+def study(untrained, tmp_path):
+    return copied(untrained, tmp_path)
+
+
+def copied(study, folder):
+    """A study's file in another folder, with all that lies beside it."""
+    return shutil.copytree(study.parent, folder, dirs_exist_ok=True) / study.name
 
 
 def run(*arguments):
@@ -68,9 +79,8 @@ def test_nothing_is_made_twice(trained, monkeypatch):
     assert train(trained).hierarchy == load_kit(trained).hierarchy
 
 
-def test_a_training_that_was_stopped_goes_on(study, monkeypatch):
-    whole = train(study)
-    state = whole.supernet.state_dict()
+def test_a_training_that_was_stopped_goes_on(trained, tmp_path, monkeypatch):
+    study, state = copied(trained, tmp_path), load_kit(trained).supernet.state_dict()
     for path in open_workspace(str(study)).folder.rglob("none-0.*"):
         path.unlink()
     shown = []
@@ -173,8 +183,8 @@ def test_epochs_are_found_however_they_are_written():
 # -------------------------------------------------------------------- what is wrong is one line
 
 
-def test_other_photographs_are_read_again_and_trained_anew(study):
-    train(study)
+def test_other_photographs_are_read_again_and_trained_anew(trained, tmp_path):
+    study = copied(trained, tmp_path)
     draw_class(study.parent / "shop" / "train" / "milk" / "kefir", 1, 22, 7)
     workspace = open_workspace(str(study))
     name, job = next(own_kit.kit_jobs(workspace))
