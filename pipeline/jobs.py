@@ -38,8 +38,9 @@ def run(function: Callable, arguments: Iterable[Sequence[Any]], label: str, *, g
         return [in_turn(function, each) for each in tqdm(arguments, label)]
     workers = min(len(arguments), devices.cpu_count())
     # Workers are forked from a server that has done the slow imports, and no work, so that no thread is lost in a fork.
+    # torch's optimisers import the second one when the first of them is made.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, function.__module__, "pandas"])
+    context.set_forkserver_preload([__name__, "torch._dynamo", function.__module__, "pandas"])
     with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         try:  # a worker may have ended before all is submitted
             futures = [pool.submit(function, *each) for each in arguments]

@@ -50,8 +50,7 @@ def supernet_jobs(workspace: Workspace) -> list[Job]:
     first, study = first_jobs(workspace.study), workspace.study
     if not steps.all_there(workspace, "supernets", first):
         check_branch_sets(workspace)
-        return first
-    if not study.dropout:
+    if not study.dropout or not steps.all_there(workspace, "supernets", candidate_jobs(study)):
         return first
     chosen, rest = choose_dropout(workspace), study.seeds[study.dropout.seeds :]
     return first + [{"dropout": chosen, "epochs": study.training.epochs, "seed": seed} for seed in rest]
