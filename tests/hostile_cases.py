@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import resource
 import struct
 import zipfile
 import zlib
@@ -26,6 +27,26 @@ from eas.files import sealed
 Change = Callable[[Path], None]
 Cases = dict[str, Change]
 HUGE = 2**40  # bytes of a file that holds nothing: it takes no disk
+
+
+def memory_from_here() -> Callable[[], int]:
+    """Measures from now on: what is returned tells how many more bytes this process has held at most since.
+
+    Where the system can forget the peak, as Linux does: what larger tests before have held does not hide anything.
+    """
+    forget, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not forget.exists():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return lambda: (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    forget.write_text("5")
+
+    def peak() -> int:
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+
+    before = peak()
+    return lambda: peak() - before
+
 
 # -------------------------------------------------------------------- any file
 

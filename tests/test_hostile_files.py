@@ -69,14 +69,9 @@ def within(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-def peak():
-    """Bytes that this process has held at most so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def wrong_with(load, right, path):
     """How a case ended, 'refused' or 'harmless', and what is wrong with that: empty where it is as it should be."""
-    began, before = time.process_time(), peak()
+    began, more_bytes = time.process_time(), hostile.memory_from_here()
     try:
         with within(STUCK):
             found = load()
@@ -88,7 +83,7 @@ def wrong_with(load, right, path):
         ended, wrong = "raised", f"{type(error)}: {str(error)[:300]}"
     else:
         ended, wrong = "harmless", "" if right(found) else "something else is served"
-    took, more = time.process_time() - began, peak() - before
+    took, more = time.process_time() - began, more_bytes()
     if took > SECONDS or more > BYTES:
         wrong += f" (took {took:.1f} s, {more / 1e6:.0f} MB)"
     return ended, wrong
@@ -933,4 +928,6 @@ def test_any_bytes(tmp_path, name, content, magic):
 def test_there_are_enough_cases():
     """Of all kinds, where this module was run as a whole."""
     kinds = {kind for kind, _ in COUNTED}
-    assert len(kinds) < 11 or sum(COUNTED.values()) >= 500
+    if len(kinds) < 11:
+        pytest.skip("some kinds were not put to the test here")
+    assert sum(COUNTED.values()) >= 500

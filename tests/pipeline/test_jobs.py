@@ -41,7 +41,12 @@ def test_there_are_no_more_processes_than_cpus_and_jobs(monkeypatch):
     monkeypatch.setattr(devices, "cpu_count", lambda: 1)
     assert len(set(jobs.run(eval, [(nap,)] * 4, "one CPU"))) == 1
     monkeypatch.setattr(devices, "cpu_count", lambda: 100)
-    assert len(set(jobs.run(eval, [(nap,)] * 2, "two jobs"))) <= 2
+    asked, pool = [], jobs.ProcessPoolExecutor
+    monkeypatch.setattr(
+        jobs, "ProcessPoolExecutor", lambda count, *more, **o: asked.append(count) or pool(count, *more, **o)
+    )
+    jobs.run(eval, [(nap,)] * 2, "two jobs")
+    assert asked == [2]
 
 
 def test_where_the_system_cannot_tell_which_cpus_are_free_all_count(monkeypatch):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,10 +139,13 @@ def test_what_a_comparison_trains_longer_is_taken_off(tmp_path, monkeypatch):
     assert open_workspace(str(path)).study.training.epochs == 13 - 9
 
 
-def test_an_epoch_takes_some_time(study):
+def test_an_epoch_takes_as_long_as_its_steps(study, monkeypatch):
+    """A clock that goes on by a second each time it is read, and how many steps an epoch has."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(own_kit, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     workspace = open_workspace(str(study))
-    seconds = own_kit.seconds_an_epoch(workspace, own_kit.images_of(workspace))
-    assert 0 < seconds < 60
+    dataset, batch = own_kit.images_of(workspace), workspace.study.training.batch_size
+    assert own_kit.seconds_an_epoch(workspace, dataset) == max(1, len(dataset.train) // batch)
 
 
 def test_a_training_that_has_begun_keeps_its_epochs(trained, capsys):
