@@ -145,7 +145,7 @@ def train_branches(
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * recipe.epochs}
     content |= {"branch": branch.name, "seed": base.seed}
     content |= {"bytes": sum(tensor.nbytes for tensor in branches.values())}
-    return branches, content | measure(workspace, base, supernet, branches, dataset, serves_unions(branch))
+    return branches, content | measure(workspace, base, supernet, branches, dataset, branch)
 
 
 def proposer(workspace: Workspace, dataset: Dataset, base: Base) -> Propose:
@@ -161,14 +161,14 @@ def proposer(workspace: Workspace, dataset: Dataset, base: Base) -> Propose:
 
 
 def measure(
-    workspace: Workspace, base: Base, supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, compose: bool
+    workspace: Workspace, base: Base, supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, branch: Branch
 ) -> Record:
     """What branches gain over shared weights on the selection split, with archs that are generated for the sets.
 
     At the lowest, the middle and the highest budget. `singles`: for each `budget`, the means over superclasses with
     `shared` weights and with branches (`top1`). `gains`: for every `size` of the study's sets, how many `sets` of so
     many superclasses there are, and in the mean over sets and budgets the top-1 of `shared` weights and the points
-    that branches `gain`; 0 for unions where they were not trained to `compose`. `mixed`: the same for mixed_sets.
+    that branches `gain`; 0 for unions where they do not serve them. `mixed`: the same for mixed_sets.
     """
     study, every = workspace.study, sorted(workspace.study.scenarios.budgets)
     whole, mixed = whole_sets(study, dataset.hierarchy), mixed_sets(study, dataset.hierarchy)
@@ -181,8 +181,9 @@ def measure(
     archs = load_generator(workspace, dataset, base, "generator_additive").generate(masks, asked)
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     shared = measure_archs(supernet, archs, masks, calibration, dataset.selection)
-    served, top1 = ((sizes == 1) | torch.tensor(compose)).repeat(len(budgets)), shared.clone()
-    top1[served] = measure_composed(supernet, branches, dataset, archs[served], masks[served], dataset.selection)
+    served, top1 = ((sizes == 1) | torch.tensor(serves_unions(branch))).repeat(len(budgets)), shared.clone()
+    given, images = (archs[served], masks[served], dataset.selection), calibration if branch.alike else None
+    top1[served] = measure_composed(supernet, branches, dataset, *given, images)
     shared, top1 = (each.view(len(budgets), -1) for each in (shared, top1))
     singles = [
         {"budget": budget, "shared": low.mean().item(), "top1": high.mean().item()}
@@ -197,17 +198,24 @@ def measure(
 
 
 def measure_composed(
-    supernet: Supernet, branches: dict[str, Tensor], dataset: Dataset, archs: Tensor, masks: Tensor, split: Split
+    supernet: Supernet,
+    branches: dict[str, Tensor],
+    dataset: Dataset,
+    archs: Tensor,
+    masks: Tensor,
+    split: Split,
+    calibration: Split | None = None,
 ) -> Tensor:
     """Top-1 with branches of every pair of an arch and a set of classes (bool [n, classes]), float [n].
 
-    Calibrated on the set's own training images: the norms of branches have seen no other classes.
+    Calibrated on the set's own training images, as the norms of branches have seen no other classes; or on those of
+    `calibration`, which a control needs, whose norms have seen all.
     """
     top1, (distinct, member) = torch.empty(len(archs)), masks.unique(dim=0, return_inverse=True)
     for index, mask in enumerate(tqdm(distinct, "measuring branches", **PATIENT)):
         rows = (member == index).nonzero()[:, 0]
         composed = compose_branches(supernet, branches, superclass_shares(dataset.hierarchy, mask))
-        top1[rows] = measure_archs(composed, archs[rows], masks[rows], own_images(dataset, mask), split)
+        top1[rows] = measure_archs(composed, archs[rows], masks[rows], calibration or own_images(dataset, mask), split)
     return top1
 
 

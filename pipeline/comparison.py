@@ -175,7 +175,9 @@ def measure_branches(workspace: Workspace, base: Base, branch: Branch) -> tuple[
     branches = steps.tensors_of(workspace, "branches", base=base, branch=branch)
     served = (superclass_counts(dataset.hierarchy, every.class_masks) == 1) | torch.tensor(serves_unions(branch))
     pairs = archs[served], every.class_masks[served]
-    top1[served] = measure_composed(supernet, branches, dataset, *pairs, dataset.test)
+    calibration = calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images)
+    given = (*pairs, dataset.test, calibration if branch.alike else None)
+    top1[served] = measure_composed(supernet, branches, dataset, *given)
     return {"top1": top1}, {"branch": branch.name, "seed": base.seed}
 
 

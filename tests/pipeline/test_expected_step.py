@@ -43,7 +43,7 @@ def test_classes_without_images_to_choose_on_do_no_harm(copied):
     model = ExpectedAccuracy(**expected.fit_expected(copied, **job)[0])
     assert model.errors.isfinite().all() and torch.equal(model.labels, few.labels)
     given = load_supernet(copied, dataset, job["base"]), steps.tensors_of(copied, "branches", **job)
-    gains = branches.measure(copied, job["base"], *given, dataclasses.replace(dataset, selection=few), True)
+    gains = branches.measure(copied, job["base"], *given, dataclasses.replace(dataset, selection=few), job["branch"])
     assert math.isfinite(gains["mixed"]["gain"])
 
 
