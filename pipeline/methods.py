@@ -77,7 +77,7 @@ METHODS = {  # in the order of legends and tables
         ),
         Method(
             "generator_control",
-            *("generator, shared weights tuned on", "#7a7a52", "|", "--"),
+            *("generator, shared weights tuned on", "#00007f", "|", "--"),
             "the closed form's arch with the shared weights, tuned as long as composed branches: their control (ours)",
             weights="tuned",
             archs="generator_additive",

@@ -42,7 +42,7 @@ def settings(means: Mapping[str, float], seeds: Collection[int] = (), without: s
     """Mean top-1 of the settings of superclass dropout: the best of them beside none; of which seed, if it is one."""
     others = {name: mean - means[without] for name, mean in means.items() if name != without}
     if not others:
-        return f"The subnets of one supernet reach {span(means)} % in the mean"
+        return f"The subnets of one supernet reach {span(list(means.values()))} % in the mean"
     best = max(others, key=others.get)
     which = f"The best of {len(others)} dropouts, {best}," if len(others) > 1 else f"Dropout {best}"
     mean = f"seed {min(seeds)}'s mean" if len(seeds) == 1 else "the mean"

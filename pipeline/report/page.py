@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from nbformat import NotebookNode
 
 from eas.files import sha256, write_text
-from eas.serving.kit import NAME as KIT
 from pipeline.params import load_study
 from pipeline.report import comparison_figures, figures
 from pipeline.report.findings import findings
@@ -22,6 +21,7 @@ from pipeline.report.template import GENERATED, fill, read_template
 
 NOTEBOOKS = ("01_superclasses", "02_supernet", "03_generator", "04_comparison", "05_ablations", "06_specialize")
 LESSON = r"\b(generator_)?lessons\."  # a cell that calls these modules teaches the method
+KIT = "kit.json"  # of a kit's files, the list
 FEW = 4  # words that say nothing by themselves
 DRAWN = NOTEBOOKS[1:5]  # these tell the results; their figures are in the page
 

@@ -12,7 +12,7 @@ def test_sizes_of_superclasses():
 
 
 def test_the_best_setting_of_dropout_is_held_against_none():
-    assert claims.settings({"none": 70.0}) == "Accuracy grows with the cost of an arch"
+    assert claims.settings({"none": 70.0}) == "The subnets of one supernet reach 70.0 % in the mean"
     assert claims.settings({"none": 70.0, "own-0.5": 69.5}) == "Dropout own-0.5 changes the mean by -0.5 points"
     assert "changes seed 3's mean by -0.5" in claims.settings({"none": 70.0, "own-0.5": 69.5}, {3})
     several = claims.settings({"own-0.5": 69.5, "none": 70.0, "batch-0.1": 71.25}, {0, 1})

@@ -8,7 +8,7 @@ from pipeline.methods import METHODS, OFAS_WAY
 
 
 def test_methods_stand_under_their_names_and_are_told_in_a_line():
-    assert all(name == method.name for name, method in METHODS.items()) and len(METHODS) == 16
+    assert all(name == method.name for name, method in METHODS.items()) and len(METHODS) == 17
     assert OFAS_WAY[0] in METHODS
     labels = [method.label for method in METHODS.values()]
     assert len(set(labels)) == len(labels) and not any("_" in text for text in labels)
@@ -24,5 +24,6 @@ def test_methods_are_told_apart_with_and_without_colour():
 
 def test_only_shared_weights_compete_in_choosing_archs():
     own = {name for name, method in METHODS.items() if method.weights != "shared"}
-    assert own == {"generator_branch", "generator_composed", "generator_finetuned", "ofa_finetuned", "from_scratch"}
+    tuned = {"generator_branch", "generator_composed", "generator_finetuned", "ofa_finetuned", "from_scratch"}
+    assert own == tuned | {"generator_control"}
     assert {name for name, method in METHODS.items() if method.few} == {"generator_finetuned", "from_scratch"}
