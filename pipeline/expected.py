@@ -57,8 +57,9 @@ def fit_expected(workspace: Workspace, base: Base, branch: Branch | None) -> tup
     calibration = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
     shared = measure_archs(supernet, archs, masks, calibration, dataset.selection).double()
     madds, sizes = supernet.space.madds(archs, masks.sum(1)), superclass_counts(dataset.hierarchy, masks)
-    told = expected_of(model, masks, madds, torch.zeros_like(sizes)) if len(masks) else shared
-    model.errors[0] = deviation(shared, told) if len(masks) else UNKNOWN  # none but all classes together
+    model.errors[0] = UNKNOWN
+    if len(masks):  # there may be no set but all classes together
+        model.errors[0] = deviation(shared, expected_of(model, masks, madds, torch.zeros_like(sizes)))
     model.errors[1] = UNKNOWN if branch else 0.0
     points: list[dict[str, float]] = []
     served = (sizes == 1) | torch.tensor(bool(branch and composes(branch)))

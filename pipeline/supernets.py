@@ -194,9 +194,8 @@ def train_supernet(
     study, dataset = workspace.study, workspace.dataset().to(devices.device())
     supernet, start = seeded_supernet(workspace, dataset, seed), time.perf_counter()
     recipe = study.training.model_copy(update={"epochs": epochs})
-    options = {"label": label or f"{dropout.name}, seed {seed}", "ranks": ranks}
-    options |= {"watch": lambda: curve_point(study, supernet, dataset)}
-    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, **options)
+    told = {"label": label or f"{dropout.name}, seed {seed}", "watch": lambda: curve_point(study, supernet, dataset)}
+    history = train_on_all(supernet, dataset, dropout, recipe, seed, checkpoint, ranks=ranks, **told)
     content = {"seconds": time.perf_counter() - start, "images": len(dataset.train) * epochs}
     accuracy = selection_accuracy(study, supernet, dataset, ranks)
     content |= {"dropout": dropout.name, "seed": seed, "history": history, "accuracy": accuracy}
