@@ -75,15 +75,15 @@ def verdict(tables: pd.DataFrame, networks: pd.DataFrame) -> str:
     size = (networks.bytes_int8 / networks.bytes_float).median()
     return "\n".join(
         (
-            f"- **A table of sixty networks {held} its aim** (an error under 5 %, ranks that correlate by 0.98): "
-            f"error {span(floats.error, '.1f')} %, correlation {span(floats.correlation, '.3f')}; that of "
-            f"multiply-adds {span(floats.correlation_of_madds, '.3f')}.",
-            f"- **Bounds of milliseconds {hold}**: measured again after export, {span(kept, '.0f')} % of runs keep "
-            f"theirs; {span(at_speed, '.0f')} % where the machine's changes of speed are taken out.",
+            f"- **A network's milliseconds are told from sixty timed ones**, which {held} the aim of an error under "
+            f"5 % and a rank correlation over 0.98: {span(floats.error, '.1f')} % and "
+            f"{span(floats.correlation, '.3f')}; multiply-adds tell ranks by {span(floats.correlation_of_madds, '.3f')}.",
+            f"- **Bounds of milliseconds {hold}**: of the exported networks' runs {span(kept, '.0f')} % keep theirs; "
+            f"of runs at the speed that the sixty were timed at, {span(at_speed, '.0f')} %.",
             f"- **8-bit integers take {size:.0%} of the bytes, and running them {faster}**: {span(gain, '.2f')} times "
             f"the speed, for {span(loss, '+z.1f')} points of accuracy.",
-            f"- **Images of other classes are refused**: {span(others, '.0f')} % of them, and {span(own, '.0f')} % of "
-            f"a network's own.",
+            f"- **Images of other classes are answered *none of these***: {span(others, '.0f')} % of them; and by "
+            f"mistake {span(own, '.0f')} % of a network's own.",
         )
     )
 

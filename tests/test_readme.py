@@ -51,14 +51,21 @@ def test_the_findings_say_what_was_measured():
     times = [METRICS[f"times_generator_{name}evolution"] for name in ("ofa_", "")]
     assert f"A scenario takes {milliseconds:.3f} ms of a CPU core" in README
     assert f"{times[0]:,.0f} times as long, a search in batches {times[1]:.0f} times" in README
+    assert f"for each of the 5 budgets, {times[0] * 5 / METRICS['timed_scenarios']:.0f} times" in README
     swap = interval_told("Its own, minus another superclass's")
     assert swap == pytest.approx(measured("swap_cost_{}_dropout"), abs=0.0051)
     spread = METRICS["split_half_interaction_sd_upper_dropout"]
-    assert f"A spread of up to {spread:.1f} points is not excluded" in README
+    assert f"deviation of up to {spread:.1f} points are not excluded" in README
     closed = interval_told(r"minus those of a\s+search with 50,000 evaluations")
     assert closed == pytest.approx(measured("generator_additive_minus_evolution_long_{}_dropout"), abs=0.0051)
     union = interval_told(r"none of which\s+was trained on")
     assert union == pytest.approx(measured("generator_composed_minus_{}_ofa_evolution_union"), abs=0.051)
+    dropout = interval_told(r"which trains less,\s+loses")
+    assert dropout == pytest.approx(measured("dropout_minus_plain_{}_generator"), abs=0.051)
+    uniform = interval_told("the trained generator's minus uniform archs")
+    assert uniform == pytest.approx(measured("generator_minus_uniform_{}_dropout"), abs=0.051)
+    across = interval_told("A class each of seven superclasses")
+    assert across == pytest.approx(measured("generator_composed_minus_{}_generator_additive_across"), abs=0.051)
     assert f"{METRICS['distinct_archs']:.0f} archs\n  serve {METRICS['timed_scenarios']:.0f} scenarios" in README
     alone = METRICS["generator_finetuned_minus_mean_ofa_evolution_union"]
     assert f"tuned alone is {alone:.1f} points over OFA's way" in README
@@ -66,7 +73,7 @@ def test_the_findings_say_what_was_measured():
 
 def test_the_findings_say_what_was_measured_on_photographs():
     equal, more = (PHOTOGRAPHS[f"generator_{name}_minus_mean_ofa_evolution"] for name in ("branch", "composed"))
-    assert f"mini-ImageNet: {equal:+.1f} at equal training and {more:+.1f} for any set, neither told apart" in README
+    assert f"mini-ImageNet {equal:+.1f} and {more:+.1f}, neither told apart from OFA's way" in README
     for rival in (
         "branch_minus_{}_ofa_evolution",
         "composed_minus_{}_ofa_evolution",
