@@ -31,12 +31,13 @@ from eas.search import random_archs
 from eas.serving.answers import refused_on
 from eas.serving.kit import Kit
 from eas.serving.latency import (
-    CLASSES,
+    OUTPUTS,
     LatencyTable,
     Run,
     in_turns,
     latency_table,
     measure,
+    outputs_of,
     run_of,
     spread_archs,
     steady,
@@ -69,8 +70,8 @@ def kit_of(study: str) -> Kit:
 
 def held_out(space: ChoiceSpace) -> Tensor:
     """Archs at costs from the smallest to the largest, which no table is fitted on; int64 [HELD_OUT, decisions]."""
-    low, high = (float(space.madds(arch, CLASSES)) for arch in (space.smallest, space.largest))
-    budgets, counts = torch.linspace(low, high, HELD_OUT, dtype=torch.float64), torch.full((HELD_OUT,), CLASSES)
+    low, high = (float(space.madds(arch, OUTPUTS[0])) for arch in (space.smallest, space.largest))
+    budgets, counts = torch.linspace(low, high, HELD_OUT, dtype=torch.float64), torch.full((HELD_OUT,), OUTPUTS[0])
     return random_archs(space, budgets, counts, 1, torch.Generator().manual_seed(99))[:, 0]
 
 
@@ -81,10 +82,11 @@ def judge(study: str, space: ChoiceSpace, table: LatencyTable) -> dict:
     `kept` are without that.
     """
     archs = held_out(space)
+    outputs = outputs_of(archs)
     runs = measure(space, archs, table.runtime, table.threads)
-    told = table.seconds(space, archs, CLASSES).numpy()
+    told = table.seconds(space, archs, outputs).numpy()
     speed = np.median(steady(runs) / told)
-    runs, madds = runs / speed, space.madds(archs, CLASSES)
+    runs, madds = runs / speed, space.madds(archs, outputs)
     seconds = steady(runs)
     return {
         "study": study,
@@ -166,8 +168,10 @@ def measure_study(study: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 def references(space: ChoiceSpace, table: LatencyTable) -> tuple[list[Run], np.ndarray]:
     """What runs some archs, and the seconds that the table tells of them: they say how fast the machine is later."""
     archs = spread_archs(space, REFERENCES)
-    runs = [run_of(space, arch, table.runtime, table.threads) for arch in archs]
-    return runs, table.seconds(space, archs, CLASSES).numpy()
+    outputs = outputs_of(archs)
+    each = zip(archs, outputs.tolist(), strict=True)
+    runs = [run_of(space, arch, count, table.runtime, table.threads) for arch, count in each]
+    return runs, table.seconds(space, archs, outputs).numpy()
 
 
 def replace_rows(path: Path, rows: pd.DataFrame) -> None:

@@ -14,7 +14,7 @@ and '<...>.scale' holds a factor for each output channel.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from eas.data import Hierarchy, Split
 from eas.data.batches import changed_batches
-from eas.files import read_tensors
 from eas.recipes import Training
 from eas.spaces import Supernet
 from eas.training import make_step, optimize
@@ -228,26 +227,22 @@ def restored(values: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def compose_branches(supernet: Supernet, branches: Path | dict[str, Tensor], shares: Tensor) -> Supernet:
+def compose_branches(supernet: Supernet, branches: Mapping[str, Tensor], shares: Tensor) -> Supernet:
     """A copy of the supernet, which has the shared weights, with those of the superclasses' mean.
 
-    Each branch is weighted by its share in `shares`, float [superclasses] (see superclass_shares).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it lacks the branch of a superclass, or has those of another network.
+    Each branch, as `stored` stores it, is weighted by its share in `shares`, float [superclasses] (see
+    superclass_shares). ValueError where one is missing, or is of another network.
     """
-    composed, where = copy.deepcopy(supernet), branches if isinstance(branches, Path) else "branches"
-    tensors = read_branches(branches) if isinstance(branches, Path) else branches
+    composed = copy.deepcopy(supernet)
     parameters = dict(composed.named_parameters())
     for index in shares.nonzero()[:, 0].tolist():
-        for name, difference in read_branch(supernet, tensors, index, where).items():
+        for name, difference in read_branch(supernet, branches, index).items():
             parameters[name].add_(difference.to(parameters[name].device), alpha=shares[index].item())
     return composed
 
 
-def read_branch(supernet: Supernet, tensors: dict[str, Tensor], superclass: int, where="branches") -> dict[str, Tensor]:
-    """The differences of one superclass, by the parameters' names; ValueError as compose_branches, from `where`."""
+def read_branch(supernet: Supernet, tensors: Mapping[str, Tensor], superclass: int) -> dict[str, Tensor]:
+    """The differences of one superclass, by the parameters' names; ValueError as compose_branches."""
     prefix = f"{superclass}."
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     complete = set(state) == {name.partition(".")[2] for name in tensors}  # all superclasses have the same part tuned
@@ -255,20 +250,13 @@ def read_branch(supernet: Supernet, tensors: dict[str, Tensor], superclass: int,
     own = dict(supernet.named_parameters())
     whole = complete and any(set(state) == set(tuned_names(supernet, part)) for part in PARTS)
     if not whole or any((own[name].ndim > 1) == (scales[name] is None) for name in state):
-        raise ValueError(f"{where}: not the branch of superclass {superclass}: it lacks parameters, or has others")
+        raise ValueError(f"branches: not the branch of superclass {superclass}: it lacks parameters, or has others")
     found = {}
     for name, tensor in state.items():
         try:
             found[name] = restored(tensor, scales[name], own[name])
         except ValueError as error:
-            raise ValueError(f"{where}: branch {superclass} is of another network: {name} {error}") from None
+            raise ValueError(f"branches: branch {superclass} is of another network: {name} {error}") from None
         if not found[name].isfinite().all():
-            raise ValueError(f"{where}: branch {superclass} is damaged: {name} holds no finite numbers")
+            raise ValueError(f"branches: branch {superclass} is damaged: {name} holds no finite numbers")
     return found
-
-
-def read_branches(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file of branches; errors as compose_branches."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: no branches were trained, or they were not kept")
-    return read_tensors(path)[0]

@@ -49,7 +49,8 @@ def train(options: argparse.Namespace) -> None:
         raise ValueError(str(error)) from None
     print(cli.overview(kit))
     first, budget = kit.hierarchy.superclasses[0], sum(kit.generator.budget_range.tolist()) / 2e6
-    print(f"test photographs were not looked at; next: eas specialize {options.study} {first} --madds {budget:.3g}M")
+    told = "" if options.compare else "test photographs were not looked at; "
+    print(f"{told}next: eas specialize {options.study} {first} --madds {budget:.3g}M")
 
 
 def main(arguments: list[str] | None = None) -> int:

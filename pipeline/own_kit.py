@@ -6,6 +6,7 @@ goes on where it was stopped.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -17,11 +18,10 @@ import torch
 from tqdm import tqdm
 
 from eas import data, devices
-from eas.data import Dataset
+from eas.data import Dataset, Split
 from eas.data.batches import batches
 from eas.dropout import SuperclassDropout, soft_targets
-from eas.evaluation import calibration_sample
-from eas.files import write_text
+from eas.files import beside, write_text
 from eas.recipes import NO_DROPOUT
 from eas.serving.kit import Kit, kit_of_study, load_kit
 from eas.training import make_step, sandwich
@@ -53,11 +53,11 @@ def train(study: str | Path, *, minutes: float | None = None, compare: bool = Fa
     """
     if not is_file(str(study)):
         raise ValueError(f"{study} is no YAML file of a study: `eas check FOLDER` writes one")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ValueError(f"--minutes {minutes:g}: must be above zero and finite")
     devices.keep_memory()
     workspace = open_workspace(str(study))
     require_sections(workspace, compare)
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"--minutes {minutes:g}: must be above zero")
     dataset = images_of(workspace)
     if minutes and begun(workspace):
         tqdm.write(f"the training has begun with the epochs in {study}: it goes on with these")
@@ -159,14 +159,24 @@ def seconds_an_epoch(workspace: Workspace, dataset: Dataset) -> float:
 
 
 def write_kit(workspace: Workspace, folder: Path) -> None:
-    """Copy what a kit is made of into a folder of its own, with images to take statistics from and to test on.
-
-    The former are training images: of the study's own split for that there are few of a superclass.
-    """
+    """Copy what a kit is made of into a folder of its own, with images to take statistics from and to test on."""
     dataset = workspace.dataset()
     for result, _ in publish.kit_parts(workspace).values():
         copy = folder / f"{result.name}.safetensors"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(result.tensor_path(), copy)
-    images = replace(dataset, calibration=calibration_sample(dataset.train, KIT_IMAGES))
+        with beside(copy) as part:
+            shutil.copyfile(result.tensor_path(), part)
+    images = replace(dataset, calibration=kit_images(dataset.train))
     publish.write_study_kit(workspace, folder, images, tested=True)
+
+
+def kit_images(train: Split) -> Split:
+    """What a kit takes statistics from: a random sample of training images, KIT_IMAGES where there are more, decoded.
+
+    Training images, as of the study's own split for that there are few of a superclass; one of every class at least.
+    """
+    shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    labels = train.labels.cpu()[shuffled]
+    first = torch.cat([(labels == each).nonzero()[:1, 0] for each in labels.unique()])
+    is_first = torch.zeros(len(train), dtype=torch.bool).index_fill(0, first, True)
+    rows = torch.cat([shuffled[is_first], shuffled[~is_first]])
+    return train[rows[: max(KIT_IMAGES, len(first))]].decoded()

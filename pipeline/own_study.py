@@ -268,4 +268,5 @@ def flow(value: Any) -> str:
     """A value in YAML, in a line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {flow(each)}" for key, each in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)  # YAML takes no control characters as they are

@@ -196,7 +196,7 @@ def accuracy_figure(kit: Kit, network: nn.Module, card: Card) -> Figure:
 def draw_expected(axis: Axes, kit: Kit, card: Card) -> None:
     """Expected top-1 over multiply-adds, with shared weights and those that the kit gives; this network among them."""
     axis.set(title="what to expect", xlabel=MADDS, ylabel="top-1 (%)")
-    if kit.expected is None:
+    if card.expected_top1 is None:
         axis.text(0.5, 0.5, "this kit does not know", ha="center", transform=axis.transAxes)
         return
     mask, madds = kit.hierarchy.class_mask(card.classes), torch.linspace(*kit.generator.budget_range.tolist(), POINTS)
@@ -215,7 +215,7 @@ def confusion(kit: Kit, network: nn.Module, card: Card) -> tuple[pd.DataFrame, i
     """Of each class (rows) how many percent are taken for each, on the kit's images; and how many these are."""
     place = torch.full((len(kit.hierarchy.classes),), -1)
     place[[kit.hierarchy.classes.index(name) for name in card.classes]] = torch.arange(len(card.classes))
-    images = calibration_sample(kit.unseen_with(place >= 0).only(place >= 0), LOOKED_AT)
+    images = calibration_sample((kit.unseen or kit.branch_images).only(place >= 0), LOOKED_AT)
     said = class_probabilities(network, card, resized(images.images, card.image_size)).argmax(1)
     counts = torch.zeros(len(card.classes), len(card.classes))
     counts.index_put_((place[images.labels], said), torch.ones(len(said)), accumulate=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from eas.data import Dataset
 from eas.evaluation import calibration_sample
 from eas.expected import ExpectedAccuracy
-from eas.files import write_text
+from eas.files import beside, write_text
 from eas.generator import ArchGenerator
 from eas.recipes import Branch
 from eas.serving.kit import Kit, write_images, write_kit
@@ -41,10 +41,10 @@ def publish(workspace: Workspace, target: Path) -> None:
             if result.find() is None:
                 continue
             copy, path = target / f"{result.name}.safetensors", result.tensor_path()
-            copy.parent.mkdir(parents=True, exist_ok=True)
             keep = path and (path.stat().st_size < LARGE or result.name in listed)
             if keep and path != copy:
-                shutil.copyfile(path, copy)
+                with beside(copy) as part:
+                    shutil.copyfile(path, part)
             elif not keep:
                 copy.unlink(missing_ok=True)  # too large, or of other parameters
             write_text(copy.with_suffix(".json"), result.record_text())
@@ -111,7 +111,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
         hierarchy=dataset.hierarchy,
         supernet=load_supernet(workspace, dataset, base).cpu(),
         generator=first_generator(workspace),
-        branches=steps.find(workspace, "branches", **jobs[0])[0].tensor_path() if jobs else None,
+        branches=steps.find(workspace, "branches", **jobs[0])[0].tensors() if jobs else None,
         calibration=calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images),
         branch_images=dataset.train,
         unseen=dataset.selection,

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from eas import data, devices
 from eas.data import Dataset
-from eas.files import MOST_TENSORS, read_json, read_tensors, sha256, write_json, write_tensors, write_text
+from eas.files import MOST_TENSORS, beside, read_json, read_tensors, sha256, write_json, write_tensors, write_text
 from pipeline.params import Study, is_file, load_study
 
 MOST_RECORD = 2**26  # bytes
@@ -197,8 +197,8 @@ class Result:
             return
         if published := self.find_published():
             if self.published_path.exists():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.published_path, self.path)
+                with beside(self.path) as part:
+                    shutil.copyfile(self.published_path, part)
             elif self.path.exists():
                 self.path.unlink()  # of other parameters
             elif published == record:

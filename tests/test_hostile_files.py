@@ -33,7 +33,7 @@ from eas import data
 from eas.costs import total
 from eas.data import Folder
 from eas.data.photographs import Photographs
-from eas.files import checksum, sealed, sha256
+from eas.files import checksum, read_tensors, sealed, sha256
 from eas.recipes import Training
 from eas.serving.answers import read_image
 from eas.serving.deploy import Card
@@ -905,7 +905,7 @@ LOADERS = {
     "network.onnx": eas.load,
     "dataset.safetensors": data.load,
     "photo.png": lambda path: read_image(path, Card.model_construct(in_channels=3, image_size=16)),
-    "branches.safetensors": lambda path: eas.branches.read_branches(path),
+    "branches.safetensors": lambda path: read_tensors(path)[0],
     "groups.yaml": lambda path: Folder(
         train="x", test=0.2, superclasses=path.name, image_size=16, selection=0.2, calibration=0.2, seed=0
     ).hierarchy(path.parent),

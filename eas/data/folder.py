@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,7 +78,7 @@ class Folder(Source):
         """Changes with the classes, and with the names and sizes of their files."""
         hierarchy, parts = self.survey(Path(root))
         files = [
-            (name, part, path.relative_to(root).as_posix(), path.stat().st_size)
+            (name, part, Path(os.path.relpath(path, root)).as_posix(), path.stat().st_size)
             for part, found in enumerate(parts)
             for name in hierarchy.classes
             for path in found.get(name, [])
@@ -106,7 +107,7 @@ class Folder(Source):
         if self.superclasses is not None:
             groups = read_groups(root / self.superclasses, problems)
         else:
-            groups = groups_of(known, root / folders[0], problems)
+            groups = groups_of(known, [root / folder for folder in folders], problems)
         named = {folder: name for names in groups.values() for folder, name in names.items()}
         if self.ignore_others:
             parts = tuple({name: files for name, files in found.items() if name in named} for found in parts)
@@ -116,6 +117,7 @@ class Folder(Source):
             missing = sorted(set(named) - set(files)) if files is not parts[2] else []
             problems += [f"{place} has no class {folder}" for folder in missing]
             problems += [f"{place} has a class {folder} of no superclass" for folder in sorted(set(files) - set(named))]
+        problems += shared_folders(parts)
         try:
             hierarchy = Hierarchy.from_groups({superclass: names.values() for superclass, names in groups.items()})
         except ValueError as error:
@@ -144,7 +146,9 @@ def find_classes(folder: Path, problems: list[str], skipped: Container[Path] = (
         images = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file() and path not in skipped]
         folders = any(path.is_dir() for path in inside)
         problems += [f"{path} has a name that is no UTF-8" for path in inside if not is_text(path.name)]
-        if not images and not folders:
+        if folders and place != folder and place.is_symlink():
+            problems.append(f"{place} is a link to folders, which is not followed: put them there, or name theirs")
+        elif not images and not folders:
             problems.append(f"{place} holds no images")
         elif images and (folders or place == folder):
             problems.append(f"{images[0]} lies beside folders, in no class")
@@ -165,13 +169,30 @@ def hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def groups_of(files: Files, folder: Path, problems: list[str]) -> Groups:
-    """Superclasses by the folders above those of classes; what is wrong is added to `problems`."""
+def shared_folders(parts: Iterable[Files]) -> Iterator[str]:
+    """What is wrong where images are in more than one part: what is learned from would be tested on."""
+    seen: set[Path] = set()
+    for files in parts:
+        folders = {path.parent for paths in files.values() for path in paths}
+        places = {folder.resolve(): folder for folder in folders}
+        yield from (f"{places[each]} is in more than one of train, test and selection" for each in {*places} & seen)
+        seen |= {*places}
+
+
+def groups_of(files: Files, folders: list[Path], problems: list[str]) -> Groups:
+    """Superclasses by the folders above those of classes, in `folders`; what is wrong is added to `problems`."""
     groups: Groups = {}
+    places: dict[str, Path] = {}
     for name, paths in files.items():
-        groups.setdefault(paths[0].parent.parent.name, {})[name] = name
+        above = paths[0].parent.parent
+        groups.setdefault(above.name, {})[name] = name
+        inside = next(above.relative_to(folder) for folder in folders if above.is_relative_to(folder))
+        if (first := places.setdefault(above.name, inside)) != inside:
+            problems.append(f"{first} and {inside} are both superclass {above.name}: name a YAML file of superclasses")
     if len(groups) < 2:
-        problems.append(f"all classes lie in one folder, {folder}: name a YAML file of their superclasses")
+        problems.append(f"all classes lie in one folder, {folders[0]}: name a YAML file of their superclasses")
+    elif loose := [name for name, paths in files.items() if paths[0].parent.parent in folders]:
+        problems.append(f"{', '.join(loose)} lie in no superclass's folder, as others do")
     return groups
 
 

@@ -41,10 +41,8 @@ def read_pixels(path: str | Path | BinaryIO, size: int, channels: int = 3) -> Te
             width, height = whole if "progressive" in file.info else file.size  # of which all is held nevertheless
             if width * height > MOST_PIXELS:
                 raise ValueError(f"{width} x {height} pixels are too many: scale it down")
-            image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-            image = image.point(lambda value: value / 256)
-        pixels = np.array(image.convert(MODES[channels]))
+            image, kind = ImageOps.exif_transpose(file), file.format
+        pixels = np.array(in_bytes(image, kind).convert(MODES[channels]))
     except Exception as err:  # damage makes Pillow's readers raise all kinds
         what = path if named else "what was given"
         raise ValueError(f"{what} is no image that can be read: {reason(err)}") from None
@@ -56,3 +54,13 @@ def read_pixels(path: str | Path | BinaryIO, size: int, channels: int = 3) -> Te
     if side != size:  # torch's is several times as fast as Pillow's
         image = F.interpolate(image, (size, size), mode="bicubic", align_corners=False, antialias=True)
     return image[0]
+
+
+def in_bytes(image: Image.Image, kind: str) -> Image.Image:
+    """The image of a kind of file, of 16 bits the upper 8, which Pillow would cut off at 255.
+
+    ValueError where a TIFF file has floats, or 32 bits: nobody knows what of these is white.
+    """
+    if image.mode == "F" or (image.mode == "I" and kind == "TIFF"):
+        raise ValueError(f"its values are no colours of 8 or 16 bits (Pillow's mode {image.mode})")
+    return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)) if image.mode.startswith("I") else image

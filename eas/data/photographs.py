@@ -78,6 +78,9 @@ class Photographs:
         if into is None:
             images = torch.empty(self.shape, dtype=torch.uint8)
         else:
+            with into.open("wb") as file:  # where the disk is full this is an error, and writing what is mapped the end
+                if hasattr(os, "posix_fallocate"):  # not on macOS
+                    os.posix_fallocate(file.fileno(), 0, max(1, self.nbytes))
             images = torch.from_file(str(into), shared=True, size=self.nbytes, dtype=torch.uint8).view(self.shape)
 
         def read(index: int) -> None:

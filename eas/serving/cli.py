@@ -66,8 +66,8 @@ def parser(add_first: Callable[[Commands], None] | None = None) -> Parser:
 
 def runs(command: Parser) -> None:
     """Add the options that say how networks are run."""
-    command.add_argument("--runtime", default="onnxruntime", help="onnxruntime (default), onnxruntime-int8 or torch")
-    command.add_argument("--threads", type=int, default=1, help="that run one (default: 1)")
+    command.add_argument("--runtime", help="onnxruntime (default), onnxruntime-int8 or torch")
+    command.add_argument("--threads", type=int, help="that run one (default: 1)")
 
 
 def budget(text: str, option: str = "--madds") -> float:
@@ -85,6 +85,29 @@ def budget(text: str, option: str = "--madds") -> float:
     return most
 
 
+def how_run(options: argparse.Namespace) -> dict[str, Any]:
+    """What `runs` was told, as latency_table takes it."""
+    return {name: told for name in ("runtime", "threads") if (told := getattr(options, name)) is not None}
+
+
+def require_meaning(options: argparse.Namespace) -> None:
+    """ValueError, before any work, for options of `specialize` that say too little, or what nothing would come of."""
+    if options.top1 is None and not (options.madds or options.parameters or options.ms is not None):
+        raise ValueError("say how large it may be: --madds, --parameters or --ms, or --top1 for what it has to reach")
+    if options.top1 is not None and (options.madds or options.parameters or options.ms is not None):
+        raise ValueError("--top1 asks for the cheapest network: leave --madds, --parameters and --ms out")
+    if options.ms is None and (options.latency or how_run(options)):
+        raise ValueError("--latency, --runtime and --threads are of the bound --ms, which is missing")
+    if options.ms is not None and not 0 < options.ms < math.inf:
+        raise ValueError(f"--ms {options.ms:g}: must be above zero and finite")
+    if options.latency and how_run(options):
+        raise ValueError("a table --latency was measured with its own runtime and threads: leave these out")
+    if options.onnx or options.int8:
+        from eas.serving.onnx_files import require
+
+        require("onnx", *["onnxruntime"] * options.int8)
+
+
 def bounds_of(options: argparse.Namespace, kit) -> list[tuple[Any, float]]:
     """What is asked of other costs than multiply-adds."""
     from eas.costs import PARAMETERS
@@ -93,13 +116,8 @@ def bounds_of(options: argparse.Namespace, kit) -> list[tuple[Any, float]]:
     bounds = [(PARAMETERS, budget(options.parameters, "--parameters"))] if options.parameters else []
     if options.ms is None:
         return bounds
-    if not 0 < options.ms < math.inf:
-        raise ValueError(f"--ms {options.ms:g}: must be above zero and finite")
     space = kit.supernet.space
-    if options.latency:
-        table = load_latency(options.latency, space)
-    else:
-        table = latency_table(space, options.runtime, threads=options.threads)
+    table = load_latency(options.latency, space) if options.latency else latency_table(space, **how_run(options))
     return [*bounds, (table, options.ms * table.scale)]
 
 
@@ -107,22 +125,22 @@ def specialize(options: argparse.Namespace) -> None:
     from eas import devices, export_onnx, load_kit
     from eas.serving import deploy
 
-    if options.top1 is None and not (options.madds or options.parameters or options.ms is not None):
-        raise ValueError("say how large it may be: --madds, --parameters or --ms, or --top1 for what it has to reach")
+    require_meaning(options)
     madds, path = budget(options.madds) if options.madds else None, options.to
     path = path or "+".join(options.names).replace("/", "-")
     devices.keep_memory()  # calibration, which is nearly all of the time, takes a third of it then
     kit = load_kit(options.kit)
+    class_mask = kit.hierarchy.class_mask(options.names)
     bounds = bounds_of(options, kit)
     network, card = kit.specialize(
         options.names, madds, top1=options.top1, bounds=bounds, refuse=not options.no_strangers
     )
     card = kit.tested(network, card)
+    weights = deploy.save(network, card, path)
     if options.onnx:
         print(f"wrote {export_onnx(network, card, path)}{proven(network, f'{path}.onnx', kit, card)}")
     if options.int8:
         print(write_int8(network, card, kit, path))
-    weights = deploy.save(network, card, path)
     costs = f"{card.madds / 1e6:.4g}M multiply-adds, {card.parameters:,} parameters"
     print(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB, {costs}) for {', '.join(card.classes)}")
     for bound in card.bounds:
@@ -130,11 +148,10 @@ def specialize(options: argparse.Namespace) -> None:
     if card.expected_top1:
         print("expected: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*card.expected_top1))
     if card.test:
-        print(told(card.test))
-    if card.strangers and card.strangers.refused_others is not None:
-        own, others = card.strangers.refused_own, card.strangers.refused_others
-        print(f"none of these: said of {others:.1f} % of other classes' images, and of {own:.1f} % of its own")
-    branches = ", ".join(kit.branches_for(kit.hierarchy.class_mask(options.names)))
+        print(told(card))
+    if card.strangers is None and not options.no_strangers and not class_mask.all():
+        print("none of these: is never said, for want of images of these classes that nothing was trained on")
+    branches = ", ".join(kit.branches_for(class_mask))
     print(f"weights: {f'superclass branches ({branches})' if branches else 'shared by all classes'}")
 
 
@@ -149,20 +166,21 @@ def images_for(card, kit):
 
 
 def write_int8(network, card, kit, path: str) -> str:
-    """Write the network in 8-bit integers; what it takes and reaches, beside the network, in words."""
+    """Write the network in 8-bit integers, with a card of its own; what it takes and reaches, in words."""
     from eas import export_onnx, load
-    from eas.serving.onnx_files import OnnxNetwork, as_onnx, session_of
+    from eas.serving.onnx_files import OnnxNetwork, as_onnx, session_of, write_card
     from eas.serving.verify import milliseconds
 
     images = images_for(card, kit)
     written = export_onnx(network, card, f"{path}.int8", int8=images)
+    write_card(tested := kit.tested(*load(written)), written)
     exact = as_onnx(network, card.in_channels, card.image_size)
     both = (OnnxNetwork(session_of(content, 1)) for content in (written.read_bytes(), exact))
     small, large = (milliseconds(each, images[:1]) for each in both)
     gains = "" if small < 0.95 * large else ": this processor gains nothing"
     said = [f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB, {small:.3g} ms, in floats {large:.3g}{gains})"]
-    if test := kit.tested(*load(written)).test:
-        said.append(f"in 8-bit integers: {told(test)}")
+    if tested.test:
+        said.append(f"in 8-bit integers: {told(tested)}")
     return "\n".join(said)
 
 
@@ -176,7 +194,8 @@ def proven(network, path: str, kit, card) -> str:
     images = images_for(card, kit)[:COMPARED]
     off = largest_difference(load(path)[0], network, images)
     if not off <= MOST_OFF:
-        raise ValueError(f"{path} does not say what the network does: logits differ by {off:.2g}")
+        os.unlink(path)
+        raise ValueError(f"{path} did not say what the network does, and was deleted: logits differ by {off:.2g}")
     return f": on {len(images)} images its logits are the network's, {off:.0e} apart at most"
 
 
@@ -191,11 +210,15 @@ def verify(options: argparse.Namespace) -> None:
     print(f"an image takes {found.ms:.3g} ms on one thread")
 
 
-def told(accuracy) -> str:
-    """An eas.serving.deploy.Accuracy in a line."""
-    pairs = "; ".join(f"{name} taken for {other} ({times})" for name, other, times in accuracy.confused)
+def told(card) -> str:
+    """What test images said of a network, in a line or two."""
+    pairs = "; ".join(f"{name} taken for {other} ({times})" for name, other, times in card.test.confused)
     confused = f"; most confused: {pairs}" if pairs else ""
-    return "test: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*accuracy.top1) + f" of {accuracy.images} images{confused}"
+    said = "test: {:.1f} % top-1 [{:.1f}, {:.1f}]".format(*card.test.top1) + f" of {card.test.images} images{confused}"
+    if not card.strangers or card.strangers.refused_others is None:
+        return said
+    own, others = card.strangers.refused_own, card.strangers.refused_others
+    return f"{said}\nnone of these: said of {others:.1f} % of other classes' images, and of {own:.1f} % of its own"
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -212,14 +235,15 @@ def measure_latency(options: argparse.Namespace) -> None:
     from eas.serving.latency import latency_table, save_latency
 
     space = load_kit(options.kit).supernet.space
-    table = latency_table(space, options.runtime, threads=options.threads, again=True)
+    table = latency_table(space, **how_run(options), again=True)
     if options.to:
         save_latency(table, options.to)
     ends = (float(table.seconds(space, arch, 10)) * 1e3 for arch in (space.smallest, space.largest))
     print(f"{table.name}")
     print("an image takes {:.3g} to {:.3g} ms".format(*ends) + f", told from {table.archs} measured networks")
     print(f"error {100 * table.error:.1f} %, rank correlation {table.correlation:.3f} on networks it was not fitted on")
-    print(f"written: {options.to or table.path()}")
+    if options.to or table.path().is_file():
+        print(f"written: {options.to or table.path()}")
 
 
 def list_kit(options: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ class Kit:
     hierarchy: Hierarchy
     supernet: Supernet
     generator: ArchGenerator
-    branches: Path | None  # the file of the superclasses' branches, where there are any
+    branches: dict[str, Tensor] | None  # of the superclasses, as eas.branches stores them, where there are any
     calibration: Split  # images of all classes, which the shared weights' statistics are taken from
     branch_images: Split  # those whose images of a set's superclasses branches' statistics are taken from
     synthetic: bool
@@ -77,19 +77,18 @@ class Kit:
         images = calibration_sample(self.branch_images.only(self.hierarchy.class_mask(names)), BRANCH_IMAGES)
         return compose_branches(self.supernet, self.branches, shares), images
 
-    def unseen_with(self, class_mask: Tensor) -> Split:
-        """Images of all classes that nothing was trained on, where there are some of a set of them and of others."""
-        if self.unseen and len({*class_mask[self.unseen.labels].tolist()}) == 2:
-            return self.unseen
-        return self.branch_images
+    def unseen_with(self, class_mask: Tensor) -> Split | None:
+        """Images that nothing was trained on; None where there are none of a set of classes, or none of others."""
+        images = self.unseen or self.branch_images
+        return images if len({*class_mask[images.labels].tolist()}) == 2 else None
 
     def expected_top1(self, class_mask: Tensor, madds: Tensor) -> Tensor:
         """What networks for a set of classes are expected to reach at costs [n], in percent: see ExpectedAccuracy.
 
         ValueError where the kit does not know.
         """
-        if self.expected is None:
-            raise ValueError("this kit does not know what its networks reach: ask for a budget instead")
+        if self.expected is None or not class_mask[self.expected.labels].any():
+            raise ValueError("this kit does not know what networks for these classes reach: ask for a budget instead")
         return self.expected(class_mask, madds, len(self.branches_for(class_mask)))
 
     def cheapest_budget(self, class_mask: Tensor, top1: float, outputs: int | None = None) -> float:
@@ -121,7 +120,7 @@ class Kit:
 
         Under a budget of multiply-adds, `bounds` of other costs (a number of eas.costs.PARAMETERS, a LatencyTable's
         seconds), or all of these; or the cheapest one that is expected to reach `top1` percent. With `refuse` it also
-        tells images of none of its classes, for what it costs (see eas.serving.strangers).
+        tells images of none of its classes, for what it costs (see eas.serving.strangers), if there are images for it.
 
         ValueError for an unknown name, no name, a bound below the smallest arch or an accuracy that no network is
         expected to reach, which says what is possible; or no bound, or one beside `top1`.
@@ -129,13 +128,13 @@ class Kit:
         class_mask = self.hierarchy.class_mask([names] if isinstance(names, str) else names)
         if (budget_madds is None and not bounds) == (top1 is None):
             raise ValueError("give either a budget of multiply-adds, or other bounds, or a top-1 in percent")
+        unseen = self.unseen_with(class_mask) if refuse else None
         if top1 is not None:
-            budget_madds = self.cheapest_budget(class_mask, top1, len(class_mask) if refuse else None)
+            budget_madds = self.cheapest_budget(class_mask, top1, len(class_mask) if unseen else None)
         supernet, images = self.weights(class_mask)
         parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, images)
-        unseen = self.unseen_with(class_mask) if refuse else None
         network, card = deploy.specialize(*parts, synthetic=self.synthetic, bounds=bounds, unseen=unseen)
-        if self.expected:
+        if self.expected and class_mask[self.expected.labels].any():
             one = card.choice_space()  # what is expected was measured on networks with these outputs only
             madds = one.madds(torch.tensor([card.arch]), len(card.classes))
             (expected,) = self.expected_top1(class_mask, madds).tolist()
@@ -281,7 +280,7 @@ def load_kit(kit: str | Path) -> Kit:
         hierarchy=dataset.hierarchy,
         supernet=load_part("supernet", lambda: space.supernet(classes, dataset.mean, dataset.std)),
         generator=load_part("generator", lambda: new_generator(space, classes, contents.generator)),
-        branches=paths.get("branches"),
+        branches=load_tensors("branches")[0] if "branches" in stored else None,
         calibration=calibration_sample(dataset.calibration, contents.calibration_images),
         branch_images=dataset.calibration,
         synthetic=dataset.synthetic,
@@ -312,7 +311,7 @@ def find_kit(kit: str | Path) -> Path:
             raise FileNotFoundError(f"{folder / NAME} is missing: run `eas train {kit}` first")
         return folder
     known = {path.name: path for path in (*installed_kits(), *(p.parent for p in Path("weights").glob(f"*/{NAME}")))}
-    bare = Path(kit).name == str(kit) and not Path(kit).is_dir()
+    bare = Path(kit).name == str(kit) and not Path(kit, NAME).is_file()
     folder = known.get(str(kit), Path("weights", kit)) if bare else Path(kit)
     if not (folder / NAME).is_file():
         named = ", ".join(sorted(known)) or "none"

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from eas.costs import total
 from eas.devices import cpu_count
-from eas.files import write_json
+from eas.files import reason, write_json
 from eas.registry import Line, Positive, one_line
 from eas.search import random_archs
 from eas.serving.deploy import StoredSpace, read_section
@@ -38,7 +38,8 @@ from eas.spaces import ChoiceSpace
 Export = Callable[[nn.Module, int, int, float], bytes]  # of a network for images of so many channels and pixels
 Run = Callable[[], object]  # runs a network once on one image
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-ARCHS, CLASSES = 60, 10  # that are measured; the classes of each
+ARCHS = 60  # that are measured
+OUTPUTS = (10, 100, 1000)  # of their classifiers, in turn: what an output takes is told apart from what a network does
 ROUNDS, TIMES = 15, 3  # through all archs; a round takes the fastest of so many runs of each
 FOLDS = 5
 KEPT = 0.95  # share of rounds in which networks keep to a bound
@@ -162,10 +163,15 @@ class LatencyTable(Measured):
         return total(space, self, archs, class_counts) / (1 + self.margin)
 
 
-def terms(space: ChoiceSpace, archs: Tensor, classes: int) -> np.ndarray:
+def outputs_of(archs: Tensor) -> Tensor:
+    """How many outputs the networks of archs that are measured have: OUTPUTS in turn, int64 [archs]."""
+    return torch.tensor(OUTPUTS)[torch.arange(len(archs)) % len(OUTPUTS)]
+
+
+def terms(space: ChoiceSpace, archs: Tensor, outputs: Tensor) -> np.ndarray:
     """What a table's numbers are factors of, [archs, terms]: one, and in the order of its fields."""
     rows = []
-    for arch in archs:
+    for arch, classes in zip(archs, outputs.tolist(), strict=True):
         one, own = space.at_size_of(arch)
         active = one.active(own).double()
         madds = one.block_madds.gather(1, one.form_of(own)[:, None])[:, 0] * active
@@ -191,7 +197,10 @@ def latency_table(
     require("scipy")
     archs = spread_archs(space, ARCHS)
     table = fit_latency(where, space, archs, measure(space, archs, runtime, threads))
-    save_latency(table, path)
+    try:
+        save_latency(table, path)
+    except OSError as error:  # a home that is read-only, or that there is not
+        tqdm.write(f"measured, and not kept for the next time: {reason(error)}")
     return table
 
 
@@ -214,27 +223,27 @@ def spread_archs(space: ChoiceSpace, count: int) -> Tensor:
     """Half of them at costs from the smallest to the largest, half drawn uniformly; int64 [count, decisions]."""
     rng, low, high = (
         torch.Generator().manual_seed(0),
-        *(space.madds(a, CLASSES) for a in (space.smallest, space.largest)),
+        *(space.madds(a, OUTPUTS[0]) for a in (space.smallest, space.largest)),
     )
     budgets = torch.linspace(float(low), float(high), count // 2, dtype=torch.float64)
-    spread = random_archs(space, budgets, torch.full((len(budgets),), CLASSES), 1, rng)[:, 0]
+    spread = random_archs(space, budgets, torch.full((len(budgets),), OUTPUTS[0]), 1, rng)[:, 0]
     return torch.cat([spread, space.sample(count - len(budgets), rng)])
 
 
 def measure(space: ChoiceSpace, archs: Tensor, runtime: str, threads: int) -> np.ndarray:
     """Seconds that each arch takes for one image, [rounds, archs]: all of them in turn, and again."""
     before, runs = torch.get_num_threads(), []
-    for arch in tqdm(archs, "preparing networks", leave=False):
-        runs.append(run_of(space, arch, runtime, threads))
+    for arch, outputs in zip(tqdm(archs, "preparing networks", leave=False), outputs_of(archs).tolist(), strict=True):
+        runs.append(run_of(space, arch, outputs, runtime, threads))
     seconds = in_turns(runs)
     torch.set_num_threads(before)
     return seconds
 
 
-def run_of(space: ChoiceSpace, arch: Tensor, runtime: str, threads: int) -> Run:
+def run_of(space: ChoiceSpace, arch: Tensor, outputs: int, runtime: str, threads: int) -> Run:
     """What runs an arch's network once: one that tells strangers, as most that are served do."""
     one, own = space.at_size_of(arch)
-    network = Refusing(one.network(own, CLASSES), CLASSES // 2).eval()
+    network = Refusing(one.network(own, outputs), outputs // 2).eval()
     return RUNTIMES[runtime](network, (one.in_channels, one.image_size), threads)
 
 
@@ -269,7 +278,7 @@ def fit_latency(where: Measured, space: ChoiceSpace, archs: Tensor, seconds: np.
     from scipy.stats import spearmanr
 
     runs, seconds = seconds, steady(seconds)
-    x, fold = terms(space, archs, CLASSES), np.arange(len(archs)) % FOLDS
+    x, fold = terms(space, archs, outputs_of(archs)), np.arange(len(archs)) % FOLDS
     fold = np.random.default_rng(0).permutation(fold)
     told = np.empty(len(archs))
     for held in range(FOLDS):

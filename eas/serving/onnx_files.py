@@ -64,6 +64,17 @@ def export_onnx(network: nn.Module, card: Card, path: str | Path, *, int8: Tenso
     return Path(f"{path}.onnx")
 
 
+def write_card(card: Card, path: str | Path) -> None:
+    """Tell another card in an exported file, such as one with what was measured of it since."""
+    import onnx
+
+    model, told = onnx.load(path), card.model_dump(mode="json") | {SEAL: UNSEALED}
+    for entry in model.metadata_props:
+        if entry.key in told:
+            entry.value = json.dumps(told[entry.key])
+    write_bytes(path, sealed(model.SerializeToString()))
+
+
 def check_images(card: Card) -> Tensor:
     """Images that every machine makes for itself, uint8 [CHECKED, channels, size, size]: noise of numpy's PCG64."""
     shape = CHECKED, card.in_channels, card.image_size, card.image_size

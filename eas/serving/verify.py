@@ -41,7 +41,8 @@ def verify(path: str | Path, images: Sequence[str | Path] = ()) -> Verified:
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: as eas.load.
-        ValueError: the file is damaged or no exported network, an image cannot be read, or the answers are others.
+        ValueError: the file is damaged or no exported network, an image cannot be read, or the answers are others than
+            when it was made, or than those of the .safetensors file beside it.
     """
     path = Path(path)
     if path.suffix != ".onnx":
@@ -53,13 +54,14 @@ def verify(path: str | Path, images: Sequence[str | Path] = ()) -> Verified:
     seen = torch.cat([made, *(read_image(each, card) for each in images)])
     twin = path.with_suffix("")
     saved = None
+    if not off <= MOST_OFF:
+        raise ValueError(f"{path} says something else than it did when it was made: logits differ by {off:.2g}")
     if Path(f"{twin}.safetensors").is_file():
         other, same_card = deploy.load(twin)
         if same_card != card:
             raise ValueError(f"{path} was not exported from {twin}.safetensors: their cards differ")
-        saved = largest_difference(network, other, seen)
-    if not max(off, saved or 0.0) <= MOST_OFF:
-        raise ValueError(f"{path} says something else than it did when it was made: logits differ by {off:.2g}")
+        if not (saved := largest_difference(network, other, seen)) <= MOST_OFF:
+            raise ValueError(f"{path} says something else than {twin}.safetensors: logits differ by {saved:.2g}")
     alone = OnnxNetwork(session_of(path.read_bytes(), threads=1))
     return Verified(off, saved, len(seen), milliseconds(alone, made[:1]))
 

@@ -553,6 +553,20 @@ def test_any_kind_of_pixels_becomes_grey_or_colour(colour, grey, tmp_path, mode)
         assert (read == 128).all() if mode == "I;16" else {0, 255} >= set(read.unique().tolist())
 
 
+@pytest.mark.parametrize("values", [np.float32(0.5), np.int32(200)])
+def test_values_of_which_nobody_knows_what_white_is_are_refused(colour, tmp_path, values):
+    Image.fromarray(np.full((16, 16), values)).save(tmp_path / "a.tiff")
+    with pytest.raises(ValueError, match="its values are no colours of 8 or 16 bits"):
+        read_image(tmp_path / "a.tiff", colour)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.pgm", "big.tiff"])
+def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path, name):
+    image = Image.fromarray(np.full((16, 16), 128 << 8, ">u2" if name == "big.tiff" else np.uint16))
+    image.save(tmp_path / name)
+    assert (read_image(tmp_path / name, grey) == 128).all()
+
+
 def test_what_is_no_image_is_one_line(colour, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     Image.fromarray(pixels(64, 64)).save(tmp_path / "whole.png")

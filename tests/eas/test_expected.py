@@ -124,6 +124,16 @@ def test_an_accuracy_can_be_asked_for_where_outputs_for_strangers_cost_more_than
     assert kit.specialize(["0", "1"], top1=0, refuse=True)[1].strangers
 
 
+def test_of_classes_without_images_nothing_is_expected(kit):
+    known = kit.expected
+    digits = kit.hierarchy.class_mask(["digits"])[known.labels]
+    fewer = dataclasses.replace(known, answers=known.answers[:, ~digits], labels=known.labels[~digits])
+    kit = dataclasses.replace(kit, expected=fewer)
+    assert kit.specialize("digits", 5e5)[1].expected_top1 is None and kit.specialize("arrows", 5e5)[1].expected_top1
+    with pytest.raises(ValueError, match="does not know what networks for these classes reach"):
+        kit.specialize("digits", top1=10)
+
+
 def test_an_accuracy_that_is_out_of_reach_is_an_error_that_says_what_is_not(kit, supernet, dataset):
     with pytest.raises(ValueError, match=r"no network is expected to reach 100 %: the best \d+\.\d %, with 0\.\d+M"):
         kit.specialize(["arrows", "digits"], top1=100)
@@ -132,7 +142,7 @@ def test_an_accuracy_that_is_out_of_reach_is_an_error_that_says_what_is_not(kit,
             kit.specialize(["arrows"], **wrong)
     unknowing = make_kit(supernet, dataset)
     assert unknowing.specialize(["arrows"], 5e5)[1].expected_top1 is None
-    with pytest.raises(ValueError, match="does not know what its networks reach"):
+    with pytest.raises(ValueError, match="does not know what networks for these classes reach"):
         unknowing.specialize(["arrows"], top1=50)
 
 

@@ -112,6 +112,48 @@ def test_classes_in_one_folder_need_a_yaml_file(tmp_path):
     assert source(superclasses="groups.yaml").hierarchy(tmp_path).members == (("a",), ("b",))
 
 
+def test_superclasses_of_one_name_and_classes_beside_them_are_told(tmp_path):
+    for index, name in enumerate(("fruit/dried/raisin", "fruit/fresh/apple", "veg/dried/pea", "carrot")):
+        for part in ("train", "test"):
+            draw(tmp_path / part / name / "0.png", seed=index)
+    with pytest.raises(ValueError, match="carrot lie in no superclass's folder") as caught:
+        source().hierarchy(tmp_path)
+    assert "fruit/dried and veg/dried are both superclass dried" in str(caught.value)
+
+
+def test_a_link_to_folders_is_told_and_one_to_a_class_is_a_class(place):
+    (place / "train" / "fruit").rename(place / "elsewhere")
+    (place / "train" / "fruit").symlink_to(place / "elsewhere")
+    with pytest.raises(ValueError, match="train/fruit is a link to folders, which is not followed"):
+        source(superclasses="groups.yaml").hierarchy(place)
+    (place / "train" / "fruit").unlink()
+    (place / "train" / "fruit").mkdir()
+    for name in ("apple", "pear"):
+        (place / "train" / "fruit" / name).symlink_to(place / "elsewhere" / name)
+    assert source(superclasses="groups.yaml").hierarchy(place).superclasses == ("fruit", "milk")
+
+
+@pytest.mark.parametrize("changes", [{"test": "train"}, {"selection": "test"}, {"selection": "link"}])
+def test_no_photograph_is_in_two_splits(place, changes):
+    (place / "link").symlink_to("train")
+    with pytest.raises(ValueError, match="is in more than one of train, test and selection"):
+        source(superclasses="groups.yaml", **changes).load(place)
+
+
+def test_folders_may_be_named_from_the_root_of_the_disk(place):
+    there = source(train=str(place / "train"), test=str(place / "test"), superclasses="groups.yaml")
+    assert there.fingerprint(place) == source(superclasses="groups.yaml").fingerprint(place)
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(photographs.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        photographs.Photographs([draw(tmp_path / "a.png")], 12).decoded(tmp_path / "images")
+
+
 def test_what_is_no_image_is_passed_over(place):
     (place / "train" / "fruit" / "apple" / "notes.txt").write_text("sweet")
     (place / "train" / "fruit" / "apple" / ".hidden.png").write_bytes(b"")

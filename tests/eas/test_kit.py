@@ -30,7 +30,7 @@ def shared(supernet, dataset):
 @pytest.fixture
 def kit(shared, tmp_path):
     write_branches(shared, tmp_path / "branches.safetensors")
-    return dataclasses.replace(shared, branches=tmp_path / "branches.safetensors")
+    return dataclasses.replace(shared, branches=load_file(tmp_path / "branches.safetensors"))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_sets_of_more_superclasses_than_branches_were_trained_for_are_served_by_
     branch = kit.weights(two)[0].state_dict()
     assert torch.equal(kit.weights(three)[0].norm.bias, kit.supernet.norm.bias)
     count = len(hierarchy.members[7])
-    parts = load_file(kit.branches)
+    parts = kit.branches
     mean = (count * parts["7.norm.bias"].float() + parts["0.norm.bias"].float()) / (count + 1)
     torch.testing.assert_close(branch["norm.bias"], kit.supernet.norm.bias + mean)
 
@@ -123,11 +123,17 @@ def test_no_name_is_an_error(kit):
         kit.specialize([], 5e5)
 
 
-def test_a_branch_that_is_missing_or_of_another_network_is_an_error(kit):
-    kit.branches.unlink()
-    with pytest.raises(FileNotFoundError, match="branches.safetensors is missing"):
-        kit.specialize(["arrows"], 5e5)
-    write_tensors({"7.weight": torch.zeros(3)}, kit.branches)
+def test_a_loaded_kit_serves_what_was_checked_whatever_becomes_of_its_files(folder):
+    kit = load_kit(folder)
+    before = kit.specialize("arrows", 5e5)[0].state_dict()
+    write_tensors({"7.weight": torch.zeros(3)}, folder / FILES["branches"][0])
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in kit.specialize("arrows", 5e5)[0].state_dict().items()
+    )
+
+
+def test_a_branch_of_another_network_is_an_error(kit):
+    kit = dataclasses.replace(kit, branches={"7.weight": torch.zeros(3)})
     with pytest.raises(ValueError, match="not the branch of superclass 7"):
         kit.specialize(["arrows"], 5e5)
 
@@ -230,11 +236,13 @@ def test_a_name_means_a_kit_under_weights(folder, tmp_path, monkeypatch):
     refused("small", "tiny", FileNotFoundError)
 
 
-def test_a_folder_of_that_name_comes_first(folder, tmp_path, monkeypatch):
+def test_a_kit_in_a_folder_of_that_name_comes_first_and_other_folders_hide_none(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, "weights/tiny")
-    (tmp_path / "tiny").mkdir()
-    refused("tiny", "no kit tiny: looked for tiny/kit.json", FileNotFoundError)
+    (tmp_path / "tiny").mkdir()  # one's images, say
+    assert load_kit("tiny").hierarchy == load_kit(folder).hierarchy
+    (tmp_path / "tiny" / "kit.json").write_text("{")
+    refused("tiny", "tiny/kit.json is damaged")
     refused("weights/other", "no kit weights/other: looked for weights/other/kit.json", FileNotFoundError)
 
 

@@ -1,5 +1,6 @@
 """Networks in 8-bit integers."""
 
+import dataclasses
 import logging
 import sys
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from tiny_kit import make_kit, write_tiny_kit
 
-from eas import export_onnx, predict
+import eas
+from eas import export_onnx, load_kit, predict
 from eas.data.batches import as_input
 from eas.serving import cli, deploy
 from eas.serving.onnx_files import OnnxNetwork, as_onnx, session_of
@@ -73,11 +75,18 @@ def test_without_its_packages_it_is_an_error_that_says_how_to_install_them(kit, 
         quantized(content, dataset.train.images[:20])
 
 
-def test_a_command_writes_it_and_says_what_it_takes(kit, dataset, tmp_path, capsys):
+def test_a_command_writes_it_and_its_card_says_what_it_reaches_itself(kit, dataset, tmp_path, capsys, monkeypatch):
     (tmp_path / "kit").mkdir()
     folder, target = write_tiny_kit(tmp_path / "kit", kit, dataset), tmp_path / "network"
+    tested = dataclasses.replace(load_kit(folder), test=dataset.test)
+    monkeypatch.setattr(eas, "load_kit", lambda path: tested)
     arguments = ["specialize", folder, "arrows", "--madds", "0.5M", "--int8", "--to", target]
     assert cli.main(list(map(str, arguments))) == 0
     said = capsys.readouterr().out
     assert f"wrote {target}.int8.onnx (" in said and " ms, in floats " in said
-    assert deploy.load(f"{target}.int8.onnx")[1] == deploy.load(target)[1]
+    integers, card = deploy.load(f"{target}.int8.onnx")
+    assert card == tested.tested(integers, card) and card.test and card.strangers.refused_others is not None
+    floats = deploy.load(target)[1]
+    measured = {"test": floats.test, "strangers": floats.strangers}
+    assert card.model_copy(update=measured) == floats == tested.tested(*deploy.load(target))
+    assert said.count("none of these: said of") == 2

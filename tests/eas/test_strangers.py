@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_kit import make_kit, run, write_tiny_kit
 from torch import nn
 
+import eas
 from eas import export_onnx, predict
 from eas.costs import MADDS, total
 from eas.data.batches import as_input
@@ -184,6 +185,18 @@ def test_a_kit_of_its_own_draws_the_line_with_images_that_it_was_not_trained_on(
         own = images.only(each.hierarchy.class_mask(["arrows"])).images
         assert len(seen["own"]) == min(len(own), 500) and len(seen["others"]) == min(len(images) - len(own), 500)
         assert {row.numpy().tobytes() for row in seen["own"]} <= {row.numpy().tobytes() for row in own}
+
+
+def test_without_unseen_images_of_the_classes_no_line_is_drawn_and_that_is_said(
+    kit, folder, tmp_path, capsys, monkeypatch
+):
+    arrows = kit.hierarchy.class_mask(["arrows"])
+    few = dataclasses.replace(kit, unseen=kit.unseen.only(~arrows))
+    assert few.specialize("arrows", 5e5, refuse=True)[1].strangers is None
+    assert few.specialize("digits", 5e5, refuse=True)[1].strangers
+    monkeypatch.setattr(eas, "load_kit", lambda path: few)
+    assert run("specialize", folder, "arrows", "--madds", "0.5M", "--to", tmp_path / "network") == 0
+    assert "none of these: is never said, for want of images of these classes" in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------- verify

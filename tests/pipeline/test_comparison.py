@@ -126,7 +126,7 @@ def test_accuracies_are_those_of_the_extracted_networks_on_the_test_images(metho
         if branch:
             chosen = branches.choose_branch(finished, branch)
             path = finished.folder / "branches" / f"{chosen.name}-{row.seed}.safetensors"
-            supernet = compose_branches(supernet, path, superclass_shares(dataset.hierarchy, mask))
+            supernet = compose_branches(supernet, load_file(path), superclass_shares(dataset.hierarchy, mask))
             calibration = branches.own_images(dataset, mask)
         arch = archs_of(finished, base, METHODS[method].archs or method)[index]
         network = supernet.extract(arch, classes.tolist(), calibrate(supernet, arch, calibration))

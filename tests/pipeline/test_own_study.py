@@ -117,6 +117,13 @@ def test_a_comparison_is_asked_for(shop):
     assert study.dropout.candidates[0].begin == 0.8 and study.finetune
 
 
+def test_a_name_of_any_characters_is_written_and_read(shop):
+    broken = shop / "train" / "bread" / "rye" / "\u00c3\u0089clair.png"  # what archives make of names
+    broken.write_bytes(b"no image")
+    found = check(shop)
+    assert load_study(found.path.name, shop.parent).data.skip == (broken.relative_to(shop.parent).as_posix(),)
+
+
 def test_what_cannot_be_used_is_one_line_and_writes_nothing(shop, tmp_path):
     before = sorted(tmp_path.rglob("*"))
 
