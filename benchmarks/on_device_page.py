@@ -77,7 +77,8 @@ def verdict(tables: pd.DataFrame, networks: pd.DataFrame) -> str:
         (
             f"- **A network's milliseconds are told from sixty timed ones**, which {held} the aim of an error under "
             f"5 % and a rank correlation over 0.98: {span(floats.error, '.1f')} % and "
-            f"{span(floats.correlation, '.3f')}; multiply-adds tell ranks by {span(floats.correlation_of_madds, '.3f')}.",
+            f"{span(floats.correlation, '.3f')}; multiply-adds tell ranks by "
+            f"{span(floats.correlation_of_madds, '.3f')}.",
             f"- **Bounds of milliseconds {hold}**: of the exported networks' runs {span(kept, '.0f')} % keep theirs; "
             f"of runs at the speed that the sixty were timed at, {span(at_speed, '.0f')} %.",
             f"- **8-bit integers take {size:.0%} of the bytes, and running them {faster}**: {span(gain, '.2f')} times "
