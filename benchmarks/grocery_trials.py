@@ -20,10 +20,11 @@ import torch
 import yaml
 
 from benchmarks import baselines, grocery_page
-from benchmarks.grocery import FOLDER, SHARES, WORK, Rows, keep
+from benchmarks.grocery import FOLDER, ROOT, SHARES, WORK, Rows, keep
 from eas import devices
 from eas.data.batches import as_input
 from eas.evaluation import calibration_sample, measure_archs, superclass_top1
+from eas.files import write_text
 from eas.spaces import EfficientNetLiteSpace
 from pipeline import own_kit, own_study, steps
 from pipeline.generators import load_generator
@@ -42,6 +43,16 @@ TRIALS: dict[str, dict] = {  # by name: what differs from the study that `eas ch
     "batch-32": {"training.batch_size": 32},
 }
 MINIIMAGENET = "from-miniimagenet"  # start (a): this repository's own supernet of photographs
+BOTH = "from-both"  # start (b), EfficientNet-Lite0's weights, in a supernet that then learned mini-ImageNet
+BOTH_CHANGES = {  # of what `eas check` suggests for mini-ImageNet
+    "data.image_size": 96,
+    "data.selection": 0.02,
+    "data.calibration": 0.02,
+    "training.epochs": 3,
+    "training.learning_rate": 0.03,
+    "scenarios.budgets": [70],
+}
+BOTH_PHOTOS, BOTH_GROUPS = ROOT / "data" / "mini-imagenet", ROOT / "pipeline" / "superclasses" / "miniimagenet.yaml"
 ONCE, EACH = "finetuned-once-", "finetuned-each-"  # a learning rate follows, and images a step where they are fewer
 RATES, BATCH, BATCHES = (0.005, 0.02, 0.05, 0.1), "-batch-", (16, 32)
 EPOCHS = {ONCE: 10, EACH: 20}  # of the first, half of what the best rate then gets
@@ -51,7 +62,7 @@ def names() -> list[str]:
     """All trials."""
     sizes = ("", *(f"{BATCH}{size}" for size in BATCHES))
     finetuned = [f"{how}{rate:g}{size}" for how, size, rate in product(EPOCHS, sizes, RATES)]
-    return [*TRIALS, MINIIMAGENET, *finetuned]
+    return [*TRIALS, *STARTS, *finetuned]
 
 
 # -------------------------------------------------------------------- one trial
@@ -61,17 +72,23 @@ def study_of(name: str, photos: Path, groups: Path | None) -> Path:
     """The file of a trial's study: the suggested one, with what differs."""
     path = WORK / "trials" / f"{name}.yaml"
     if not path.is_file():
+        changes = STARTS[name]() if name in STARTS else TRIALS.get(name, {})
         path.parent.mkdir(parents=True, exist_ok=True)
         own_study.check(photos, groups, to=path)
-        study = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for key, value in (from_miniimagenet() if name == MINIIMAGENET else TRIALS.get(name, {})).items():
-            *sections, last = key.split(".")
-            place = study
-            for section in sections:
-                place = place[section]
-            place[last] = value
-        path.write_text(yaml.safe_dump(study), encoding="utf-8")
+        change(path, changes)
     return path
+
+
+def change(path: Path, changes: dict) -> None:
+    """Other values in a study's file, by their names with dots."""
+    study = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = study
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    write_text(path, yaml.safe_dump(study))
 
 
 def from_miniimagenet() -> dict:
@@ -82,6 +99,27 @@ def from_miniimagenet() -> dict:
     space = workspace.study.space.model_dump(mode="json", exclude_defaults=True) | {"kind": workspace.study.space.kind}
     size, budgets = workspace.study.data.image_size, list(workspace.study.scenarios.budgets)
     return {"space": space, "data.image_size": size, "training.start": start, "scenarios.budgets": budgets}
+
+
+def from_both() -> dict:
+    """Weights of EfficientNet-Lite0's supernet that was first trained on mini-ImageNet for three epochs.
+
+    Small archs are then networks of photographs already when they meet the few of a shop.
+    """
+    path = WORK / "both.yaml"
+    if not path.is_file():
+        WORK.mkdir(parents=True, exist_ok=True)
+        own_study.check(BOTH_PHOTOS, BOTH_GROUPS, to=path)
+        change(path, BOTH_CHANGES | {"data.test": own_study.relative(BOTH_PHOTOS / "val", WORK)})
+    workspace = open_workspace(str(path))
+    own_kit.images_of(workspace)
+    job = plain_base(workspace.study, 0).job
+    steps.make(workspace, "supernets", job)
+    weights = steps.find(workspace, "supernets", **job)[0].tensor_path()
+    return {"training.start": {"weights": str(weights.absolute()), "sort_channels": False}}
+
+
+STARTS = {MINIIMAGENET: from_miniimagenet, BOTH: from_both}
 
 
 def supernet_rows(workspace: Workspace) -> Rows:

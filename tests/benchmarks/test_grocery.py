@@ -1,12 +1,15 @@
 """Side by side on photographs: the opponents are what they claim to be, and the page tells what was measured."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 from photo_cases import GROUPS, draw_shop
+from safetensors.torch import load_file
 
 from benchmarks import baselines, grocery, grocery_page, grocery_trials
 from eas import data
@@ -118,8 +121,7 @@ def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, 
     monkeypatch.setattr(own_study, "PRETRAINED", replace(own_study.FROM_NOTHING, epochs=1))
     space = own_study.RESNET | {"widths": [8], "depths": [1], "stem_stride": 4}
     monkeypatch.setattr(grocery_trials, "TRIALS", {"small": {"space": space, "search.pool": 6, "training.epochs": 2}})
-    monkeypatch.setattr(grocery_trials, "MINIIMAGENET", "small")
-    monkeypatch.setattr(grocery_trials, "from_miniimagenet", lambda: grocery_trials.TRIALS["small"] | BUDGETS)
+    monkeypatch.setattr(grocery_trials, "STARTS", {"small": lambda: grocery_trials.TRIALS["small"] | BUDGETS})
     monkeypatch.setattr(grocery_trials, "EPOCHS", {grocery_trials.ONCE: 1, grocery_trials.EACH: 1})
     monkeypatch.setattr(grocery_trials, "RATES", (0.02,))
     monkeypatch.setattr(grocery_trials, "BATCHES", (4,))
@@ -135,6 +137,27 @@ def test_trials_change_what_they_say_and_are_measured_on_validation(shop, lite, 
     assert table.loc["small", "top-1 at 100%"] >= 0
     assert grocery_trials.main([str(folder), "none"]) == 1
     assert "no trial none: there are small" in capsys.readouterr().err
+
+
+def test_a_start_may_learn_other_photographs_first(shop, lite, monkeypatch, tmp_path):
+    folder, _ = shop
+    monkeypatch.setattr(grocery_trials, "WORK", tmp_path)
+    monkeypatch.setattr(own_study, "PRETRAINED", replace(own_study.FROM_NOTHING, epochs=1))
+    small = {
+        "data.selection": 0.2,
+        "training.epochs": 2,
+        "space": own_study.RESNET | {"widths": [8], "depths": [1]},
+    } | BUDGETS
+    monkeypatch.setattr(grocery_trials, "BOTH_CHANGES", small)
+    others = shutil.copytree(folder, tmp_path / "others")
+    shutil.copytree(others / "test", others / "val")
+    monkeypatch.setattr(grocery_trials, "BOTH_PHOTOS", others)
+    monkeypatch.setattr(grocery_trials, "BOTH_GROUPS", None)
+    start = grocery_trials.from_both()["training.start"]
+    first = load_file(start["weights"])
+    study = yaml.safe_load(grocery_trials.study_of(grocery_trials.BOTH, folder, None).read_text())
+    assert study["training"]["start"] == start and not start["sort_channels"]
+    assert any(tensor.ndim == 4 for tensor in first.values())
 
 
 BUDGETS = {"scenarios.budgets": [0.1, 0.3]}
