@@ -146,7 +146,7 @@ def test_a_start_may_learn_other_photographs_first(shop, lite, monkeypatch, tmp_
     small = {
         "data.selection": 0.2,
         "training.epochs": 2,
-        "space": own_study.RESNET | {"widths": [8], "depths": [1]},
+        "space": own_study.RESNET | {"widths": [8], "depths": [1], "stem_stride": 4},
     } | BUDGETS
     monkeypatch.setattr(grocery_trials, "BOTH_CHANGES", small)
     others = shutil.copytree(folder, tmp_path / "others")
