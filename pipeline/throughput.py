@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -156,6 +157,7 @@ def synchronize() -> None:
 def shares(step: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Shares of a step's time by kind of operation (GROUPS), in percent."""
     step()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's library tells of itself, and of GPUs that it misses
     cuda = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiler:
         step()

@@ -1,5 +1,8 @@
 """The measurement of training: its parts are plausible, and what was measured stays."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -59,3 +62,11 @@ def test_a_convolution_is_a_convolution():
     assert found["convolutions, forward"] > 95
     found = throughput.shares(lambda: torch.randn(1000, 1000).exp(), devices.device())
     assert found["rest"] > 95
+
+
+def test_the_profiler_says_nothing(tmp_path):
+    code = (
+        "import torch; from pipeline.throughput import shares; shares(lambda: torch.ones(2).exp(), torch.device('cpu'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == done.stderr == ""
