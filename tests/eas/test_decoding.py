@@ -188,7 +188,8 @@ def test_what_is_found_before_filling_is_the_best_of_its_own_cost(space, monkeyp
     # Little is left on the table by archs that lie between two prices.
     assert share_of_best(space, archs, score, cost <= budgets[:, None], reached).mean() > 0.97
     monkeypatch.undo()
-    torch.testing.assert_close(total_score(space, decode(space, depth, form, paid.double(), classes), depth, form), most)
+    again = decode(space, depth, form, paid.double(), classes)
+    torch.testing.assert_close(total_score(space, again, depth, form), most)
 
 
 def test_filling_takes_the_change_that_scores_best():
