@@ -161,6 +161,22 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def seeds_that_there_are(self) -> Study:
+        sections = {name: getattr(self, name) for name in ("dropout", "branches", "finetune", "long_search")}
+        asked = {f"{name}.seeds": section.seeds for name, section in sections.items() if section}
+        asked |= {"other_sets.tuned": self.other_sets.tuned} if self.other_sets else {}
+        for name, count in asked.items():
+            if count > len(self.seeds):
+                raise ValueError(f"{name}: {count} are more than the study's {len(self.seeds)} seeds")
+        return self
+
+    @model_validator(mode="after")
+    def a_long_search_of_one_generation_at_least(self) -> Study:
+        if self.long_search and (most := self.long_search.evaluations) < (population := self.search.population):
+            raise ValueError(f"long_search.evaluations: {most} are fewer than search.population, which is {population}")
+        return self
+
+    @model_validator(mode="after")
     def changes_that_fit(self) -> Study:
         side = self.data.image_size
         for name in ("shift", "cutout"):

@@ -4,9 +4,11 @@ import numpy as np
 import torch
 
 from eas.data.batches import as_input
-from eas.decoding import NARROW, WIDE
 from eas.dropout import mask_logits, masked_cross_entropy
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics
+
+WIDE = np.array([0, *(10 ** torch.linspace(-8, 0, 16))[1:]], dtype=np.float32)  # prices, as shares of the highest
+NARROW = torch.linspace(0, 1, 16).numpy()
 
 
 def decode(space, depth, form, budget, class_count):

@@ -57,6 +57,14 @@ def test_what_superclasses_have_of_their_own_is_found(archs, masks):
     assert len(made.generate(masks, budget).unique(dim=0)) == GROUPS
 
 
+def test_what_differs_from_image_to_image_is_not_taken_for_a_superclass_of_its_own(archs):
+    features = GLYPHS.features(*GLYPHS.gates(archs))
+    own = features @ torch.randn(features.shape[1], 200, generator=seeded(5))
+    correct = own > own.mean(0)
+    _, told = fit_additive(GLYPHS, archs, correct, LABELS[:200], PARENT, budget_range=(1e5, 1e6), seed=0)
+    assert told["r2_additive_classes"] < 0.02
+
+
 def test_what_does_not_exist_in_a_ragged_space_is_worth_nothing_and_never_chosen(masks):
     truth, archs = Additive(RAGGED, CLASSES), RAGGED.sample(150, seeded())
     made, told = fitted(archs, pool(truth.score(archs[:, None], masks[:1]).expand(-1, GROUPS), archs), RAGGED)

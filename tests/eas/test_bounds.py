@@ -196,6 +196,16 @@ def test_a_generator_keeps_to_all_bounds_in_one_pass():
     assert (GLYPHS.parameters(archs, classes) <= bound.most).all() and (GLYPHS.madds(archs, classes) <= budgets).all()
 
 
+def test_a_generator_is_told_what_the_tightest_of_all_bounds_leaves(monkeypatch):
+    masks, made, seen = random_class_masks(200), generator(), []
+    classes = masks.sum(-1)
+    budgets, bound = possible_budgets(GLYPHS, 200, classes), some_bound(GLYPHS, PARAMETERS, classes)
+    monkeypatch.setattr(made, "forward", lambda m, b, f=made.forward: seen.append(b) or f(m, b))
+    made.generate(masks, budgets, [bound])
+    alike = like_madds(GLYPHS, [bound], classes)
+    assert torch.equal(torch.cat(seen), budgets.minimum(alike)) and (alike < budgets).any() and (alike > budgets).any()
+
+
 def test_an_impossible_bound_is_told_with_what_is_possible():
     masks, least = random_class_masks(3), float(GLYPHS.parameters(GLYPHS.smallest, 160))
     for wrong in (1000.0, float("nan")):

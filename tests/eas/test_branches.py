@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import random_class_masks, seeded
 from safetensors.torch import load_file, save_file
 
 from eas import branches, training
@@ -239,6 +240,13 @@ def test_a_batch_shows_its_set_only_and_an_epoch_as_many_images_as_there_are(new
         assert few.hierarchy.parent[labels].unique().numel() == 1
         count += len(labels)
     assert count == len(few.train) // RECIPE.batch_size * RECIPE.batch_size
+
+
+def test_an_epoch_of_many_sets_shows_nearly_all_images(few):
+    sets = SetBatches(None, few.train, few.hierarchy, RECIPE, None)
+    masks = random_class_masks(sets.steps, len(few.hierarchy.classes))
+    rows = torch.cat(sets.draw_rows(masks, seeded()))
+    assert len(rows.unique()) > 0.95 * len(rows)
 
 
 def test_the_supernet_is_afterwards_what_it_was(new, few):

@@ -45,7 +45,7 @@ def test_a_step_by_graphs_is_a_sliced_step_whatever_the_size_of_the_batch(device
 
 
 def test_a_supernet_on_a_gpu_steps_by_graphs(supernet, monkeypatch):
-    monkeypatch.setattr("eas.cuda_graphs.GraphedStep", lambda *arguments: arguments)
+    monkeypatch.setattr("eas.training.GraphedStep", lambda *arguments: arguments)
     assert not isinstance(make_step(supernet, RECIPE), tuple)
-    if torch.cuda.is_available():
-        assert make_step(supernet.cuda(), RECIPE) == (supernet, RECIPE)
+    on_gpu = SimpleNamespace(parameters=list, mean=SimpleNamespace(is_cuda=True))
+    assert make_step(on_gpu, RECIPE) == (on_gpu, RECIPE)

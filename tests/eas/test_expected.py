@@ -69,6 +69,11 @@ def test_the_interval_has_the_noise_of_the_images_and_what_the_model_leaves_open
     assert few[0] > 99 and few[2] <= 100 and few[1] >= 0  # one class has no other: all is right
 
 
+def test_odds_of_none_and_of_all_are_those_of_half_an_image():
+    assert log_odds(torch.tensor(3.0), 4).item() == pytest.approx(math.log(3.5 / 1.5))
+    assert log_odds(torch.tensor([0.0, 4.0]), 4).tolist() == pytest.approx([math.log(0.5 / 4.5), math.log(4.5 / 0.5)])
+
+
 def test_answers_in_eight_bits_say_the_same_class():
     logits = torch.randn(500, 30, generator=seeded()) * 7
     answers = answers_of(logits)
@@ -104,6 +109,13 @@ def test_a_card_says_what_its_network_is_expected_to_reach(kit, hierarchy, tmp_p
     assert card.expected_top1 == pytest.approx(expected.tolist(), abs=0.01)
     deploy.save(network, card, tmp_path / "network")
     assert deploy.load(tmp_path / "network")[1] == card
+
+
+def test_where_branches_serve_a_set_what_they_reach_is_expected(kit, hierarchy):
+    own, class_mask = dataclasses.replace(kit, branches={"0.bias": torch.zeros(1)}), hierarchy.class_mask(["arrows"])
+    shared, reached = (kit.expected(class_mask, torch.tensor([4e5]), count) for count in (0, 1))
+    assert torch.equal(own.expected_top1(class_mask, torch.tensor([4e5])), reached) and not torch.equal(shared, reached)
+    assert torch.equal(kit.expected_top1(class_mask, torch.tensor([4e5])), shared)
 
 
 def test_the_cheapest_network_for_an_accuracy_is_the_cheapest(kit, hierarchy):

@@ -243,6 +243,13 @@ def test_images_of_any_mode_and_shape_become_squares_in_colour(tmp_path):
     assert upright[2, 0].float().mean() > 200 and upright[0, -1].float().mean() > 200  # blue above, red below
 
 
+def test_photographs_are_scaled_as_by_pillows_bicubic_filter(tmp_path):
+    with Image.open(draw(tmp_path / "noise.png", (37, 37))) as image:
+        exact = np.array(image.resize((12, 12), Image.Resampling.BICUBIC))
+    told = read_pixels(tmp_path / "noise.png", 12).permute(1, 2, 0)
+    assert (told.float() - torch.from_numpy(exact).float()).abs().max() <= 2
+
+
 def test_paths_are_strings_of_params(tmp_path):
     assert Path(source().train) == Path("train") and source().kind == "folder"
     with pytest.raises(ValueError):

@@ -159,6 +159,21 @@ def test_evolution_with_more_evaluations_is_not_worse(search_for):
 
 
 @BOTH
+def test_evolution_crosses_parents_too(search_for, monkeypatch):
+    monkeypatch.setattr(search, "MUTATION", 0.0)
+    masks, budgets = some_scenarios(count=10, tightest=0.3)
+    model = Additive(GLYPHS, CLASSES)
+    first, found = (
+        model.score(search_for(GLYPHS, model, masks, budgets, evaluations=count), masks) for count in (60, 300)
+    )
+    assert (found > first).any()
+
+
+def test_evolution_breeds_and_mutates_as_ofas_does():
+    assert (search.PARENTS, search.MUTATION) == (0.25, 0.1)
+
+
+@BOTH
 def test_evolution_within_the_smallest_budget_finds_the_smallest_arch(search_for):
     masks = some_scenarios(count=2)[0]
     budgets = SMALL.madds(SMALL.smallest, masks.sum(1)).double()

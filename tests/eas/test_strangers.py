@@ -17,7 +17,7 @@ from eas import export_onnx, predict
 from eas.costs import MADDS, total
 from eas.data.batches import as_input
 from eas.files import sealed
-from eas.serving import deploy
+from eas.serving import cli, deploy
 from eas.serving.answers import NONE, refused_on, weigh
 from eas.serving.kit import load_kit
 from eas.serving.strangers import Refusing, inner, least_odds
@@ -214,12 +214,12 @@ def test_verify_runs_a_file_on_its_check_and_beside_the_network(folder, kit, tmp
     assert run("verify", f"{target}.onnx") == 0 and "on 5 images" not in capsys.readouterr().out
 
 
-def changed_check(path):
+def changed_check(path, by):
     import onnx
 
     model = onnx.load(path)
     (entry,) = (each for each in model.metadata_props if each.key == "check")
-    entry.value = json.dumps((torch.tensor(json.loads(entry.value)) + 1).tolist())
+    entry.value = json.dumps((torch.tensor(json.loads(entry.value)) + by).tolist())
     (seal,) = (json.loads(each.value) for each in model.metadata_props if each.key == "sha256")
     Path(path).write_bytes(sealed(model.SerializeToString(), seal))
 
@@ -234,7 +234,33 @@ def test_verify_tells_a_file_that_says_something_else(folder, tmp_path, capsys):
     assert run("verify", f"{target}.onnx") == 1
     assert "was not exported from" in capsys.readouterr().err
     (tmp_path / "network.safetensors").unlink()
-    changed_check(f"{target}.onnx")
+    changed_check(f"{target}.onnx", by=0.05)
     assert run("verify", f"{target}.onnx") == 1
     error = capsys.readouterr().err
     assert "says something else than it did when it was made" in error and error.count("\n") == 1
+
+
+def add_to_logits(network, by):
+    with torch.no_grad():
+        inner(network).classifier.bias.add_(by)
+
+
+def test_verify_tells_that_the_network_beside_a_file_says_something_else(folder, tmp_path, capsys):
+    target = tmp_path / "network"
+    assert run("specialize", folder, "arrows", "--madds", "0.5M", "--to", target, "--onnx") == 0
+    network, card = deploy.load(target)
+    add_to_logits(network, 0.05)
+    deploy.save(network, card, target)
+    capsys.readouterr()
+    assert run("verify", f"{target}.onnx") == 1
+    error = capsys.readouterr().err
+    assert "says something else" in error and "logits differ by 0.05" in error and error.count("\n") == 1
+
+
+def test_a_file_that_does_not_say_what_its_network_does_is_an_error(kit, tmp_path):
+    network, card = kit.specialize("arrows", 5e5, refuse=True)
+    path = str(export_onnx(network, card, tmp_path / "network"))
+    assert "its logits are the network's" in cli.proven(network, path, kit, card)
+    add_to_logits(network, 0.05)
+    with pytest.raises(ValueError, match=r"say what the network does.*: logits differ by 0\.05"):
+        cli.proven(network, path, kit, card)

@@ -1,9 +1,13 @@
-"""Kills: a child process that dies of SIGKILL at a chosen one of its file operations."""
+"""Kills: a child process that dies of SIGKILL at a chosen one of its file operations, or after a chosen time."""
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from threading import RLock
+
+from tqdm import tqdm
 
 OPERATIONS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.copyfile")
 
@@ -13,15 +17,28 @@ def survives(work, folder, kill_at):
 
     Operations: whatever makes, renames or deletes something, opening a file to write, and its first half being written.
     """
+    return lived_on(begun(lambda: (count_operations(folder, kill_at), work())))
+
+
+def begun(work):
+    """A child that calls `work`; its process id."""
     child = os.fork()
     if child == 0:
         try:
             signal.alarm(120)
-            count_operations(folder, kill_at)
+            tqdm.set_lock(RLock())  # the parent's is shared with all children: with one that dies in it, all would wait
             work()
             os._exit(0)
         finally:
             os._exit(1)  # an error of its own
+    return child
+
+
+def lived_on(child, seconds=None):
+    """Whether a child was done; it is killed after so many seconds, where these are given."""
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, -signal.SIGKILL), f"the child ended with {code}"
     return code == 0

@@ -107,6 +107,7 @@ def test_single_archs_are_tuned_for_their_own_classes_from_the_shared_weights(mi
         assert same(supernet.state_dict(), shared) and all(p.requires_grad for p in supernet.parameters())
         class_mask, weight = dropout(split.labels, None, 0.0)
         assert torch.equal(class_mask[0].nonzero()[:, 0], split.labels.unique()) and weight.all()
+        assert torch.equal(split.images, dataset.train.only(class_mask[0]).images)
         seen.append((split.labels.unique().tolist(), recipe, options["draw_archs"](None)[0], options["seed"]))
         return training.train(supernet, split, dropout, recipe, **options)
 
@@ -139,6 +140,7 @@ def test_an_arch_from_scratch_is_trained_on_all_images_as_long_as_the_supernet_w
 
     def watched(network, dataset, dropout, recipe, seed, checkpoint, **options):
         seen.append((len(dataset.train), dropout, recipe.epochs, seed, options["draw_archs"](None)[0]))
+        assert torch.equal(dataset.train.images, micro.dataset().train.images)
         fresh = supernets.seeded_supernet(micro, micro.dataset(), seed)
         assert same(network.state_dict(), fresh.state_dict())
         return supernets.train_on_all(network, dataset, dropout, recipe, seed, checkpoint, **options)

@@ -83,6 +83,11 @@ def test_only_what_deploying_needs_is_trained(trained):
     assert made == parts | {"comparison/plain-0/expected", "kit/kit"}
 
 
+def test_statistics_are_taken_from_training_images(trained):
+    own = {image.numpy().tobytes() for image in open_workspace(str(trained)).dataset().train.images}
+    assert {image.numpy().tobytes() for image in load_kit(trained).branch_images.images} <= own
+
+
 def test_nothing_is_made_twice(trained, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("made again")

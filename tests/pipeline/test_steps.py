@@ -4,11 +4,12 @@ import json
 import os
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from kill_cases import survives
+from kill_cases import begun, lived_on, survives
 from safetensors.torch import load_file
 from study_cases import (
     ALL,
@@ -25,6 +26,7 @@ from study_cases import (
     with_study,
 )
 
+from eas import training
 from eas.files import write_text
 from eas.recipes import NO_DROPOUT, Start
 from eas.registry import Section
@@ -33,6 +35,7 @@ from pipeline.steps import STEPS, Step
 from pipeline.store import Workspace
 
 ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("EAS_KILLS") or 6)  # at random moments, of each kind of job that writes checkpoints
 COSTS = {"machine", "memory_gb", "seconds", "parts", "per_scenario", "total"}  # of a record, with throughput's
 
 
@@ -541,6 +544,30 @@ def test_after_a_kill_at_any_file_operation_a_restart_ends_in_the_same(name, inp
         if alive:
             break
     assert alive and kill_at > 10
+
+
+@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step.checkpoints])
+def test_after_a_kill_at_any_moment_a_restart_ends_in_the_same(name, micro_copy, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", -1)
+    job = STEPS[name].all_jobs(micro_copy)[0]
+    result, draw, kills, gone_on = STEPS[name].result(micro_copy, job), random.Random(0), 0, 0
+    expected, checkpoint = result.path.read_bytes(), steps.checkpoint_of(micro_copy, result)
+
+    def begin():
+        for suffix in (".json", ".safetensors"):
+            result.path.with_suffix(suffix).unlink()
+        return begun(lambda: steps.make(micro_copy, name, job))
+
+    start = time.perf_counter()
+    assert lived_on(begin())
+    whole = time.perf_counter() - start
+    while kills < KILLS:
+        if lived_on(begin(), draw.uniform(0, whole)):
+            continue
+        kills, gone_on = kills + 1, gone_on + checkpoint.exists()
+        remake(micro_copy, name, job)
+        assert result.path.read_bytes() == expected
+    assert gone_on or name != "supernets"
 
 
 def test_a_killed_training_goes_on_where_it_was_and_its_time_is_not_told(inputs, tmp_path, monkeypatch):
