@@ -227,36 +227,36 @@ def restored(values: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def compose_branches(supernet: Supernet, branches: Mapping[str, Tensor], shares: Tensor) -> Supernet:
+def compose_branches(supernet: Supernet, branches: Mapping[str, Tensor], shares: Tensor, where="branches") -> Supernet:
     """A copy of the supernet, which has the shared weights, with those of the superclasses' mean.
 
     Each branch, as `stored` stores it, is weighted by its share in `shares`, float [superclasses] (see
-    superclass_shares). ValueError where one is missing, or is of another network.
+    superclass_shares). ValueError, beginning with `where`, where one is missing, or is of another network.
     """
     composed = copy.deepcopy(supernet)
     parameters = dict(composed.named_parameters())
     for index in shares.nonzero()[:, 0].tolist():
-        for name, difference in read_branch(supernet, branches, index).items():
+        for name, difference in read_branch(supernet, branches, index, where).items():
             parameters[name].add_(difference.to(parameters[name].device), alpha=shares[index].item())
     return composed
 
 
-def read_branch(supernet: Supernet, tensors: Mapping[str, Tensor], superclass: int) -> dict[str, Tensor]:
+def read_branch(supernet: Supernet, made: Mapping[str, Tensor], superclass: int, where="branches") -> dict[str, Tensor]:
     """The differences of one superclass, by the parameters' names; ValueError as compose_branches."""
     prefix = f"{superclass}."
-    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    complete = set(state) == {name.partition(".")[2] for name in tensors}  # all superclasses have the same part tuned
+    state = {name.removeprefix(prefix): tensor for name, tensor in made.items() if name.startswith(prefix)}
+    complete = set(state) == {name.partition(".")[2] for name in made}  # all superclasses have the same part tuned
     scales = {name: state.pop(name + SCALE, None) for name in [n for n in state if not n.endswith(SCALE)]}
     own = dict(supernet.named_parameters())
     whole = complete and any(set(state) == set(tuned_names(supernet, part)) for part in PARTS)
     if not whole or any((own[name].ndim > 1) == (scales[name] is None) for name in state):
-        raise ValueError(f"branches: not the branch of superclass {superclass}: it lacks parameters, or has others")
+        raise ValueError(f"{where}: not the branch of superclass {superclass}: it lacks parameters, or has others")
     found = {}
     for name, tensor in state.items():
         try:
             found[name] = restored(tensor, scales[name], own[name])
         except ValueError as error:
-            raise ValueError(f"branches: branch {superclass} is of another network: {name} {error}") from None
+            raise ValueError(f"{where}: branch {superclass} is of another network: {name} {error}") from None
         if not found[name].isfinite().all():
-            raise ValueError(f"branches: branch {superclass} is damaged: {name} holds no finite numbers")
+            raise ValueError(f"{where}: branch {superclass} is damaged: {name} holds no finite numbers")
     return found

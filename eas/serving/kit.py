@@ -50,6 +50,7 @@ class Kit:
     largest_set: int = 1  # the most superclasses of a set that branches serve
     mixed_sets: bool = True  # whether they serve some of the classes of several superclasses
     expected: ExpectedAccuracy | None = None  # what networks reach, where that was measured
+    where: str = "branches"  # the file that these are of
     test: Split | None = None  # images of all classes that nothing was trained on or chosen with
     unseen: Split | None = None  # those that choices were made with, where `branch_images` were trained on
 
@@ -75,7 +76,7 @@ class Kit:
             return self.supernet, self.calibration
         shares = superclass_shares(self.hierarchy, class_mask)
         images = calibration_sample(self.branch_images.only(self.hierarchy.class_mask(names)), BRANCH_IMAGES)
-        return compose_branches(self.supernet, self.branches, shares), images
+        return compose_branches(self.supernet, self.branches, shares, self.where), images
 
     def unseen_with(self, class_mask: Tensor) -> Split | None:
         """Images that nothing was trained on; None where there are none of a set of classes, or none of others."""
@@ -205,8 +206,7 @@ def write_images(dataset: Dataset, path: str | Path, *splits: str) -> None:
     kept = {
         n: each.decoded() if len(each) <= MOST_IMAGES else calibration_sample(each, MOST_IMAGES) for n, each in whole
     }
-    some = kept[splits[0]]
-    nothing = Split(some.images[:0], some.labels[:0])
+    nothing = kept[splits[0]][:0]
     data.save(replace(dataset, **dict.fromkeys(SPLITS, nothing) | kept, source=""), path)
 
 
@@ -280,6 +280,7 @@ def load_kit(kit: str | Path) -> Kit:
         hierarchy=dataset.hierarchy,
         supernet=load_part("supernet", lambda: space.supernet(classes, dataset.mean, dataset.std)),
         generator=load_part("generator", lambda: new_generator(space, classes, contents.generator)),
+        where=str(paths.get("branches")),
         branches=load_tensors("branches")[0] if "branches" in stored else None,
         calibration=calibration_sample(dataset.calibration, contents.calibration_images),
         branch_images=dataset.calibration,
