@@ -12,6 +12,7 @@ METRICS, PHOTOGRAPHS, OFAS_SPACE = (
     json.loads((ROOT / "reports" / study / "metrics.json").read_text(encoding="utf-8"))
     for study in ("cifar100", "miniimagenet", "miniimagenet_mobilenetv3")
 )
+GROCERY = json.loads((ROOT / "reports" / "grocery" / "metrics.json").read_text(encoding="utf-8"))
 ROWS = {  # the row's first words, and what its number is: an accuracy, or points over OFA's way
     "OFA's way": "top1_ofa_evolution_plain",
     "EAS, the paper's training signal": "generator_gates_minus_ofas_way_{}_superclass",
@@ -83,6 +84,14 @@ def test_the_findings_say_what_was_measured_on_photographs():
     assert (
         f"in OFA's own space, after few epochs, {OFAS_SPACE['generator_branch_minus_mean_ofa_evolution']:+.1f}"
         in README
+    )
+
+
+def test_what_is_said_of_photographs_was_measured():
+    said = " ".join(README.partition("## Your own photographs")[2].partition("```")[0].split())
+    keys = ("finetuned_once_1", "eas_1", "eas_0.5", "eas_0.25", "pruned_0.5", "pruned_0.25")
+    assert [float(each) for each in re.findall(r"(\d+\.\d) %", said)] == pytest.approx(
+        [GROCERY[f"top1_{key}"][0] for key in keys], abs=0.051
     )
 
 
