@@ -63,9 +63,9 @@ def test_the_findings_say_what_was_measured():
     assert union == pytest.approx(measured("generator_composed_minus_{}_ofa_evolution_union"), abs=0.051)
     dropout = interval_told(r"which trains less,\s+loses")
     assert dropout == pytest.approx(measured("dropout_minus_plain_{}_generator"), abs=0.051)
-    uniform = interval_told("the trained generator's minus uniform archs")
+    uniform = interval_told("the trained generator's minus one width everywhere")
     assert uniform == pytest.approx(measured("generator_minus_uniform_{}_dropout"), abs=0.051)
-    across = interval_told("A class each of seven superclasses")
+    across = interval_told("Branches on a class each of seven superclasses")
     assert across == pytest.approx(measured("generator_composed_minus_{}_generator_additive_across"), abs=0.051)
     assert f"{METRICS['distinct_archs']:.0f} archs\n  serve {METRICS['timed_scenarios']:.0f} scenarios" in README
     alone = METRICS["generator_finetuned_minus_mean_ofa_evolution_union"]
@@ -89,7 +89,7 @@ def test_the_findings_say_what_was_measured_on_photographs():
 
 def test_what_is_said_of_photographs_was_measured():
     said = " ".join(README.partition("## Your own photographs")[2].partition("```")[0].split())
-    keys = ("finetuned_once_1", "eas_1", "eas_0.5", "eas_0.25", "pruned_0.5", "pruned_0.25")
+    keys = ("finetuned_once_1", "finetuned_each_1", "eas_1", "eas_0.5", "eas_0.25", "pruned_0.5", "pruned_0.25")
     assert [float(each) for each in re.findall(r"(\d+\.\d) %", said)] == pytest.approx(
         [GROCERY[f"top1_{key}"][0] for key in keys], abs=0.051
     )

@@ -12,7 +12,7 @@ OVER_OFA = "generator_branch_minus_mean_ofa_evolution"
 SAYS = {  # what stands on the left, by a study's name, or for any: the number, and how it is written
     "cifar100": ("CIFAR-100: branches over OFA's way", OVER_OFA, "{:+.1f} points"),
     "miniimagenet": ("mini-ImageNet: branches over OFA's way", OVER_OFA, "{:+.1f} points"),
-    "benchmarks": ("a search, against OFA's finder", "search_times_ofa_finder", "{:,.0f} times as fast"),
+    "benchmarks": ("a search in OFA's space, against OFA's finder", "search_times_ofa_finder", "{:,.0f} times as fast"),
 }
 LETTER, MARGIN, HEIGHT = 6.1, 6, 20  # pixels: a letter of 11 pixels is so wide on average
 
