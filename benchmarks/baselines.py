@@ -22,8 +22,9 @@ from eas.training import set_learning_rate
 PRUNING_STEPS = 20  # at most; each takes away a part of what is left, until the budget is met
 
 
-def pretrained_lite(dataset: Dataset, classes: Sequence[int]) -> nn.Module:
+def pretrained_lite(dataset: Dataset, classes: Sequence[int], *, seed: int) -> nn.Module:
     """The network as published, with a fresh classifier of so many classes; its norms keep their statistics."""
+    torch.manual_seed(seed)  # that layers draw their first weights from
     space = EfficientNetLiteSpace(dataset.train.images.shape[-1], 3)
     supernet = space.supernet(len(dataset.hierarchy.classes), dataset.mean, dataset.std)
     statistics = CalibratedStatistics()

@@ -53,13 +53,12 @@ Scenarios = dict[str, tuple[str, list[str]]]  # by name: kind, and the names of 
 
 
 def scenarios(dataset: Dataset, folders: dict[str, list[str]]) -> Scenarios:
-    """Every group, some pairs of groups, and the folders."""
+    """Every group, some pairs of groups, and the folders that are no group."""
     groups = dataset.hierarchy.superclasses
     pairs = list(combinations(groups, 2))
-    spread = [pairs[index * (len(pairs) - 1) // (PAIRS - 1)] for index in range(PAIRS)]
-    found = {name: ("group", [name]) for name in groups}
-    found |= {"+".join(pair): ("pair", list(pair)) for pair in spread}
-    return found | {name: ("folder", classes) for name, classes in folders.items()}
+    spread = [pairs[index * (len(pairs) - 1) // (PAIRS - 1)] for index in range(PAIRS) if pairs]
+    found = {name: ("group", [name]) for name in groups} | {"+".join(pair): ("pair", list(pair)) for pair in spread}
+    return found | {name: ("folder", classes) for name, classes in folders.items() if name not in found}
 
 
 def folders_of(dataset: Dataset, train: Path) -> dict[str, list[str]]:
@@ -117,12 +116,12 @@ def row(method: str, name: str, kind: str, network: nn.Module, test: Split, shar
 def finetuned_once(dataset: Dataset, seed: int, every: Scenarios, recipe: Training) -> Rows:
     """EfficientNet-Lite0 fine-tuned for all classes; a scenario takes its outputs."""
     start, count = time.perf_counter(), len(dataset.hierarchy.classes)
-    network = baselines.pretrained_lite(dataset, range(count))
+    network = baselines.pretrained_lite(dataset, range(count), seed=seed)
     baselines.finetune(network, dataset.train, recipe.model_copy(update=ONCE), seed=seed)
     minutes, weights, rows = (time.perf_counter() - start) / 60, network.classifier.state_dict(), []
     for name, (kind, names) in every.items():
         classes = classes_of(dataset, names)
-        network.classifier = nn.Linear(network.classifier.in_features, len(classes))
+        network.classifier = nn.Linear(network.classifier.in_features, len(classes)).to(devices.device())
         network.classifier.load_state_dict({each: tensor[classes] for each, tensor in weights.items()})
         own = baselines.of_classes(dataset.test, classes, count)
         rows.append(row("finetuned_once", name, kind, network, own, 1.0, 0.0) | {"minutes_before": minutes})
@@ -134,7 +133,7 @@ def finetuned_each(dataset: Dataset, seed: int, name: str, recipe: Training) -> 
     count, start, classes = len(dataset.hierarchy.classes), time.perf_counter(), classes_of(dataset, [name])
     recipe = recipe.model_copy(update=EACH)
     train, test = (baselines.of_classes(split, classes, count) for split in (dataset.train, dataset.test))
-    network = baselines.pretrained_lite(dataset, classes)
+    network = baselines.pretrained_lite(dataset, classes, seed=seed)
     baselines.finetune(network, train, recipe, seed=seed, label=f"fine-tuning for {name}")
     rows = [row("finetuned_each", name, "group", network, test, 1.0, time.perf_counter() - start)]
     for share in PRUNED:

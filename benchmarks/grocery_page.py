@@ -239,7 +239,9 @@ def weights(networks: pd.DataFrame) -> str:
     """Of how many scenarios the kit's weights are branches."""
     own = networks[networks.method == "eas"].drop_duplicates(["seed", "scenario"])
     branches = int((own.weights == "branches").sum())
-    return f"branches serve {branches} of {own.scenario.nunique()} sets of classes, over {own.seed.nunique()} seeds"
+    return (
+        f"branches serve {branches} of {len(own)}: {own.scenario.nunique()} sets of classes, {own.seed.nunique()} seeds"
+    )
 
 
 def trials(path: Path) -> str:

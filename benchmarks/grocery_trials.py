@@ -124,7 +124,7 @@ STARTS = {MINIIMAGENET: from_miniimagenet, BOTH: from_both}
 
 def supernet_rows(workspace: Workspace) -> Rows:
     """Top-1 of shared weights on the validation photographs of every group, at every budget that the space reaches."""
-    start, dataset = time.perf_counter(), own_kit.images_of(workspace)
+    start, dataset = time.perf_counter(), own_kit.images_of(workspace).to(devices.device())
     base = plain_base(workspace.study, workspace.study.seeds[0])
     for name, job in own_kit.kit_jobs(workspace):
         if name not in ("supernets", "pools", "additive"):
@@ -149,9 +149,9 @@ def supernet_rows(workspace: Workspace) -> Rows:
 
 def finetuned_rows(workspace: Workspace, classes: list[int], changes: dict) -> Rows:
     """Top-1 of EfficientNet-Lite0, fine-tuned for the classes of some groups, on the validation photographs of each."""
-    dataset = own_kit.images_of(workspace)
+    dataset = own_kit.images_of(workspace).to(devices.device())
     recipe = workspace.study.training.model_copy(update=changes)
-    start, network = time.perf_counter(), baselines.pretrained_lite(dataset, classes)
+    start, network = time.perf_counter(), baselines.pretrained_lite(dataset, classes, seed=0)
     count = len(dataset.hierarchy.classes)
     train, chosen = (baselines.of_classes(each, classes, count) for each in (dataset.train, dataset.selection))
     baselines.finetune(network, train, recipe, seed=0)

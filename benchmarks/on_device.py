@@ -31,6 +31,7 @@ from eas.search import random_archs
 from eas.serving.answers import refused_on
 from eas.serving.kit import Kit
 from eas.serving.latency import (
+    ARCHS,
     OUTPUTS,
     LatencyTable,
     Run,
@@ -69,10 +70,12 @@ def kit_of(study: str) -> Kit:
 
 
 def held_out(space: ChoiceSpace) -> Tensor:
-    """Archs at costs from the smallest to the largest, which no table is fitted on; int64 [HELD_OUT, decisions]."""
+    """Archs at costs between the smallest and the largest, none of them fitted on; int64 [archs, decisions]."""
     low, high = (float(space.madds(arch, OUTPUTS[0])) for arch in (space.smallest, space.largest))
-    budgets, counts = torch.linspace(low, high, HELD_OUT, dtype=torch.float64), torch.full((HELD_OUT,), OUTPUTS[0])
-    return random_archs(space, budgets, counts, 1, torch.Generator().manual_seed(99))[:, 0]
+    budgets = torch.linspace(low, high, HELD_OUT + 2, dtype=torch.float64)[1:-1]
+    counts, rng = torch.full((HELD_OUT,), OUTPUTS[0]), torch.Generator().manual_seed(99)
+    archs = random_archs(space, budgets, counts, 1, rng)[:, 0]
+    return archs[~(archs[:, None] == spread_archs(space, ARCHS)).all(-1).any(1)]
 
 
 def judge(study: str, space: ChoiceSpace, table: LatencyTable) -> dict:

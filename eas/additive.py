@@ -57,8 +57,9 @@ def fit_additive(
     """
     superclass, order = parent[labels], torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = order[superclass[order].argsort(stable=True)]  # every superclass in halves
+    member = torch.nn.functional.one_hot(parent)[labels].double()
     x, fold = space.features(*space.gates(archs)).double(), torch.arange(len(archs)) % min(FOLDS, len(archs))
-    halves = [accuracy_parts(correct[:, rows], superclass[rows]) for rows in (order[::2], order[1::2])]
+    halves = [accuracy_parts(correct[:, rows], member[rows]) for rows in (order[::2], order[1::2])]
     chosen, explained = [], []
     for part in (0, 1):
         errors = torch.zeros(len(PENALTIES), dtype=torch.double)
@@ -72,7 +73,7 @@ def fit_additive(
             total += truth[~known].square().sum().item()
         chosen.append(PENALTIES[errors.argmin()])
         explained.append(1 - errors.min().item() / total if total else 0.0)
-    whole = accuracy_parts(correct, superclass)
+    whole = accuracy_parts(correct, member)
     generator = AdditiveGenerator(space, len(parent), budget_range)
     generator.effects.copy_(ridge(x, whole[0])(chosen[0])[:, 0])
     generator.of_class.copy_(ridge(x, whole[1])(chosen[1]).T[parent])
@@ -80,12 +81,14 @@ def fit_additive(
     return generator, dict(zip(names, explained + chosen, strict=True))
 
 
-def accuracy_parts(correct: Tensor, superclass: Tensor) -> tuple[Tensor, Tensor]:
-    """Top-1 in percent: mean over superclasses [n, 1], and how each superclass's differs from it [n, superclasses]."""
-    member = torch.nn.functional.one_hot(superclass).double()
-    accuracy = 100 * correct.double() @ member / member.sum(0).clamp_min(1)
-    mean = accuracy.mean(1, keepdim=True)
-    return mean, accuracy - mean
+def accuracy_parts(correct: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """Top-1 in percent: mean over superclasses [n, 1], and how each superclass's differs from it [n, superclasses].
+
+    `member` is 1 where an image is of a superclass, else 0. One without images does not count, and differs by nothing.
+    """
+    accuracy = 100 * correct.double() @ member / member.sum(0)  # nan of those without
+    mean = accuracy.nanmean(1, keepdim=True)
+    return mean, (accuracy - mean).nan_to_num()
 
 
 def ridge(x: Tensor, y: Tensor) -> Callable[[float], Tensor]:

@@ -60,7 +60,7 @@ class SuperclassDropout:
 
 @dataclass(frozen=True)
 class FixedClasses:
-    """Always the same classes: how a superclass branch is tuned. `class_mask` is bool [classes]."""
+    """Always the same classes: how an arch is tuned for them alone. `class_mask` is bool [classes]."""
 
     class_mask: Tensor
 

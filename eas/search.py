@@ -106,10 +106,10 @@ def ofa_evolution(
 ) -> Tensor:
     """OFA's evolutionary search as it is run: one scenario, candidate after candidate, until each one fits.
 
-    Source: the published EvolutionFinder (once-for-all), in this space. It draws what that draws, but costs and scores
-    one generation's candidates together. Where PROPOSALS for each are not enough, random archs that fit take the places
-    that are left: near the smallest arch the published search goes on for hours. Returns an arch int64 [decisions];
-    ValueError as `random_archs`.
+    Source: the published EvolutionFinder (once-for-all), in this space. It proposes as that does, but costs and scores
+    one generation's candidates together, and draws new parents for one that does not fit. Where PROPOSALS for each are
+    not enough, random archs that fit take the places that are left: near the smallest arch the published search goes on
+    for hours. Returns an arch int64 [decisions]; ValueError as `random_archs`.
     """
     rng = np.random.default_rng(seed)
     choices, classes = space.choices.numpy(), int(class_mask.sum())

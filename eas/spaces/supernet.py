@@ -95,7 +95,11 @@ class Supernet(nn.Module, ABC):
         return root / weights
 
     def sort_channels(self) -> None:
-        """Put channels in the order of their importance, in place, where narrower blocks take the leading ones."""
+        """Put channels in the order of their importance, in place, where narrower blocks take the leading ones.
+
+        ValueError for a network that has no such order.
+        """
+        raise ValueError(f"training.start.sort_channels: not for spaces of kind {self.space.recipe.kind}: leave it out")
 
     def begin_as_identity(self) -> None:
         """Make every block its shortcut, in place, where there are shortcuts: training begins with these alone.

@@ -58,6 +58,14 @@ def test_every_group_some_pairs_and_the_folders_are_asked_for(shop):
     assert len(grocery.classes_of(dataset, every["bread+milk"][1])) == 4
 
 
+def test_a_folder_that_is_a_group_is_one_already_and_one_group_has_no_pairs(shop):
+    _, dataset = shop
+    every = grocery.scenarios(dataset, {"milk": list(GROUPS["milk"])})
+    assert every["milk"] == ("group", ["milk"]) and len(every) == 6
+    alone = replace(dataset, hierarchy=data.Hierarchy(("all",), (dataset.hierarchy.classes,)))
+    assert grocery.scenarios(alone, {}) == {"all": ("group", ["all"])}
+
+
 def test_images_of_some_classes_are_labelled_by_their_places(shop):
     _, dataset = shop
     own = baselines.of_classes(dataset.test, [5, 2], 6)

@@ -102,6 +102,19 @@ def test_fitting_repeats_and_superclasses_with_few_images_are_fitted_on(archs):
     assert first[0].effects.isfinite().all() and first[0].of_class.isfinite().all()
 
 
+@pytest.mark.parametrize("few", [0, 1])
+def test_a_superclass_of_one_image_or_none_has_nothing_of_its_own(archs, few):
+    rows = torch.cat([(LABELS < 15).nonzero()[:, 0], (LABELS == 15).nonzero()[:few, 0]])
+    correct = torch.rand(len(archs), len(rows), generator=seeded()) < 0.5
+    budgets = {"budget_range": (1e5, 1e6), "seed": 0}
+    made, _ = fit_additive(GLYPHS, archs, correct, LABELS[rows], PARENT, **budgets)
+    assert made.effects.isfinite().all() and made.of_class.isfinite().all()
+    if not few:
+        others, _ = fit_additive(GLYPHS, archs, correct, LABELS[rows], PARENT[:15], **budgets)
+        assert torch.equal(made.effects, others.effects) and torch.equal(made.of_class[:15], others.of_class)
+        assert (made.of_class[15:] == 0).all()
+
+
 def test_ridge_is_least_squares_without_a_penalty_and_nothing_with_a_large_one():
     x, w = torch.randn(50, 6, dtype=torch.double, generator=seeded()), torch.arange(12.0).double().view(6, 2)
     found = ridge(x, x @ w + 3)

@@ -120,6 +120,9 @@ def test_training_starts_from_published_weights_where_they_are_named(quick, data
     with pytest.raises(FileNotFoundError, match="weights/of_others.pth is missing"):
         supernets.seeded_supernet(started, dataset, 0)
     monkeypatch.setattr(ElasticPreResNet, "load_start", lambda supernet, path: seen.append(path))
+    with pytest.raises(ValueError, match="sort_channels: not for spaces of kind preresnet: leave it out"):
+        supernets.seeded_supernet(started, dataset, 0)
+    seen.clear()
     monkeypatch.setattr(ElasticPreResNet, "sort_channels", lambda supernet: seen.append("sorted"))
     fresh = supernets.seeded_supernet(started, dataset, 0)
     assert seen == [started.root / "weights" / "of_others.pth", "sorted"]
