@@ -62,16 +62,7 @@ def verdict(tables: pd.DataFrame, networks: pd.DataFrame) -> str:
     floats = tables[tables.runtime == "onnxruntime"]
     held = "keeps" if floats.error.max() < 5 and floats.correlation.min() > 0.98 else "does not always keep"
     kept, at_speed, _, gain, loss, others, own = (column for _, column in by_study(networks).items())
-    hold = (
-        "hold"
-        if kept.min() > 90
-        else "hold as long as the machine is as fast"
-        if at_speed.min() > 90
-        else "do not hold in every study"
-        if kept.max() > 90
-        else "do not hold"
-    )
-    faster = "is faster" if (gain > 1.05).all() else "gains little" if (gain < 1.05).all() else "is not always faster"
+    hold, faster = in_words(networks)
     size = (networks.bytes_int8 / networks.bytes_float).median()
     return "\n".join(
         (
@@ -87,6 +78,22 @@ def verdict(tables: pd.DataFrame, networks: pd.DataFrame) -> str:
             f"mistake {span(own, '.0f')} % of a network's own.",
         )
     )
+
+
+def in_words(networks: pd.DataFrame) -> tuple[str, str]:
+    """What bounds of milliseconds do, and what running 8-bit integers is or does."""
+    kept, at_speed, _, gain, *_ = (column for _, column in by_study(networks).items())
+    hold = (
+        "hold"
+        if kept.min() > 90
+        else "hold as long as the machine is as fast"
+        if at_speed.min() > 90
+        else "do not hold in every study"
+        if kept.max() > 90
+        else "do not hold"
+    )
+    faster = "is faster" if (gain > 1.05).all() else "gains little" if (gain < 1.05).all() else "is not always faster"
+    return hold, faster
 
 
 def span(values: pd.Series, form: str) -> str:
@@ -154,7 +161,7 @@ def draw(networks: pd.DataFrame) -> Figure:
         axis.set_visible(False)
     for axis, study in zip(axes.flat, studies, strict=False):
         own = networks[networks.study == study]
-        ends = [0, 1.05 * max(own.asked_ms.max(), own.measured_ms.max())]
+        ends = [0, 1.05 * own[["asked_ms", "measured_ms", "measured_ms_int8"]].max().max()]
         axis.plot(ends, ends, color="0.6", linewidth=1)
         axis.plot(own.asked_ms, own.measured_ms, "o", color="#0b5fa5", markersize=4, label="floats")
         axis.plot(own.asked_ms, own.measured_ms_int8, "v", color="#d4a300", markersize=4, label="8-bit integers")
@@ -162,5 +169,6 @@ def draw(networks: pd.DataFrame) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("measured after export (ms)")
     axes[0, 0].legend(loc="upper left")
-    figure.suptitle("Milliseconds that were asked for, and that networks take")
+    hold, faster = in_words(networks)
+    figure.suptitle(f"Bounds of milliseconds {hold}; running 8-bit integers {faster}")
     return figure
