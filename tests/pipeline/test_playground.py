@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import random_bytes
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_kit import make_kit, write_branches
 
 from eas import load
@@ -26,7 +27,7 @@ def kit(supernet, dataset, tmp_path):
     answers[:, torch.arange(len(labels)), labels] = 100
     ends, nothing = torch.tensor([1e5, 1e6]).double(), torch.zeros(2).double()
     expected = ExpectedAccuracy(answers, labels, ends, torch.tensor([0.0, 1.0, 0.0]).double(), nothing)
-    return dataclasses.replace(kit, branches=tmp_path / "branches.safetensors", expected=expected)
+    return dataclasses.replace(kit, branches=load_file(tmp_path / "branches.safetensors"), expected=expected)
 
 
 @pytest.fixture
