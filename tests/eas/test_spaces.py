@@ -240,6 +240,15 @@ def test_an_impossible_budget_is_an_error_that_states_the_smallest_possible_one(
     assert str(caught.value) == f"{expected} for {classes} classes; {advice}"
 
 
+def test_a_budget_is_for_all_outputs_where_a_network_has_more_than_classes():
+    mask, outputs = torch.zeros(1, 160).bool().index_fill(1, torch.arange(5), True), torch.tensor([40])
+    least = GLYPHS.madds(GLYPHS.smallest, outputs)
+    GLYPHS.check_scenarios(mask, least, outputs)
+    with pytest.raises(ValueError, match="for 40 classes"):
+        GLYPHS.check_scenarios(mask, least - 1, outputs)
+    GLYPHS.check_scenarios(mask, least - 1)
+
+
 @pytest.mark.parametrize("budget", [float("nan"), 0.0, -1e6, float("-inf")])
 def test_a_budget_that_is_no_positive_number_is_an_error(budget):
     with pytest.raises(ValueError, match=r"below the smallest arch: [0-9.]+M MAdds for 160 classes"):
