@@ -70,7 +70,8 @@ def draw_over_ofas_way(axis: Axes, place: int, rows: pd.DataFrame, side: Side) -
     axis.plot(mean, place, look.marker, color=look.color, markersize=9)
     if side != OFAS_WAY:
         text = f"{mean:+.1f}" if np.isnan(low) else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-        axis.annotate(text, (mean, place), (0, 9), textcoords="offset points", ha="center")
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # so that no line goes through the numbers
+        axis.annotate(text, (mean, place), (0, 9), textcoords="offset points", ha="center", bbox=paper)
     top1 = f"{stats.scenarios_of(rows, *side).mean():.1f} %"
     axis.annotate(top1, (1.01, place), xycoords=axis.get_yaxis_transform(), va="center")
 

@@ -66,8 +66,8 @@ def write(root: str | Path = ".", target: str | Path = "build/site") -> Path:
     notebooks = [path.relative_to(root) for path in sorted(root.glob("reports/*/*.ipynb"))]
     if not notebooks:
         raise FileNotFoundError(f"{root / 'reports'} holds no report: run `dvc repro` first")
-    places = {path: path.with_name("index.html") for path in pages}
-    site = Site(root, places | {path: path.with_suffix(".html") for path in notebooks})
+    places = {path: path.with_suffix(".html") for path in [*pages, *notebooks]}
+    site = Site(root, places | {path: path.with_name("index.html") for path in pages if path.name == "README.md"})
     shutil.rmtree(target, ignore_errors=True)
     for path, place in tqdm(site.pages.items(), "pages"):
         text = notebook_page(site, path) if path.suffix == ".ipynb" else markdown_page(site, path)

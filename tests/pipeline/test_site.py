@@ -13,6 +13,9 @@ from pipeline.report.__main__ import main
 ROOT = Path(__file__).parents[2]
 
 
+WRITTEN = "index.html", "experiments.html"  # beside notebooks and the explorer
+
+
 class Links(HTMLParser):
     """Addresses and anchors of a page, and images without words."""
 
@@ -43,7 +46,7 @@ def test_every_link_between_pages_holds_and_every_figure_has_words(built):
     pages = {path: links_of(path) for path in built.rglob("*.html")}
     assert len(pages) > 15
     for path, found in pages.items():
-        if path.name != "index.html":
+        if path.name not in WRITTEN:
             continue
         assert not found.silent, path
         for address in (each for each in found.addresses if not re.match("[a-z]+:", each)):
@@ -51,6 +54,15 @@ def test_every_link_between_pages_holds_and_every_figure_has_words(built):
             target = (path.parent / place).resolve() if place else path
             assert target.is_file(), f"{path}: {address}"
             assert not part or part in pages[target].anchors, f"{path}: {address}"
+
+
+def test_every_page_has_a_place_of_its_own(built):
+    for name, heading in (
+        ("index", "Elastic Architecture Search, measured"),
+        ("experiments", "Experiments that are over"),
+    ):
+        text = (built / "reports" / f"{name}.html").read_text(encoding="utf-8")
+        assert re.search(f"<h1[^>]*>{heading}</h1>", text)
 
 
 def test_a_figure_leads_to_the_cell_that_drew_it(built):
@@ -81,6 +93,6 @@ def test_no_page_is_wider_than_a_phone(built, tmp_path):
     with Browser(tmp_path / "profile") as browser:
         for width in (390, 1280):
             browser.size(width)
-            for path in sorted(built.rglob("index.html")):
+            for path in sorted(path for name in WRITTEN for path in built.rglob(name)):
                 browser.open(path.as_uri())
                 assert browser.say("document.documentElement.scrollWidth") <= width, path
