@@ -180,6 +180,9 @@ def search_figure(folder: Path) -> Figure:
     look = looks["generator"] | {"linestyle": ":", "markerfacecolor": "white"}
     axis.plot(generator.scenarios, generator.seconds + training, label="generator, with its training", **look)
     axis.set(xscale="log", yscale="log", xlabel="scenarios", ylabel="seconds in all")
+    seconds = table.pivot(index="scenarios", columns="method", values="seconds")[["ofa_finder", "generator"]].dropna()
+    times, count = seconds.ofa_finder.iloc[-1] / seconds.generator.iloc[-1], seconds.index[-1]
+    axis.set_title(f"For {count} scenarios OFA's finder takes {times:,.0f} times as long as the generator", loc="left")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -199,7 +202,8 @@ def training_figure(folder: Path) -> Figure:
             bars = {"color": looks[kind]["color"], "hatch": hatch, "edgecolor": "white", "label": kind}
             axis.barh(shares.loc[study].index, length, left=left, **bars)
             left += length
-        axis.set(title=study, xlabel="milliseconds a step")
+        times = table.seconds[study, "ofa"] / table.seconds[study, "eas"]
+        axis.set(title=f"{study}: {times:.2f} times as fast as OFA's", xlabel="milliseconds a step")
         axis.invert_yaxis()
         figures.plain_names(axis)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -218,6 +222,8 @@ def network_figure(folder: Path) -> Figure:
         places = [names.index(step) + offset for step in part.step]
         spread = [part.seconds - part.low, part.high - part.seconds]
         axis.barh(places, part.seconds, 0.38, xerr=np.abs(spread), color=shade, ecolor="0.5", label=side)
+    times = read_table(folder, "network_ratios").set_index("step").times["calibrate, each in its own batches"]
+    axis.set_title(f"OFA's calibration takes {times:.1f} times as long", loc="left")
     axis.set(xscale="log", xlabel="seconds (bars: median, lines: quartiles)")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
@@ -239,6 +245,7 @@ def growth_figure(folder: Path) -> Figure:
         axis.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
         axis.margins(y=0.1 + 0.2 * part.work.nunique())  # room for the names
         axis.legend(fontsize=7, loc="upper left")
+    figure.suptitle(f"Nothing grows by more than the power {exponents.exponent_top.max():.1f} of its size")
     return figure
 
 
@@ -249,6 +256,9 @@ def study_figure(folder: Path) -> Figure:
     figure, ((axis,),) = figures.panels(height=0.8 + 0.3 * len(stages))
     bars = axis.barh(stages.stage, stages.seconds, color="0.45")
     axis.bar_label(bars, [f"{value:.0f} s" for value in stages.seconds], padding=4)
+    most = stages.sort_values("seconds").tail(3)
+    told = f"Three stages take {most.seconds.sum() / stages.seconds.sum():.0%}: {', '.join(most.stage[::-1])}"
+    axis.set_title(told, loc="left")
     axis.set(xlabel="seconds", xlim=(0, stages.seconds.max() * 1.12))
     axis.invert_yaxis()
     figures.plain_names(axis)
