@@ -155,23 +155,25 @@ def specialize(options: argparse.Namespace) -> None:
     print(f"weights: {f'superclass branches ({branches})' if branches else 'shared by all classes'}")
 
 
-def images_for(card, kit):
-    """A kit's images of a network's classes, of its size."""
+def images_for(card, kit, count: int):
+    """So many of a kit's images of a network's classes, of its size."""
     import torch
 
+    from eas.serving.deploy import in_turn
     from eas.spaces.supernet import resized
 
     own = torch.tensor([name in card.classes for name in kit.hierarchy.classes])
-    return resized(kit.branch_images.only(own).images, card.image_size)
+    return resized(in_turn(kit.branch_images, count, own).images, card.image_size)
 
 
 def write_int8(network, card, kit, path: str) -> str:
     """Write the network in 8-bit integers, with a card of its own; what it takes and reaches, in words."""
     from eas import export_onnx, load
     from eas.serving.onnx_files import OnnxNetwork, as_onnx, session_of, write_card
+    from eas.serving.quantize import CALIBRATED
     from eas.serving.verify import milliseconds
 
-    images = images_for(card, kit)
+    images = images_for(card, kit, CALIBRATED)
     written = export_onnx(network, card, f"{path}.int8", int8=images)
     write_card(tested := kit.tested(*load(written)), written)
     exact = as_onnx(network, card.in_channels, card.image_size)
@@ -191,7 +193,7 @@ def proven(network, path: str, kit, card) -> str:
 
     if find_spec("onnxruntime") is None:
         return " (not run: the package onnxruntime is missing)"
-    images = images_for(card, kit)[:COMPARED]
+    images = images_for(card, kit, COMPARED)
     off = largest_difference(load(path)[0], network, images)
     if not off <= MOST_OFF:
         os.unlink(path)

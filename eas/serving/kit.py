@@ -26,7 +26,7 @@ from eas.generator import ArchGenerator, Generator
 from eas.registry import Finite, Line, Positive, Section
 from eas.serving import deploy
 from eas.serving.answers import accuracy_on, refused_on
-from eas.serving.deploy import Card, StoredSpace
+from eas.serving.deploy import CALIBRATED, Card, StoredSpace, in_turn
 from eas.spaces import ChoiceSpace, Supernet
 from eas.spaces.supernet import resized
 
@@ -133,7 +133,7 @@ class Kit:
         if top1 is not None:
             budget_madds = self.cheapest_budget(class_mask, top1, len(class_mask) if unseen else None)
         supernet, images = self.weights(class_mask)
-        parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, images)
+        parts = (supernet, self.generator, self.hierarchy, class_mask, budget_madds, in_turn(images, CALIBRATED))
         network, card = deploy.specialize(*parts, synthetic=self.synthetic, bounds=bounds, unseen=unseen)
         if self.expected and class_mask[self.expected.labels].any():
             one = card.choice_space()  # what is expected was measured on networks with these outputs only

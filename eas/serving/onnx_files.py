@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from eas.data.batches import as_input
 from eas.files import UNSEALED, read_bytes, reason, sealed, write_bytes
 from eas.serving.deploy import Card
+from eas.serving.graph import graph_of
 
 INPUT, CHECK, SEAL = "input", "check", "sha256"  # in the metadata, beside the card's fields
 CHECKED = 4  # images whose logits are there
@@ -106,51 +105,10 @@ class Exported(nn.Module):
 
 def as_onnx(network: nn.Module, channels: int, pixels: int, least_odds: float | None = None) -> bytes:
     """A network of images of that many channels, and pixels a side, as an ONNX model without metadata."""
-    outputs = ["logits"] if least_odds is None else ["logits", "odds", "known"]
-    graph, names = io.BytesIO(), {"input_names": ["images"], "output_names": outputs}
-    with warnings.catch_warnings():
-        # By tracing, of whose age torch warns, it takes 0.06 s; by torch.export 3 s, for equal logits and speed.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that what sizes of images decide stays as it is
-        warnings.filterwarnings(
-            "ignore", "Constant folding"
-        )  # that a slice of every second pixel is left to the runtime
-        axes = {name: {0: "n"} for name in ("images", *outputs)}
-        example = torch.zeros(2, pixels, pixels, channels, dtype=torch.uint8)
-        torch.onnx.export(
-            Exported(network, least_odds).eval(), (example,), graph, **names, dynamic_axes=axes, dynamo=False
-        )
-    return with_constant_pads(graph.getvalue())
-
-
-def with_constant_pads(content: bytes) -> bytes:
-    """A model whose paddings are numbers: the exporter has them computed, so that no layer's size could be told."""
     require("onnx")
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    model = onnx.load_model_from_string(content)
-    graph, pads = model.graph, [node for node in model.graph.node if node.op_type == "Pad"]
-    makers = {name: node for node in graph.node for name in node.output}
-    for number, pad in enumerate(pads):
-        due, waiting = [], [pad.input[1]]
-        while waiting:
-            if (node := makers.get(waiting.pop())) and node not in due:
-                due.append(node)
-                waiting += node.input
-        nodes = [node for node in graph.node if node in due]
-        output = onnx.helper.make_tensor_value_info(pad.input[1], onnx.TensorProto.INT64, None)
-        bare = onnx.helper.make_graph(nodes, "pads", [], [output], list(graph.initializer))
-        (value,) = ReferenceEvaluator(onnx.helper.make_model(bare, opset_imports=model.opset_import)).run(None, {})
-        graph.initializer.append(onnx.numpy_helper.from_array(value, f"pads.{number}"))
-        pad.input[1] = f"pads.{number}"
-    while pads:  # what only the paddings have read goes, from its end on
-        read = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
-        if not (unread := [node for node in graph.node if not read.intersection(node.output)]):
-            break
-        for node in unread:
-            graph.node.remove(node)
-    return model.SerializeToString()
+    outputs = ["logits"] if least_odds is None else ["logits", "odds", "known"]
+    image = torch.zeros(1, pixels, pixels, channels, dtype=torch.uint8)
+    return graph_of(Exported(network, least_odds).eval(), image, "images", outputs)
 
 
 def session_of(model: bytes, threads: int | None = None):

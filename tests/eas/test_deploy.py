@@ -21,7 +21,7 @@ from eas.data import Split
 from eas.evaluation import SharedStem, calibrate
 from eas.files import sha256
 from eas.serving.answers import accuracy_on, predict, read_image, share_of
-from eas.serving.deploy import Card, load, save, specialize
+from eas.serving.deploy import Card, in_turn, load, save, specialize
 from eas.spaces import SPACES
 
 
@@ -116,6 +116,19 @@ def test_the_statistics_are_the_calibrations(make, names, kit):
     mean, variance = calibrate(kit.supernet, torch.tensor(card.arch), kit.calibration).recorded[kit.supernet.norm]
     torch.testing.assert_close(network.norm.running_mean, mean)
     torch.testing.assert_close(network.norm.running_var, variance)
+
+
+def test_a_sample_takes_an_image_of_every_class_in_turn():
+    labels = torch.tensor([2] * 50 + [0] * 7 + [3] * 3)
+    split = Split(torch.arange(60).view(-1, 1, 1, 1).to(torch.uint8), labels)
+    some = in_turn(split, 10)
+    assert some.labels.bincount().tolist() == [4, 0, 3, 3]  # a class's turn is over where it has no more
+    assert [len(set(some.labels[:3].tolist())), len(some.images.unique())] == [3, 10]
+    assert torch.equal(labels[some.images.flatten().long()], some.labels)
+    assert torch.equal(in_turn(split, 10).images, some.images) and len(in_turn(split, 1000)) == 60
+    own = in_turn(split, 10, torch.tensor([True, True, True, False]))
+    assert own.labels.bincount().tolist() == [5, 0, 5]
+    assert len(in_turn(split, 10, torch.zeros(4, dtype=torch.bool))) == 0
 
 
 def test_no_class_is_an_error(kit):

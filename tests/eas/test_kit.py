@@ -18,6 +18,7 @@ from eas.evaluation import calibrate, calibration_sample
 from eas.files import sha256, write_tensors
 from eas.serving import kit as kits
 from eas.serving.answers import predict
+from eas.serving.deploy import in_turn
 from eas.serving.kit import load_kit, write_images, write_kit
 
 
@@ -84,7 +85,8 @@ def test_sets_of_more_superclasses_than_branches_were_trained_for_are_served_by_
     torch.testing.assert_close(branch["norm.bias"], kit.supernet.norm.bias + mean)
 
 
-def test_a_branch_is_calibrated_on_its_superclasss_images(kit, supernet, hierarchy, dataset):
+def test_a_branch_is_calibrated_on_some_of_its_superclasss_images(kit, supernet, hierarchy, dataset, monkeypatch):
+    monkeypatch.setattr(kits, "CALIBRATED", 12)
     kit = dataclasses.replace(kit, branch_images=dataset.train)
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     network, card = kit.specialize(list(hierarchy.members[7]), 5e5)
@@ -96,7 +98,10 @@ def test_a_branch_is_calibrated_on_its_superclasss_images(kit, supernet, hierarc
     mask = hierarchy.class_mask(["arrows"])
     branch = compose_branches(supernet, kit.branches, superclass_shares(hierarchy, mask))
     assert torch.equal(network.classifier.weight, branch.classifier.weight[mask])
-    mean, _ = calibrate(branch, torch.tensor(card.arch), dataset.train.only(mask)).recorded[branch.norm]
+    whole = kit.weights(mask)[1]
+    images = in_turn(whole, 12)
+    assert len(images) == 12 < len(whole) and mask[whole.labels].all()
+    mean, _ = calibrate(branch, torch.tensor(card.arch), images).recorded[branch.norm]
     torch.testing.assert_close(network.norm.running_mean, mean)
 
 

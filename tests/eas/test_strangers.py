@@ -20,7 +20,7 @@ from eas.files import sealed
 from eas.serving import cli, deploy
 from eas.serving.answers import NONE, refused_on, weigh
 from eas.serving.kit import load_kit
-from eas.serving.strangers import Refusing, inner, least_odds
+from eas.serving.strangers import MOST_FITTED, Refusing, inner, least_odds
 
 
 class Counting(nn.Module):
@@ -53,13 +53,21 @@ def test_odds_weigh_own_classes_against_all_others():
 
 @pytest.mark.parametrize(
     ("own", "others", "kept", "refused"),
-    [((8, 9, 10), (0, 1, 2), 3, 3), ((4, 8, 9, 10), (0, 1, 2, 5), 4, 3), ((5, 5, 5), (5, 5), 3, 0)],
+    [((8, 9, 10), (0, 1, 2), 3, 3), ((4, 8, 9, 10), (0, 1, 2, 7), 3, 3), ((5, 5, 5), (5, 5), 3, 0), ((7,), (3,), 1, 1)],
 )
-def test_the_line_is_drawn_where_most_are_told_apart(own, others, kept, refused):
+def test_the_line_is_drawn_between_own_images_and_others(own, others, kept, refused):
     network = Refusing(Counting(), 2)
     least = least_odds(network, grey(*own), grey(*others))
     assert int((network.odds(as_input(grey(*own)))[1] >= least).sum()) == kept
     assert int((network.odds(as_input(grey(*others)))[1] < least).sum()) == refused
+
+
+def test_the_line_is_as_many_deviations_below_its_own_images_as_above_others():
+    network, own, others = Refusing(Counting(), 2), (4, 8, 9, 10), (0, 1, 5)
+    least = least_odds(network, grey(*own), grey(*others))
+    odds = [network.odds(as_input(grey(*values)))[1].double().numpy() for values in (own, others)]
+    below, above = ((least - each.mean()) / each.std() for each in odds)
+    assert below == pytest.approx(-above) and below < 0
 
 
 # -------------------------------------------------------------------- networks of a kit
@@ -183,7 +191,8 @@ def test_a_kit_of_its_own_draws_the_line_with_images_that_it_was_not_trained_on(
     for each, images in ((read, read.branch_images), (kit, kit.unseen)):
         each.specialize("arrows", 5e5, refuse=True)
         own = images.only(each.hierarchy.class_mask(["arrows"])).images
-        assert len(seen["own"]) == min(len(own), 500) and len(seen["others"]) == min(len(images) - len(own), 500)
+        assert len(seen["own"]) == min(len(own), MOST_FITTED)
+        assert len(seen["others"]) == min(len(images) - len(own), MOST_FITTED)
         assert {row.numpy().tobytes() for row in seen["own"]} <= {row.numpy().tobytes() for row in own}
 
 
