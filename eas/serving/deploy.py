@@ -262,11 +262,14 @@ class WithoutMemory(TorchFunctionMode):
     """Makes new tensors on torch's meta device, where they hold nothing; those with given values stay real."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if function in (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn):
-            return torch.empty(*args, **(kwargs or {}) | {"device": "meta"})
-        if function in (Tensor.normal_, Tensor.uniform_, Tensor.mul) and args[0].is_meta:
-            return args[0]  # initial values of nothing, for which torch would load its compiler: 1.4 s
-        return function(*args, **kwargs or {})
+            return torch.empty(*args, **kwargs | {"device": "meta"})
+        fills = function in (Tensor.normal_, Tensor.uniform_, Tensor.mul)
+        fills = fills or getattr(function, "__module__", "") == nn.init.__name__
+        if fills and (first := args[0] if args else kwargs["tensor"]).is_meta:
+            return first  # initial values of nothing, for which torch would load its compiler: 1.4 s
+        return function(*args, **kwargs)
 
 
 def make_module(build: Callable[[], nn.Module], tensors: dict[str, Tensor], unfit: str) -> nn.Module:

@@ -33,7 +33,7 @@ from eas.spaces.supernet import resized
 NAME = "kit.json"
 BUDGETS = 64  # that are tried to find the cheapest network for an accuracy
 MOST_IMAGES = 10_000  # of a split that a kit carries
-MOST_STRANGERS = 1000  # of these, images of other classes that a network is tested on
+MOST_STRANGERS = 500  # of these, images of other classes that a network is tested on
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Kit:
         if not (names := self.branches_for(class_mask)):
             return self.supernet, self.calibration
         shares = superclass_shares(self.hierarchy, class_mask)
-        images = calibration_sample(self.branch_images.only(self.hierarchy.class_mask(names)), BRANCH_IMAGES)
+        images = in_turn(self.branch_images, BRANCH_IMAGES, self.hierarchy.class_mask(names))
         return compose_branches(self.supernet, self.branches, shares, self.where), images
 
     def unseen_with(self, class_mask: Tensor) -> Split | None:

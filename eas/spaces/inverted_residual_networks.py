@@ -275,6 +275,7 @@ class InvertedResiduals(nn.Module):
         self.mix = nn.Linear(last, *mixed, bias=False) if mixed else None
         self.classifier = nn.Linear(space.head[-1], classes)
         self.apply(initialize)
+        self.to(memory_format=torch.channels_last)  # on a CPU a third faster, for many images at once
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.first(activation(self.activation, self.stem_norm(self.stem((images - self.mean) / self.std))))

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -450,6 +452,27 @@ def test_impossible_weights_are_refused(saved, wrong):
 
 
 # -------------------------------------------------------------------- predictions
+
+
+MAKE = """
+import sys
+from eas.serving.deploy import make_module
+from eas.spaces import EfficientNetLiteSpace, MobileNetV3Space, PreResNetSpace
+
+space = {space}
+for build in (lambda: space.network(space.smallest, 3), lambda: space.supernet(3, [0.0] * 3, [1.0] * 3)):
+    make_module(build, build().state_dict(), "unfit")
+sys.exit(", ".join({{"sympy", "torch._dynamo", "torch._inductor"}} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    "space",
+    ["EfficientNetLiteSpace(32, 3)", "MobileNetV3Space(32, 3)", "PreResNetSpace(32, 3, (8, 16), (1, 2), (0.5, 1.0))"],
+)
+def test_torchs_compiler_is_not_loaded_for_a_network_that_is(space):
+    done = subprocess.run([sys.executable, "-c", MAKE.format(space=space)], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
 def test_predictions_are_class_names(saved, dataset):

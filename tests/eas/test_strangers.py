@@ -111,7 +111,7 @@ def test_rates_are_those_of_the_test_images(kit):
         images = kit.test.only(members).images
         odds = weigh(network, card, images)[1]
         expected = 100 * float((odds < card.strangers.least_odds).double().mean())
-        assert rate == pytest.approx(expected, abs=0.01 if len(images) <= 1000 else 5)
+        assert rate == pytest.approx(expected, abs=0.01 if len(images) <= 500 else 5)
     assert refused_on(network, card, kit.test.images[:0]) is None
 
 
