@@ -462,7 +462,7 @@ from eas.spaces import EfficientNetLiteSpace, MobileNetV3Space, PreResNetSpace
 space = {space}
 for build in (lambda: space.network(space.smallest, 3), lambda: space.supernet(3, [0.0] * 3, [1.0] * 3)):
     make_module(build, build().state_dict(), "unfit")
-sys.exit(", ".join({{"sympy", "torch._dynamo", "torch._inductor"}} & sys.modules.keys()))
+sys.exit(", ".join({{"sympy", "torch._dynamo", "torch._inductor"}} & sys.modules.keys()) or 0)
 """
 
 
