@@ -29,7 +29,9 @@ from eas import devices, export_onnx, load, load_kit
 from eas.files import write_text
 from eas.search import random_archs
 from eas.serving.answers import refused_on
+from eas.serving.deploy import in_turn
 from eas.serving.kit import Kit
+from eas.serving.kit_files import MOST_IMAGES
 from eas.serving.latency import (
     ARCHS,
     OUTPUTS,
@@ -66,7 +68,7 @@ def kit_of(study: str) -> Kit:
         kit = load_kit(study)
     except FileNotFoundError:
         kit = study_kit(workspace, dataset)
-    return replace(kit, test=dataset.test.decoded())
+    return replace(kit, test=dataset.test.decoded(), branch_images=in_turn(kit.branch_images, MOST_IMAGES))
 
 
 def held_out(space: ChoiceSpace) -> Tensor:

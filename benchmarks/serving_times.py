@@ -14,7 +14,8 @@ import pandas as pd
 
 from eas import export_onnx
 from eas.serving.cli import proven
-from eas.serving.kit import Kit, find_kit
+from eas.serving.kit import Kit
+from eas.serving.kit_files import find_kit
 
 SCENARIOS, BUDGETS = 50, 5
 LIVE = {"a superclass": 1, "two superclasses": 2, "five superclasses": 5}

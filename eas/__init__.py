@@ -10,7 +10,7 @@ from importlib import import_module
 
 HOMES = {  # of the names that a user needs; torch is imported when the first of them is asked for
     "Kit": "eas.serving.kit",
-    "load_kit": "eas.serving.kit",
+    "load_kit": "eas.serving.kit_files",
     "Card": "eas.serving.deploy",
     "save": "eas.serving.deploy",
     "load": "eas.serving.deploy",

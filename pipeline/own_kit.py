@@ -23,7 +23,8 @@ from eas.data.batches import batches
 from eas.dropout import SuperclassDropout, soft_targets
 from eas.files import beside, write_text
 from eas.recipes import NO_DROPOUT
-from eas.serving.kit import Kit, kit_of_study, load_kit
+from eas.serving.kit import Kit
+from eas.serving.kit_files import kit_of_study, load_kit
 from eas.training import make_step, sandwich
 from pipeline import publish, steps
 from pipeline.branches import is_alone

@@ -22,7 +22,7 @@ from eas.data import Folder, Hierarchy
 from eas.data.photographs import Photographs
 from eas.files import write_text
 from eas.serving.deploy import read_section
-from eas.serving.kit import NAME, Contents, find_kit
+from eas.serving.kit_files import NAME, Contents, find_kit
 from eas.spaces import SPACES
 from eas.spaces.efficientnet_lite import PACKAGE
 from pipeline.params import is_file, validated

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 from eas.data import Dataset
-from eas.evaluation import calibration_sample
 from eas.expected import ExpectedAccuracy
 from eas.files import beside, write_text
 from eas.generator import ArchGenerator
 from eas.recipes import Branch
-from eas.serving.kit import Kit, write_images, write_kit
+from eas.serving.deploy import in_turn
+from eas.serving.kit import Kit
+from eas.serving.kit_files import write_images, write_kit
 from pipeline import steps
 from pipeline.branches import choose_branch, chosen_branch_jobs, generator_with, served_sets
 from pipeline.expected import expected_jobs
@@ -112,7 +113,7 @@ def study_kit(workspace: Workspace, dataset: Dataset) -> Kit:
         supernet=load_supernet(workspace, dataset, base).cpu(),
         generator=first_generator(workspace),
         branches=steps.find(workspace, "branches", **jobs[0])[0].tensors() if jobs else None,
-        calibration=calibration_sample(dataset.calibration, workspace.study.evaluation.calibration_images),
+        calibration=in_turn(dataset.calibration, workspace.study.evaluation.calibration_images),
         branch_images=dataset.train,
         unseen=dataset.selection,
         synthetic=dataset.synthetic,

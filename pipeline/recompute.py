@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from eas import data, devices
 from eas.additive import AdditiveGenerator
+from eas.branches import BRANCH_IMAGES
 from eas.data import Hierarchy, Split
 from eas.data.batches import as_input
-from eas.evaluation import batch_size
+from eas.evaluation import batch_size, calibration_sample
 from eas.serving.deploy import Card
-from eas.serving.kit import load_kit
+from eas.serving.kit_files import load_kit
 from eas.spaces.supernet import resized
 from pipeline.params import Study, load_study
 from pipeline.report.inputs import read_comparison
@@ -51,8 +52,10 @@ def recompute(study: Study, root: str | Path, *, shared: bool = False, count: in
     own, same = ("generator_composed", "generator_additive") if composed else ("generator_branch", "generator")
     rows = reported(report, own, same if shared else own)
     rows = rows if count is None else rows.iloc[evenly_spaced(count, len(rows))]
-    # The few images that come with a kit do for a branch; the study has calibrated it on those that it was tuned on.
-    kit = dataclasses.replace(kit, branches=None if shared else kit.branches, branch_images=dataset.train)
+    # Fewer images, and others, do for a kit; here they are those of the study.
+    sample = calibration_sample(dataset.calibration, study.evaluation.calibration_images)
+    images = {"calibration": sample, "branch_images": dataset.train, "calibrated": max(len(sample), BRANCH_IMAGES)}
+    kit = dataclasses.replace(kit, branches=None if shared else kit.branches, **images)
     top1 = []
     for row in tqdm(rows.itertuples(), rows.method.iloc[0], len(rows)):
         network, card = kit.specialize([row.scenario], row.budget_madds)

@@ -3,11 +3,13 @@
 import torch
 
 from eas.branches import stored, tuned_names
-from eas.evaluation import SharedStem, calibration_sample
+from eas.evaluation import SharedStem
 from eas.files import write_tensors
 from eas.generator import Generator
 from eas.serving import cli
-from eas.serving.kit import Kit, write_images, write_kit
+from eas.serving.deploy import in_turn
+from eas.serving.kit import Kit
+from eas.serving.kit_files import write_images, write_kit
 
 COUNT = 60  # calibration images of the shared weights
 FILES = {  # two modules in one file, the others in files of their own
@@ -24,7 +26,7 @@ def make_kit(supernet, dataset):
     torch.manual_seed(1)
     for parameter in supernet.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.05)
-    calibration, space = calibration_sample(dataset.calibration, COUNT), supernet.space
+    calibration, space = in_turn(dataset.calibration, COUNT), supernet.space
     logits = SharedStem(supernet, space.largest[None], calibration, dataset.selection).logits(space.largest)
     supernet.classifier.bias.sub_(logits.mean(0))
     generator = Generator(space, len(dataset.hierarchy.classes), torch.tensor([3e5, 6e5]))

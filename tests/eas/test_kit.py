@@ -16,10 +16,10 @@ from eas.additive import AdditiveGenerator
 from eas.branches import compose_branches, superclass_shares
 from eas.evaluation import calibrate, calibration_sample
 from eas.files import sha256, write_tensors
-from eas.serving import kit as kits
+from eas.serving import kit_files as kits
 from eas.serving.answers import predict
 from eas.serving.deploy import in_turn
-from eas.serving.kit import load_kit, write_images, write_kit
+from eas.serving.kit_files import load_kit, write_images, write_kit
 
 
 @pytest.fixture
@@ -85,9 +85,8 @@ def test_sets_of_more_superclasses_than_branches_were_trained_for_are_served_by_
     torch.testing.assert_close(branch["norm.bias"], kit.supernet.norm.bias + mean)
 
 
-def test_a_branch_is_calibrated_on_some_of_its_superclasss_images(kit, supernet, hierarchy, dataset, monkeypatch):
-    monkeypatch.setattr(kits, "CALIBRATED", 12)
-    kit = dataclasses.replace(kit, branch_images=dataset.train)
+def test_a_branch_is_calibrated_on_some_of_its_superclasss_images(kit, supernet, hierarchy, dataset):
+    kit = dataclasses.replace(kit, branch_images=dataset.train, calibrated=12)
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     network, card = kit.specialize(list(hierarchy.members[7]), 5e5)
     assert torch.equal(

@@ -19,7 +19,7 @@ from eas.data.batches import as_input
 from eas.files import sealed
 from eas.serving import cli, deploy
 from eas.serving.answers import NONE, refused_on, weigh
-from eas.serving.kit import load_kit
+from eas.serving.kit_files import load_kit
 from eas.serving.strangers import MOST_FITTED, Refusing, inner, least_odds
 
 

@@ -12,7 +12,7 @@ import torch
 from browser import CHROMIUM, Browser
 from test_explorer_sets import content_of, kit, table_of  # noqa: F401  a fixture
 
-from eas.serving.kit import load_kit
+from eas.serving.kit_files import load_kit
 from pipeline.methods import OFAS_WAY
 from pipeline.report import stats
 from pipeline.report.explorer import page as explorer_page

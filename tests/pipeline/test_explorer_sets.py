@@ -15,7 +15,7 @@ from tiny_kit import make_kit
 from eas.additive import AdditiveGenerator
 from eas.costs import Bound
 from eas.expected import ExpectedAccuracy, answers_of
-from eas.serving.kit import load_kit
+from eas.serving.kit_files import load_kit
 from eas.serving.latency import LatencyTable, save_latency
 from pipeline.publish import study_kit
 from pipeline.report.__main__ import main

@@ -18,7 +18,7 @@ import yaml
 from study_cases import NOTEBOOKS, every_job, hashes, small_study, times
 
 from eas import data
-from eas.serving.kit import load_kit
+from eas.serving.kit_files import load_kit
 from eas.training import Diverged
 from pipeline import gpu, jobs, publish, steps, tables
 from pipeline.steps import STEPS, Step

@@ -15,7 +15,7 @@ from PIL import Image
 import eas
 from eas import training
 from eas.data import Split
-from eas.serving.kit import load_kit
+from eas.serving.kit_files import load_kit
 from pipeline import cli, own_kit, own_study, steps
 from pipeline.own_kit import train, with_epochs
 from pipeline.own_study import check

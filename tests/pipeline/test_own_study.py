@@ -9,7 +9,7 @@ import torch
 from photo_cases import GROUPS, draw_shop
 
 from eas import data
-from eas.serving.kit import load_kit
+from eas.serving.kit_files import load_kit
 from pipeline import own_study
 from pipeline.own_study import FEWEST, check
 from pipeline.params import load_study

@@ -10,7 +10,7 @@ import pytest
 import torch
 from study_cases import base, every_job, hashes, one_line, times
 
-from eas.serving.kit import load_kit
+from eas.serving.kit_files import load_kit
 from pipeline import demo, publish, recompute, steps, tables
 from pipeline.scenarios import scenarios
 from pipeline.steps import STEPS

@@ -114,7 +114,7 @@ CHANGES = {  # a file, and what depends on it
     "eas/training.py": EVERY - {"01_superclasses", "report"},
     "eas/cuda_graphs.py": EVERY - {"01_superclasses", "report"},  # imported inside a function
     "eas/predictor.py": {"03_generator", "04_comparison", "05_ablations", "06_specialize"},
-    "eas/serving/kit.py": {"06_specialize"},
+    "eas/serving/kit_files.py": {"06_specialize"},
     "eas/serving/cli.py": set(),
     "pipeline/engine.py": set(NOTEBOOKS),
     "pipeline/throughput.py": {"04_comparison"},

@@ -28,7 +28,8 @@ from eas.data import Hierarchy
 from eas.expected import ExpectedAccuracy
 from eas.files import write_text
 from eas.generator import ArchGenerator
-from eas.serving.kit import NAME, Kit, load_kit
+from eas.serving.kit import Kit
+from eas.serving.kit_files import NAME, load_kit
 from eas.serving.latency import LatencyTable, load_latency
 from eas.spaces import ChoiceSpace
 from pipeline.params import Study, load_study
