@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,11 +17,12 @@ import torch
 from tqdm import tqdm
 
 from eas import data, devices
-from eas.data import Dataset, Split
+from eas.data import Dataset
 from eas.data.batches import batches
 from eas.dropout import SuperclassDropout, soft_targets
-from eas.files import beside, write_text
+from eas.files import write_text
 from eas.recipes import NO_DROPOUT
+from eas.serving.deploy import in_turn
 from eas.serving.kit import Kit
 from eas.serving.kit_files import kit_of_study, load_kit
 from eas.training import make_step, sandwich
@@ -30,7 +30,7 @@ from pipeline import publish, steps
 from pipeline.branches import is_alone
 from pipeline.expected import expected_jobs
 from pipeline.params import is_file
-from pipeline.store import Job, Workspace, open_workspace
+from pipeline.store import Job, Workspace, copy_file, open_workspace
 from pipeline.supernets import check_branch_sets, plain_base, seeded_supernet
 
 TIMED = 4  # steps of a training, to tell how long an epoch takes
@@ -160,24 +160,12 @@ def seconds_an_epoch(workspace: Workspace, dataset: Dataset) -> float:
 
 
 def write_kit(workspace: Workspace, folder: Path) -> None:
-    """Copy what a kit is made of into a folder of its own, with images to take statistics from and to test on."""
+    """Copy what a kit is made of into a folder of its own, with images to take statistics from and to test on.
+
+    The former are training images, as of the study's own split for that there are few of a superclass.
+    """
     dataset = workspace.dataset()
     for result, _ in publish.kit_parts(workspace).values():
-        copy = folder / f"{result.name}.safetensors"
-        with beside(copy) as part:
-            shutil.copyfile(result.tensor_path(), part)
-    images = replace(dataset, calibration=kit_images(dataset.train))
+        copy_file(result.tensor_path(), folder / f"{result.name}.safetensors")
+    images = replace(dataset, calibration=in_turn(dataset.train, max(KIT_IMAGES, len(dataset.hierarchy.classes))))
     publish.write_study_kit(workspace, folder, images, tested=True)
-
-
-def kit_images(train: Split) -> Split:
-    """What a kit takes statistics from: a random sample of training images, KIT_IMAGES where there are more, decoded.
-
-    Training images, as of the study's own split for that there are few of a superclass; one of every class at least.
-    """
-    shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    labels = train.labels.cpu()[shuffled]
-    first = torch.cat([(labels == each).nonzero()[:1, 0] for each in labels.unique()])
-    is_first = torch.zeros(len(train), dtype=torch.bool).index_fill(0, first, True)
-    rows = torch.cat([shuffled[is_first], shuffled[~is_first]])
-    return train[rows[: max(KIT_IMAGES, len(first))]].decoded()

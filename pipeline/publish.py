@@ -6,13 +6,12 @@ python -m pipeline.publish cifar100     build/cifar100 -> weights/cifar100
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 from eas.data import Dataset
 from eas.expected import ExpectedAccuracy
-from eas.files import beside, write_text
+from eas.files import write_text
 from eas.generator import ArchGenerator
 from eas.recipes import Branch
 from eas.serving.deploy import in_turn
@@ -22,7 +21,7 @@ from pipeline import steps
 from pipeline.branches import choose_branch, chosen_branch_jobs, generator_with, served_sets
 from pipeline.expected import expected_jobs
 from pipeline.generators import FITTED_BY, load_generator
-from pipeline.store import Result, Workspace, open_workspace
+from pipeline.store import Result, Workspace, copy_file, open_workspace
 from pipeline.supernets import Base, base_of, load_supernet, unbranched_base
 
 IMAGES, TEST_IMAGES = "calibration.safetensors", "test.safetensors"
@@ -44,8 +43,7 @@ def publish(workspace: Workspace, target: Path) -> None:
             copy, path = target / f"{result.name}.safetensors", result.tensor_path()
             keep = path and (path.stat().st_size < LARGE or result.name in listed)
             if keep and path != copy:
-                with beside(copy) as part:
-                    shutil.copyfile(path, part)
+                copy_file(path, copy)
             elif not keep:
                 copy.unlink(missing_ok=True)  # too large, or of other parameters
             write_text(copy.with_suffix(".json"), result.record_text())

@@ -197,8 +197,7 @@ class Result:
             return
         if published := self.find_published():
             if self.published_path.exists():
-                with beside(self.path) as part:
-                    shutil.copyfile(self.published_path, part)
+                copy_file(self.published_path, self.path)
             elif self.path.exists():
                 self.path.unlink()  # of other parameters
             elif published == record:
@@ -260,6 +259,12 @@ def holds(path: Path, expected: object) -> bool:
 
 
 # -------------------------------------------------------------------- what a step cost
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file; it appears whole, or not at all."""
+    with beside(target) as part:
+        shutil.copyfile(source, part)
 
 
 def machine() -> str:
