@@ -50,7 +50,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if isinstance(result, Tensor) and any(id(each) in self.computed for each in (*args, *kwargs.values())):
+        if tensors_in([result]) and any(id(each) in self.computed for each in tensors_in([*args, *kwargs.values()])):
             if function not in NODES:
                 raise ValueError(f"{resolve_name(function)} has no ONNX node: eas.serving.graph.NODES lacks it")
             self.computed[id(result)] = NODES[function](self, *args, **kwargs)
@@ -77,6 +77,12 @@ class Recorder(TorchFunctionMode):
             self.alive.append(value)
         self.weights[name] = value
         return name
+
+
+def tensors_in(values: Sequence[Any]) -> list[Tensor]:
+    """The tensors among values, and in lists and tuples of them."""
+    nested = (tensors_in(each) if isinstance(each, list | tuple) else [each] for each in values)
+    return [each for some in nested for each in some if isinstance(each, Tensor)]
 
 
 # -------------------------------------------------------------------- nodes of torch's functions
