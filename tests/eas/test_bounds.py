@@ -221,6 +221,7 @@ def test_a_smallest_budget_that_is_told_can_be_asked_for(least):
     for digits in (4, 6):
         told = float(rounded_up(least / 1e6, digits)) * 1e6
         assert least <= told * (1 + 1e-12) and told <= least * (1 + 10.0 ** (1 - digits))
+        assert len(rounded_up(least / 1e6, digits).replace(".", "").lstrip("0")) <= digits
 
 
 def test_bounds_are_read_as_budgets_from_the_smallest_to_the_largest():
