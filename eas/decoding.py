@@ -123,12 +123,12 @@ def best_within(space: ChoiceSpace, depth: Tensor, form: Tensor, priced: np.ndar
     cost = (priced / np.maximum(priced.mean((1, 2), dtype=float), 1e-300)[:, None, None]).astype(np.float32)
     best_at = pricing(space, depth, form, cost, room.costs)
     # A price above the largest score difference over the smallest cost difference makes every choice the cheapest.
-    steps = np.diff(np.sort(cost, 2), axis=2).reshape(len(cost), -1)
+    steps = np.diff(np.sort(cost)).reshape(len(cost), -1)
     least = np.where(steps > LEAST_STEP, steps, np.float32(np.inf)).min(1, initial=np.float32(np.inf))
     high = 2 * sum(np.ptp(each.numpy(), (1, 2)) for each in (form, depth)) / np.where(least < np.inf, least, 1) + 1
     best, low, rows = space.smallest.numpy(), np.zeros_like(high), np.arange(len(high))
-    for wide in (True, False):
-        prices = high[:, None] * WIDE if wide else low[:, None] + (high - low)[:, None] * NARROW
+    for shares in (WIDE, NARROW):
+        prices = low[:, None] + (high - low)[:, None] * shares
         first = np.zeros(len(high), int)  # how many candidates are known to be too low
         for stride in (4, 1):
             archs, used = best_at(prices[rows[:, None], first[:, None] + stride * QUARTERS - 1])

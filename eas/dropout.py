@@ -52,7 +52,7 @@ class SuperclassDropout:
                 counts = (draw(count) | is_own[0]).expand_as(is_own)
                 weight = (counts & is_own).any(1).float()
             case "own":
-                counts = draw(1, 1) | is_own
+                counts = draw(1) | is_own
             case "sample":
                 counts = draw(len(labels), count) | is_own
         return counts[:, self.parent], weight

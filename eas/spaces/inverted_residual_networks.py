@@ -127,11 +127,10 @@ class ElasticInvertedResiduals(Supernet):
         x = self.first_layers(images, statistics)
         keep, space = self.space.keep_probability(depth), self.space
         pairs = form.unflatten(-1, (len(space.kernels), len(space.expansions)))
-        hidden = space.hidden_channels.to(form.device)
         for index, block in self.by_row():
-            widths, share = hidden[index], pairs[index].sum(0)
+            widths, share = space.hidden_channels[index], pairs[index].sum(0)
             squeezed = torch.tensor([make_divisible(width // REDUCTION) for width in widths.tolist()])
-            gates = included(share, widths), included(share, squeezed.to(form.device)), keep[index]
+            gates = included(share, widths), included(share, squeezed), keep[index]
             x = block(x, statistics, pairs[index].sum(1)[: len(block.shape.kernels)], gates=gates)
         return self.head(x, statistics)
 
@@ -189,8 +188,8 @@ class ElasticInvertedResiduals(Supernet):
 
 def included(share: Tensor, widths: Tensor) -> Tensor:
     """Gates of channels, [channels]: of the forms of so many channels (int64 [forms]) the share that includes each."""
-    channel = torch.arange(int(widths[-1]), device=share.device)
-    return (share[:, None] * (channel < widths[:, None])).sum(0)
+    has = torch.arange(int(widths[-1])) < widths[:, None]
+    return (share[:, None] * has.to(share.device)).sum(0)
 
 
 def initialize(module: nn.Module) -> None:
@@ -207,7 +206,7 @@ class Conv2d(nn.Conv2d):
     """A convolution without bias whose images are padded as ElasticConv2d pads them."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, *, same: bool):
-        super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
         self.same = same
 
     def forward(self, x: Tensor) -> Tensor:

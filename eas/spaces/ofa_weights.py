@@ -32,7 +32,7 @@ def load_ofa(supernet: ElasticMobileNetV3, path: str | Path) -> None:
 
 
 def renamed(state: Mapping[str, Tensor], space: MobileNetV3Space) -> dict[str, Tensor]:
-    """Tensors of OFA's network by our names, without running statistics; those of linear layers as matrices."""
+    """Tensors of OFA's network by our names; those of linear layers as matrices."""
     found = {}
     for name, tensor in state.items():
         name = re.sub(r"\.(mobile_inverted_conv|conv\.conv|bn\.bn|linear\.linear)\.", short, name)
@@ -44,8 +44,7 @@ def renamed(state: Mapping[str, Tensor], space: MobileNetV3Space) -> dict[str, T
         if matrix := re.search(r"\.conv\.\d+to(\d+)_matrix$", name):
             name = f"{name[: matrix.start()]}.transforms.{space.kernels.index(int(matrix[1]))}"
         name = name.replace(".bn.", "_norm.").replace(".conv.", ".")
-        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
-            found[name] = tensor.flatten(1) if re.search(r"(reduce|squeeze.expand|mix)\.weight$", name) else tensor
+        found[name] = tensor.flatten(1) if re.search(r"(reduce|squeeze.expand|mix)\.weight$", name) else tensor
     return found
 
 

@@ -18,7 +18,7 @@ def resized(images: Tensor, size: int) -> Tensor:
     """Square images [n, channels, side, side], float or uint8, at another number of pixels a side, smoothed."""
     if images.shape[-1] == size:
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 class Supernet(nn.Module, ABC):

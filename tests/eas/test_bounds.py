@@ -158,15 +158,16 @@ def test_no_scenario_is_nothing_to_decode():
         assert decode(GLYPHS, *random_scores(GLYPHS, 0), none, classes, bounds=bounds).shape == (0, GLYPHS.decisions)
 
 
-def test_scenarios_under_several_bounds_do_not_influence_each_other():
-    count = 60
+@pytest.mark.parametrize("space", ["glyphs", "mobilenet"])
+def test_scenarios_under_several_bounds_do_not_influence_each_other(space):
+    space, count = DECODED[space], 60
     classes = random_class_masks(count).sum(-1)
-    (depth, form), budgets = random_scores(GLYPHS, count), possible_budgets(GLYPHS, count, classes)
-    bound = some_bound(GLYPHS, Milliseconds(), classes)
-    together = decode(GLYPHS, depth, form, budgets, classes, bounds=[bound])
+    (depth, form), budgets = random_scores(space, count), possible_budgets(space, count, classes)
+    bound = some_bound(space, Milliseconds(), classes)
+    together = decode(space, depth, form, budgets, classes, bounds=[bound])
     for rows in torch.arange(count)[:, None]:
         own = depth[rows], form[rows], budgets[rows], classes[rows]
-        assert torch.equal(decode(GLYPHS, *own, bounds=[bound.rows(rows)]), together[rows])
+        assert torch.equal(decode(space, *own, bounds=[bound.rows(rows)]), together[rows])
 
 
 def test_bounds_hold_over_sizes_of_images():
@@ -220,6 +221,7 @@ def test_a_smallest_budget_that_is_told_can_be_asked_for(least):
     for digits in (4, 6):
         told = float(rounded_up(least / 1e6, digits)) * 1e6
         assert least <= told * (1 + 1e-12) and told <= least * (1 + 10.0 ** (1 - digits))
+        assert len(rounded_up(least / 1e6, digits).replace(".", "").lstrip("0")) <= digits
 
 
 def test_bounds_are_read_as_budgets_from_the_smallest_to_the_largest():

@@ -26,7 +26,7 @@ from eas.spaces import PreResNetSpace
 
 SPACES = DECODED | {
     "cifar100": CIFAR100,
-    "one form": PreResNetSpace(16, 1, widths=(8, 16), depths=(1, 2, 3), ratios=(0.5,)),
+    "one form": PreResNetSpace(16, 1, widths=(8, 16, 24, 32), depths=(1, 2, 3, 4), ratios=(0.5,)),
     "one depth": PreResNetSpace(16, 1, widths=(8, 16), depths=(2,), ratios=(0.25, 0.5, 1.0)),
     "one arch": ONE_ARCH,
 }
@@ -93,6 +93,14 @@ def test_filling_is_the_plain_filling_of_each_arch(space):
     found = fill(space, start, form, budgets, classes)
     for row, arch in enumerate(found):
         expected = reference.fill(space, start[row], form[row], float(budgets[row]), int(classes[row]))
+        assert arch.tolist() == expected.tolist(), row
+
+
+def test_scores_of_one_stage_do_not_drown_those_of_the_next():
+    depth, form, budgets, classes = case(GLYPHS, 40)
+    form[:, : GLYPHS.blocks_per_stage] += 1e7  # of which a float32 holds no fractions
+    for row, arch in enumerate(decode(GLYPHS, depth, form, budgets, classes)):
+        expected = reference.decode(GLYPHS, depth[row], form[row], float(budgets[row]), int(classes[row]))
         assert arch.tolist() == expected.tolist(), row
 
 

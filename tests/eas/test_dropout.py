@@ -118,6 +118,30 @@ def test_draws_depend_on_the_generator_alone(variant):
     assert not torch.equal(first[0], draws(variant, 0.5, labels, 20, seed=1)[0])
 
 
+@pytest.mark.parametrize(("variant", "shape"), [("batch", (4,)), ("own", (1,)), ("sample", (30, 4))])
+def test_the_random_draws_are_those_that_published_results_were_made_with(variant, shape):
+    labels, rng, by_hand = random_labels(30), seeded(7), seeded(7)
+    own = PARENT[labels][:, None] == torch.arange(SUPERCLASSES)
+    kept = (torch.rand(shape, generator=by_hand) >= 0.5) | (own[0] if variant == "batch" else own)
+    mask, _ = SuperclassDropout(PARENT, Dropout(variant=variant, rate=0.5))(labels, rng, 0.0)
+    assert torch.equal(mask, kept.expand(30, -1)[:, PARENT]) and torch.equal(rng.get_state(), by_hand.get_state())
+
+
+@pytest.mark.parametrize("variant", ["batch", "own", "sample"])
+def test_at_rate_zero_not_even_a_draw_of_zero_drops_a_class(variant, monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.zeros(shape))
+    mask, weight = draws(variant, 0.0, random_labels(30), 1)
+    assert mask.all() and (weight == 1).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_draws_are_made_where_the_labels_are(variant):
+    dropout, labels, rng = SuperclassDropout(PARENT, Dropout(variant=variant, rate=0.5)), random_labels(30), seeded()
+    with torch.device("meta"):  # where all would be that is made without a device
+        mask, weight = dropout(labels, rng, 0.0)
+    assert mask.device == weight.device == labels.device
+
+
 @pytest.mark.parametrize("variant", ["batch", "own", "sample"])
 def test_before_it_begins_all_classes_count_and_nothing_is_drawn(variant):
     labels, rng = random_labels(40), seeded()

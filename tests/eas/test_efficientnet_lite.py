@@ -4,6 +4,7 @@ import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from eas.files import write_tensors
 from eas.layers import CalibratedStatistics, FixedStatistics, Statistics, padded
 from eas.serving import deploy
 from eas.spaces import SPACES, EfficientNetLiteSpace, efficientnet_lite
+from eas.spaces import published as published_weights
 from eas.spaces.efficientnet_lite import load_lite
 
 SIZED = EfficientNetLiteSpace(64, 3, expansions=(1.5, 6.0), image_sizes=(40, 64))
@@ -344,6 +346,61 @@ def test_a_supernet_of_another_space_is_refused(tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="none.safetensors is missing"):
         supernet.load_start(supernet.start_file("none.safetensors", tmp_path))
+
+
+@torch.no_grad()
+def test_what_is_wrong_with_a_file_of_weights_is_told(tmp_path):
+    supernet, path = lively(SMALL, CLASSES), tmp_path / "start.pth"
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+
+    def told(renamed=dict):
+        with pytest.raises(ValueError) as caught:
+            published_weights.load(supernet, path, "anything", renamed)
+        return str(caught.value).removeprefix(f"{path} is ")
+
+    with ZipFile(path, "w", ZIP_DEFLATED) as file:
+        file.writestr("bomb", bytes(10**6))
+    assert told() == "no checkpoint of anything: it unpacks to more than it holds"
+    with pytest.raises(ValueError, match="is no checkpoint of a supernet of this space: "):
+        supernet.load_start(path)
+    torch.save({}, path)
+    assert told(lambda state: next(iter(state))) == "no checkpoint of anything: StopIteration"  # which says nothing
+    damages = {"norm.bias": torch.full((16,), torch.nan), "norm.weight": torch.ones(16).long()}
+    for name, wrong in (damages | {"norm.running_mean": torch.full((16,), torch.inf)}).items():
+        torch.save(before | {name: wrong}, path)
+        assert told() == f"damaged: {name} holds impossible values"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_weights_that_were_saved_on_a_gpu_are_read_where_there_is_none(tmp_path, monkeypatch):
+    supernet, path = lively(SMALL, CLASSES), tmp_path / "start.pth"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+        torch.save(supernet.state_dict(), path)
+    read = SMALL.supernet(CLASSES, [0.5], [0.5])
+    read.load_start(path)
+    assert all(map(torch.equal, read.state_dict().values(), supernet.state_dict().values()))
+
+
+class Runs:
+    """Runs a command where a pickle of it is read without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_no_weights_run_code_and_safetensors_are_not_even_unpickled(tmp_path, monkeypatch):
+    supernet, path = lively(SMALL, CLASSES), tmp_path / "start.pth"
+    torch.save({"state_dict": supernet.state_dict(), "more": Runs(tmp_path / "ran")}, path)
+    with pytest.raises(ValueError, match="start.pth is no checkpoint of a supernet of this space: "):
+        supernet.load_start(path)
+    assert not (tmp_path / "ran").exists()
+    write_tensors(supernet.state_dict(), tmp_path / "start.safetensors")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: 1 / 0)
+    supernet.load_start(tmp_path / "start.safetensors")
 
 
 def test_weights_from_imagenet_are_those_of_their_package(monkeypatch, tmp_path):

@@ -65,6 +65,7 @@ def test_every_size_multiplies_the_archs_and_the_size_outlives_what_is_left_out(
     archs = every_arch(SIZED)
     assert archs[:, -1].bincount().tolist() == [SIZED.size // 3] * 3
     assert SIZED.stage_names()[0] == "stage 1, up to 16 x 16 pixels"
+    assert SIZED_MOBILENET.stage_names()[2] == "stage 3, up to 5 x 5 pixels"
 
 
 @pytest.mark.parametrize("space", SPACES_WITH_SIZES)
@@ -77,7 +78,12 @@ def test_gates_features_and_the_expected_cost_read_the_size(space):
     assert torch.equal(features[:, -size.shape[-1] :], size[:, 0])
     even = torch.full_like(size, 1 / size.shape[-1])
     each = [one.expected_madds(depth, form, counts) for one in space.sized]
-    torch.testing.assert_close(space.expected_madds(depth, form, counts, even), torch.stack(each).mean(0))
+    expected = space.expected_madds(depth, form, counts, even)
+    torch.testing.assert_close(expected, torch.stack(each).mean(0))
+    for shape in ((5, 10), (25, 2)):
+        parts = (part.unflatten(0, shape) for part in (depth, form, counts, even))
+        torch.testing.assert_close(space.expected_madds(*parts), expected.view(shape))
+    torch.testing.assert_close(space.expected_madds(depth[3], form[3], counts[3], even[3]), expected[3])
     assert AccuracyPredictor(space, CLASSES, aware=True)(features.float(), torch.ones(1, CLASSES)).shape == (50,)
 
 
@@ -135,6 +141,17 @@ def test_a_size_that_no_budget_allows_is_passed_over(space):
 
 
 @pytest.mark.parametrize("space", SPACES_WITH_SIZES)
+def test_a_size_whose_smallest_arch_takes_the_whole_budget_is_decoded_and_of_equal_ones_the_smallest(space):
+    for index, one in enumerate(space.sized):
+        wanted = torch.cat([one.smallest, torch.tensor([index])])
+        depth, form, size = (torch.zeros(1, *shape) for shape in space.gate_shapes)
+        budgets, classes = space.madds(wanted, 5).double()[None], torch.tensor([5])
+        assert decode(space, depth, form, budgets, classes, size)[0, -1] == 0
+        size[0, 0, index] = 1
+        assert torch.equal(decode(space, depth, form, budgets, classes, size)[0], wanted)
+
+
+@pytest.mark.parametrize("space", SPACES_WITH_SIZES)
 def test_searches_stay_within_the_budget_and_use_all_sizes(space):
     masks = random_class_masks(40, CLASSES)
     budgets, classes = possible_budgets(space, 40, masks.sum(-1)), masks.sum(-1)
@@ -155,6 +172,16 @@ def test_searches_stay_within_the_budget_and_use_all_sizes(space):
 
 
 # -------------------------------------------------------------------- training, measuring, networks
+
+
+@pytest.mark.parametrize("scale", [1.0, 90])
+def test_images_of_fewer_pixels_are_means_over_all_pixels_around(scale):
+    line = torch.zeros(12, 12).index_fill(0, torch.tensor([3]), scale)  # beside the centre of the second of four
+    images = torch.stack([line, line.T])[None].to(torch.uint8 if scale > 1 else torch.float32)
+    found, expected = resized(images, 4), scale * torch.tensor([1 / 8, 2 / 9, 0, 0])  # the first lacks what lies beyond
+    assert found.dtype == images.dtype and resized(images, 12) is images
+    torch.testing.assert_close(found[0, 0], expected[:, None].expand(4, 4).to(images.dtype))
+    torch.testing.assert_close(found[0, 1], found[0, 0].T)
 
 
 @pytest.mark.parametrize("space", SPACES_WITH_SIZES)

@@ -16,6 +16,7 @@ from eas.spaces.ofa_weights import load_ofa
 
 TINY = MobileNetV3Space(20, 1, 0.25, depths=(1, 3), kernels=(3, 5, 7), expansions=(1, 2, 4), strides=(1, 1, 2, 2, 1, 2))
 FULL = MobileNetV3Space(33, 3)  # an odd side: strides round up
+COARSE = MobileNetV3Space(20, 1, 0.25, depths=(1,), kernels=(3,), expansions=(1, 2), strides=(2, 1, 1, 2, 1, 1))
 CLASSES = 12
 
 
@@ -23,7 +24,7 @@ def close(one, other):
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("space", "count"), [(TINY, 25), (FULL, 6)])
+@pytest.mark.parametrize(("space", "count"), [(TINY, 25), (FULL, 6), (COARSE, 4)])
 def test_gated_sliced_and_extracted_are_the_same_network_at_the_cost_of_the_space(space, count):
     check_space(space, count)
 
@@ -53,15 +54,17 @@ def test_a_recipe_that_makes_no_space_is_refused(changes, message):
         SPACES["mobilenetv3"](**changes)
 
 
-def test_archs_that_share_a_stem_get_what_each_gets_alone():
-    supernet, images = lively(TINY, CLASSES), random_images(6, TINY)
-    archs = torch.stack([TINY.largest, TINY.smallest, *TINY.sample(4, seeded())])
+@pytest.mark.parametrize(("space", "count"), [(TINY, 2), (LITE, 1)], ids=["shortcut", "no shortcut"])
+@torch.no_grad()
+def test_archs_that_share_a_stem_get_what_each_gets_alone(space, count):
+    supernet, images = lively(space, CLASSES), random_images(6, space)
+    archs = torch.stack([space.largest, space.smallest, *space.sample(4, seeded())])
     stem = supernet.run_stem(images, archs, Statistics())
-    assert supernet.run_stem(images, archs[1:2], Statistics())[-1].shape[1] == supernet.first_hidden(TINY.smallest)
+    assert supernet.run_stem(images, archs[1:2], Statistics())[-1].shape[1] == supernet.first_hidden(space.smallest)
     for arch in archs:
-        close(
-            supernet.run_rest(supernet.stem_part(stem, arch), arch, Statistics()), supernet(images, arch, Statistics())
-        )
+        part = supernet.stem_part(stem, arch)
+        assert len(part) == len(stem) == count  # the block's input is kept for a shortcut only
+        close(supernet.run_rest(part, arch, Statistics()), supernet(images, arch, Statistics()))
 
 
 def test_sliced_and_gated_have_the_same_gradients():

@@ -3,7 +3,18 @@
 import pytest
 import reference
 import torch
-from cases import GLYPHS, ODD, SMALL, check_space, lively, random_bytes, random_images, seeded
+from cases import (
+    GLYPHS,
+    LITE,
+    ODD,
+    SIZED_MOBILENET,
+    SMALL,
+    check_space,
+    lively,
+    random_bytes,
+    random_images,
+    seeded,
+)
 from torch import nn
 
 from eas.data import Split
@@ -15,6 +26,7 @@ from eas.spaces.supernet import Supernet
 
 CLASSES = 12
 STRIDED = PreResNetSpace(21, 3, widths=(4, 8), depths=(1, 2), ratios=(0.5, 1.0), stem_stride=2)
+ONE_DEEP = PreResNetSpace(16, 1, widths=(8, 16), depths=(1,), ratios=(0.25, 0.5, 1.0))
 COARSE = PreResNetSpace(21, 3, widths=(4, 8), depths=(1, 2), ratios=(0.5, 1.0), stem_stride=4)
 
 
@@ -37,7 +49,9 @@ def gradients(supernet):
 # -------------------------------------------------------------------- one network, four forms, at its cost
 
 
-@pytest.mark.parametrize(("space", "count"), [(GLYPHS, 40), (ODD, 25), (SMALL, 15), (STRIDED, 10), (COARSE, 10)])
+@pytest.mark.parametrize(
+    ("space", "count"), [(GLYPHS, 40), (ODD, 25), (SMALL, 15), (ONE_DEEP, 8), (STRIDED, 10), (COARSE, 10)]
+)
 def test_gated_sliced_and_extracted_are_the_same_network_at_the_cost_of_the_space(space, count):
     check_space(space, count)
 
@@ -179,6 +193,14 @@ def test_archs_that_share_a_stem_get_what_each_gets_alone():
         close(supernet.run_rest(part, arch, Statistics()), supernet(images, arch, Statistics()))
 
 
+def test_convolutions_begin_as_he_has_it_by_their_fan_out():
+    torch.manual_seed(0)
+    space = PreResNetSpace(16, 1, widths=(8, 128), depths=(1,), ratios=(1.0,))
+    for network in (space.supernet(CLASSES, [0.5], [0.5]), space.network(space.largest, CLASSES)):
+        for layer, fan in ((network.stages[1][0].conv1, 128 * 9), (network.stages[1][0].shortcut, 128)):
+            assert float(layer.weight.detach().std()) == pytest.approx((2 / fan) ** 0.5, rel=0.1)
+
+
 class ByGates(ElasticPreResNet):
     """What a supernet may leave out, left out."""
 
@@ -192,9 +214,18 @@ def test_a_supernet_that_says_nothing_of_slices_runs_by_gates():
     slow.load_state_dict(supernet.state_dict())
     for arch in GLYPHS.sample(3, seeded()):
         close(slow(images, arch, Statistics()), supernet(images, arch, Statistics()))
+    assert slow.to("meta")(images.to("meta"), GLYPHS.smallest, Statistics()).device.type == "meta"
 
 
 # -------------------------------------------------------------------- gates and gradients
+
+
+@pytest.mark.parametrize("space", [GLYPHS, SIZED_MOBILENET, LITE], ids=["preresnet", "mobilenetv3", "lite"])
+def test_gates_are_applied_on_the_device_of_the_network_where_the_tables_of_the_space_are_not(space):
+    depth, form, *_ = (gates.to("meta") for gates in space.gates(space.largest))
+    images = random_images(4, space).to("meta")
+    logits = lively(space, CLASSES).to("meta").forward_gated(images, depth, form, Statistics())
+    assert logits.device.type == "meta" and logits.shape == (4, CLASSES)
 
 
 def test_gates_are_cumulative_probabilities_times_that_of_the_block():

@@ -249,6 +249,22 @@ def test_a_budget_is_for_all_outputs_where_a_network_has_more_than_classes():
     GLYPHS.check_scenarios(mask, least - 1)
 
 
+@pytest.mark.parametrize(("least", "told"), [(2_000_000, "2.0M"), (3_653_821, "3.65383M")])
+def test_a_budget_and_the_smallest_possible_one_are_told_in_six_digits(least, told):
+    space = table_space(1, (1,), torch.tensor([[least - int(RAGGED.fixed_madds(1)), 9_000_000]]))
+    with pytest.raises(ValueError, match=f"budget of 1M MAdds is below the smallest arch: {told} MAdds for 1 classes"):
+        space.check_scenarios(torch.ones(1, 1).bool(), torch.tensor([1e6]))
+
+
+def test_budgets_are_compared_exactly_where_a_float32_does_not_tell_them_apart():
+    space, masks = table_space(1, (1,), torch.tensor([[123_456_789]])), torch.ones(9, 9).tril().bool()
+    least = space.madds(space.smallest, masks.sum(-1)).double()
+    space.check_scenarios(masks, least)
+    for mask, budget in zip(masks.split(1), (least - 1).split(1), strict=True):
+        with pytest.raises(ValueError, match=f"for {int(mask.sum())} classes"):
+            space.check_scenarios(mask, budget)
+
+
 @pytest.mark.parametrize("budget", [float("nan"), 0.0, -1e6, float("-inf")])
 def test_a_budget_that_is_no_positive_number_is_an_error(budget):
     with pytest.raises(ValueError, match=r"below the smallest arch: [0-9.]+M MAdds for 160 classes"):

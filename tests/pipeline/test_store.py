@@ -338,11 +338,11 @@ def test_a_parameter_at_its_default_is_no_part_of_a_key_all_the_way_down():
 def test_sections_in_lists_and_what_json_has_not_are_plain_in_keys_too():
     class Placed(Dropout):
         place: Path = Path("there")
+        times: frozenset[int] = frozenset()
 
-    own, placed = Dropout(variant="own", rate=0.5), Placed(variant="own", rate=0.5, place=Path("here"))
-    assert store.plain({"dropout": [own, (placed,)]}) == {
-        "dropout": [{"variant": "own", "rate": 0.5}, [{"variant": "own", "rate": 0.5, "place": "here"}]]
-    }
+    told = {"variant": "own", "rate": 0.5}
+    own, placed = Dropout(**told), Placed(**told, place=Path("here"), times=frozenset({3}))
+    assert store.plain({"dropout": [own, (placed,)]}) == {"dropout": [told, [told | {"place": "here", "times": [3]}]]}
 
 
 def test_two_kinds_do_not_look_alike_though_a_kind_is_a_default(study):
