@@ -120,6 +120,8 @@ def session_of(model: bytes, threads: int | None = None):
     options.log_severity_level = 4  # what is wrong becomes an error, of one line
     if threads:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    else:  # others work beside it, as torch does: threads that wait by running in circles take their time
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

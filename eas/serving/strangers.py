@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from eas.data.batches import as_input
 
-MOST_FITTED = 100  # images of its own classes, and of others, that tell where a network draws the line
+MOST_FITTED = 64  # images of its own classes, and of others, that tell where a network draws the line
 BATCH = 64
 
 Odds = Callable[[Tensor], tuple[Tensor, Tensor]]  # see Refusing.odds
@@ -56,8 +56,8 @@ def log_odds(odds: Odds, images: Tensor) -> Tensor:
 def least_odds(network: Refusing, own: Tensor, others: Tensor) -> float:
     """The log odds that tell best between images of its own classes and of others, which nothing was trained on.
 
-    Were both normally distributed, as large a share of its own would be refused as of others kept. From a hundred of
-    each this line is better than the best one on five hundred (see reports/experiments.md).
+    Were both normally distributed, as large a share of its own would be refused as of others kept. From 64 of each
+    this line is better than the best one on five hundred (see reports/experiments.md).
     """
     own, others = (log_odds(network.odds, images).double() for images in (own, others))
     of_own, of_others = (each.std(correction=0) for each in (own, others))
