@@ -33,7 +33,7 @@ def times_of(study: str, kit: Kit) -> pd.DataFrame:
     """Columns what, seconds, megabytes (the most that the command's process took), study."""
     rows = [live(kit, name, sets) for name, sets in sets_of(kit).items()] + [every(kit)]
     if has_folder(study):
-        rows.insert(0, cold(study, kit))
+        rows = [cold(study, kit), {"what": "of this, loading torch"} | watched(["-c", "import torch"]), *rows]
     return pd.DataFrame(rows, columns=["what", "seconds", "megabytes"]).assign(study=Path(study).stem)
 
 
@@ -51,23 +51,24 @@ def middle_budget(kit: Kit) -> float:
 
 
 def cold(study: str, kit: Kit) -> dict:
-    """The command in a new process, with an ONNX file that is compared with the network: the median of three."""
-    command = [sys.executable, "-m", "eas", "specialize", study, kit.hierarchy.superclasses[0]]
+    """The command in a new process, with an ONNX file that is compared with the network."""
+    command = ["-m", "eas", "specialize", study, kit.hierarchy.superclasses[0]]
     command += ["--madds", f"{middle_budget(kit):.0f}", "--onnx", "--to"]
-    taken, most = [], 0
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(3):
-            done = subprocess.run([sys.executable, "-c", WATCH, *command, f"{folder}/network"], stdout=subprocess.PIPE)
-            if done.returncode:
-                raise ValueError(f"{' '.join(command)} failed")
-            seconds, kilobytes = map(float, done.stdout.split())
-            taken.append(seconds)
-            most = max(most, kilobytes)
-    return {
-        "what": "cold: the command, with a verified ONNX file",
-        "seconds": np.median(taken),
-        "megabytes": most / 1e3,
-    }
+        return {"what": "cold: the command, with a verified ONNX file"} | watched([*command, f"{folder}/network"])
+
+
+def watched(command: list[str]) -> dict:
+    """What Python takes for a command in a new process: the median of three, and the most memory."""
+    taken, most = [], 0
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", WATCH, sys.executable, *command], stdout=subprocess.PIPE)
+        if done.returncode:
+            raise ValueError(f"python {' '.join(command)} failed")
+        seconds, kilobytes = map(float, done.stdout.split())
+        taken.append(seconds)
+        most = max(most, kilobytes)
+    return {"seconds": np.median(taken), "megabytes": most / 1e3}
 
 
 def sets_of(kit: Kit) -> dict[str, list[list[str]]]:

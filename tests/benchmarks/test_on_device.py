@@ -56,8 +56,9 @@ def test_serving_is_timed_cold_and_live(kit, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(serving_times, "ROUNDS", 2)
     monkeypatch.setattr(serving_times, "SCENARIOS", 3)
     times = serving_times.times_of(str(folder), kit)
-    assert len(times) == 6 and (times.seconds > 0).all() and set(times.study) == {"tiny"}
-    assert times.megabytes.notna().tolist() == [True] + 5 * [False]
+    assert len(times) == 7 and (times.seconds > 0).all() and set(times.study) == {"tiny"}
+    assert times.megabytes.notna().tolist() == 2 * [True] + 5 * [False]
+    assert (times.loc[0, ["seconds", "megabytes"]] > times.loc[1, ["seconds", "megabytes"]]).all()
     assert "3 scenarios" in times.what.iloc[-1]
     assert len(serving_times.times_of(str(tmp_path), kit)) == 5  # no files there, for the command
 
