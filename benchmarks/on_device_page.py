@@ -147,7 +147,8 @@ def told_of_times(times: pd.DataFrame) -> pd.DataFrame:
         lambda most: "" if pd.isna(most) else f", {most:.0f} MB"
     )
     table = times.assign(cell=cells).pivot(index="what", columns="study", values="cell")
-    return table.reindex(times.what.unique()).fillna("").rename_axis(columns=None).rename_axis("what is asked for")
+    order = times.sort_values("megabytes", ascending=False, kind="stable").what.unique()  # the command first
+    return table.reindex(order).fillna("").rename_axis(columns=None).rename_axis("what is asked for")
 
 
 def draw(networks: pd.DataFrame) -> Figure:
