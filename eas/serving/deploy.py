@@ -178,10 +178,10 @@ def in_turn(split: Split, count: int, class_mask: Tensor | None = None) -> Split
 
     They tell of all classes with fewer images than a sample that does not look at classes.
     """
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    order, labels = torch.randperm(len(split), generator=torch.Generator().manual_seed(0)), split.labels.cpu()
     if class_mask is not None:
-        order = order[class_mask[split.labels[order]]]
-    labels, by_class = split.labels[order].sort(stable=True)
+        order = order[class_mask.cpu()[labels[order]]]
+    labels, by_class = labels[order].sort(stable=True)
     counts = labels.bincount()
     turn = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]  # how many of its class are before it
     return split[order[by_class[turn.argsort(stable=True)[:count]]]].decoded()

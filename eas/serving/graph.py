@@ -1,7 +1,7 @@
 """What a network computes, written down as an ONNX graph. Source: ours.
 
 A network runs once on an example; every function of torch that it calls on the way becomes a node (`NODES`). torch's
-own exporters know all of torch, but take ten times as long and load half a second of code first.
+own exporters know all of torch, but take seven to ten times as long, and load half a second of code first.
 """
 
 from __future__ import annotations
