@@ -12,7 +12,8 @@ Where images have several sizes, the size is the last decision: all costs change
 many spaces of one size (`sized`).
 
 A new space is a module beside this one with three classes: a ChoiceSpace (its cost tables), a Supernet (its elastic
-network, see eas.spaces.supernet) and a SpaceRecipe (what params.yaml says of it), registered in SPACES.
+network, see eas.spaces.supernet) and a SpaceRecipe (what params.yaml says of it), registered in SPACES. For ONNX files,
+every function of torch that its plain network calls needs a node in eas.serving.graph.
 """
 
 from __future__ import annotations
