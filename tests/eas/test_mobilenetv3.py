@@ -35,6 +35,14 @@ def test_the_paper_s_budgets_lie_between_the_smallest_and_the_largest_arch():
     assert space.stage_names()[0] == "stage 1, 56 x 56 pixels" and space.form_names()[0][-1] == "7x7, 6"
 
 
+def test_convolutions_begin_as_he_has_it_by_their_own_fan_out():
+    torch.manual_seed(0)
+    for network in (FULL.supernet(CLASSES, [0.5] * 3, [0.5] * 3), FULL.network(FULL.largest, CLASSES)):
+        block = network.stages[-1][-1]
+        for layer, fan in ((block.expand, block.expand.out_channels), (block.depthwise, 7 * 7)):
+            assert float(layer.weight.detach().std()) == pytest.approx((2 / fan) ** 0.5, rel=0.1)
+
+
 @pytest.mark.parametrize(("channels", "expected"), [(3, 8), (11.9, 16), (12, 16), (16.8, 16), (18, 24), (19.2, 24)])
 def test_channels_are_multiples_of_eight(channels, expected):
     assert make_divisible(channels) == expected
