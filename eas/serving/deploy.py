@@ -26,7 +26,7 @@ from eas.spaces.supernet import resized
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 MOST_BYTES = 2**30  # of weights
-CALIBRATED = 200  # images that a network is calibrated on: 500 gain a tenth of a point (see reports/experiments.md)
+CALIBRATION_IMAGES = 200  # of a network: 500 gain a tenth of a point (see reports/experiments.md)
 BESIDE = 2**20  # bytes of a file of weights beside the parameters: names, and the card
 
 

@@ -53,7 +53,10 @@ class Recorder(TorchFunctionMode):
         if tensors_in([result]) and any(id(each) in self.computed for each in tensors_in([*args, *kwargs.values()])):
             if function not in NODES:
                 raise ValueError(f"{resolve_name(function)} has no ONNX node: eas.serving.graph.NODES lacks it")
-            self.computed[id(result)] = NODES[function](self, *args, **kwargs)
+            try:
+                self.computed[id(result)] = NODES[function](self, *args, **kwargs)
+            except TypeError as error:  # other arguments than a node has
+                raise ValueError(f"{resolve_name(function)} has no ONNX node for how it is called: {error}") from None
             self.alive.append(result)
         return result
 

@@ -16,7 +16,7 @@ from eas.expected import ExpectedAccuracy
 from eas.generator import ArchGenerator
 from eas.serving import deploy
 from eas.serving.answers import accuracy_on, refused_on
-from eas.serving.deploy import CALIBRATED, Card, in_turn
+from eas.serving.deploy import CALIBRATION_IMAGES, Card, in_turn
 from eas.spaces import Supernet
 from eas.spaces.supernet import resized
 
@@ -41,7 +41,7 @@ class Kit:
     where: str = "branches"  # the file that these are of
     test: Split | None = None  # images of all classes that nothing was trained on or chosen with
     unseen: Split | None = None  # those that choices were made with, where `branch_images` were trained on
-    calibrated: int = CALIBRATED  # of the images that statistics can be taken from, so many are run through a network
+    calibrated: int = CALIBRATION_IMAGES  # so many of the images that statistics can be taken from are run
 
     def branches_for(self, class_mask: Tensor) -> list[str]:
         """The superclasses whose branches serve a set of classes; none where the weights do that all classes share.
